@@ -1,0 +1,161 @@
+"""Every key a config file may hold, with its type, default and rule. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Level = Literal["P2", "P3", "P4", "P5", "L1", "L2", "L3", "L4"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Where the image-text pairs are and how an image becomes a view.
+
+    train, val: a captions file, an image folder, or `scenes:N` for the built-in world of N images.
+    images: the folder that image names are relative to (default: found beside the captions file).
+    train_split, val_split: which split of a file that holds several (Karpathy) or a split list file (Flickr).
+    views: how many replayable augmentations of each image exist; view v of image i is the same pixels in every
+    epoch, so that cached teacher features fit it.
+    """
+
+    train: str
+    val: str | None = None
+    images: Path | None = None
+    format: Literal["auto", "coco", "karpathy", "flickr", "csv", "folder", "scenes"] = "auto"
+    train_split: str | None = None
+    val_split: str | None = None
+    image_key: str = "filepath"
+    text_key: str = "title"
+    separator: str | None = None
+    classes: Path | None = None
+    views: Annotated[int, Field(ge=1, le=64)] = 4
+    crop: tuple[Fraction, Fraction] = (0.6, 1.0)
+    flip: bool = False
+    bad_budget: Fraction = 0.001
+    ram_mb: Annotated[int, Field(ge=0)] = 1024
+    holdout: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+
+
+class TowerConfig(Section):
+    """A CLIP-like model: an open_clip name, a shipped small name, `local-dir:PATH`, or a checkpoint path.
+
+    weights: local checkpoint for a named architecture (safetensors, open_clip `.pt`, OpenAI's `.pt`).
+    tokenizer: `own` (the architecture's), `teacher`, `train:N` (a BPE of N entries learnt on the train
+    captions), or a folder with a tokenizer.json.
+    """
+
+    model: str
+    weights: Path | None = None
+    tokenizer: str = "own"
+
+
+class CacheConfig(Section):
+    """The teacher's stored features. Without `path` the teacher runs live in every step.
+
+    rank: kept principal components per level (a power of 2). grid: side that spatial levels are pooled to
+    before storing; none keeps the teacher's own grid. tokens: keep only this many key tokens of each spatial level.
+    """
+
+    path: Path | None = None
+    rank: Annotated[int, Field(ge=2, le=4096)] = 256
+    grid: Annotated[int, Field(ge=1, le=64)] | None = None
+    dtype: Literal["int8", "fp16"] = "int8"
+    calibration_samples: Annotated[int, Field(ge=16)] = 2048
+    shard_rows: Annotated[int, Field(ge=1)] = 4096
+    words: Annotated[int, Field(ge=1, le=256)] = 24
+
+    @model_validator(mode="after")
+    def rank_is_power_of_two(self) -> CacheConfig:
+        if self.rank & (self.rank - 1):
+            raise ValueError(f"rank is {self.rank}, but must be a power of 2 (Hadamard rotation); try 128 or 256")
+        return self
+
+
+class StageConfig(Section):
+    """A stretch of training: up to which fraction, which levels teach, how terms are scaled, what the policy does.
+
+    anneal: levels and cross-modal terms fade to zero towards the end of the stage (cosine).
+    """
+
+    name: str
+    until: Fraction
+    levels: tuple[Level, ...] = ("P2", "P3", "P4", "P5", "L1", "L2", "L3", "L4")
+    scale: dict[str, Weight] = Field(default_factory=dict)
+    anneal: bool = False
+    lr: Positive = 1.0
+    policy: Literal["uniform", "act"] = "act"
+    trainable: Literal["all", "adapters"] = "all"
+
+
+class PolicyConfig(Section):
+    """Who decides how strongly each level teaches each sample."""
+
+    name: str = "uniform"
+    weights: dict[Level, Weight] = Field(default_factory=dict)
+    every: Annotated[int, Field(ge=1)] = 20
+    lr: Positive = 1e-3
+    entropy: Weight = 1.0
+    cost: Weight = 0.0
+    floor: Fraction = 0.05
+
+
+class TrainConfig(Section):
+    steps: Annotated[int, Field(ge=1)] | None = None
+    epochs: Positive | None = None
+    batch: Annotated[int, Field(ge=2)] = 128
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    lr: Positive = 1e-3
+    weight_decay: Weight = 0.1
+    warmup: Fraction = 0.05
+    clip: Positive = 1.0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    precision: Literal["fp32", "bf16"] = "bf16"
+    checkpoint_every: Annotated[int, Field(ge=1)] = 100
+    keep: Annotated[int, Field(ge=1)] = 2
+    threads: Annotated[int, Field(ge=1)] | None = None
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def one_length(self) -> TrainConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        return self
+
+
+class EvalConfig(Section):
+    every: Annotated[int, Field(ge=1)] | None = None
+    metric: str = "mean_recall@1"
+    tasks: tuple[Literal["retrieval", "zeroshot"], ...] = ("retrieval",)
+    zeroshot: str | None = None
+    batch: Annotated[int, Field(ge=1)] = 256
+
+
+class Config(Section):
+    """One run. `method` names a list of terms; `weights` and `share` override its numbers.
+
+    share: a term's target ratio of trunk-gradient norm to the final terms' (calibrated during the run);
+    weights: a fixed weight, which switches the calibration of that term off.
+    """
+
+    run: Path
+    seed: int = 0
+    method: str = "cmapkd"
+    data: DataConfig
+    student: TowerConfig
+    teacher: TowerConfig | None = None
+    cache: CacheConfig = CacheConfig()
+    weights: dict[str, Weight] = Field(default_factory=dict)
+    share: dict[str, Weight] = Field(default_factory=dict)
+    policy: PolicyConfig = PolicyConfig()
+    schedule: str | tuple[StageConfig, ...] = "all_on"
+    train: TrainConfig
+    eval: EvalConfig = EvalConfig()
