@@ -1,0 +1,43 @@
+"""L_pyramid_align: every image level against every text level, as the teacher's bridge sees them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def pyramid_align(
+    student_image: Float[Tensor, "b i e"],
+    student_text: Float[Tensor, "b j e"],
+    teacher_image: Float[Tensor, "b i e"],
+    teacher_text: Float[Tensor, "b j e"],
+    temperatures: Float[Tensor, "i j"],
+    coupling: Float[Tensor, "b i j"] | Float[Tensor, "i j"],
+) -> Float[Tensor, ""]:
+    """mean_b Σ_ij α_ij(b) ½ [KL(sg P_ij^T ‖ P_ij^S) + the same over texts].
+
+    P_ij = softmax_b'( cos(v_i(b), l_j(b')) / τ_ij ); the teacher's temperatures serve both sides; pairs whose coupling
+    is zero for every sample are not computed.
+    """
+    coupling = coupling.detach().expand(len(student_image), -1, -1)
+    used = coupling.abs().sum(0).nonzero()
+    if len(used) == 0:
+        return student_image.sum() * 0
+    i, j = used.unbind(1)
+    teacher = _pair_logits(teacher_image.detach(), teacher_text.detach(), i, j, temperatures)
+    student = _pair_logits(student_image, student_text, i, j, temperatures)
+    rows = _kl(teacher, student, 2)
+    columns = _kl(teacher, student, 1)
+    return (coupling[:, i, j].T * 0.5 * (rows + columns)).sum(0).mean()
+
+
+def _pair_logits(image: Tensor, text: Tensor, i: Tensor, j: Tensor, temperatures: Tensor) -> Float[Tensor, "p b c"]:
+    image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+    return torch.einsum("bpe,cpe->pbc", image[:, i], text[:, j]) / temperatures[i, j][:, None, None]
+
+
+def _kl(teacher: Float[Tensor, "p b c"], student: Float[Tensor, "p b c"], axis: int) -> Float[Tensor, "p b"]:
+    target = teacher.log_softmax(axis)
+    return (target.exp() * (target - student.log_softmax(axis))).sum(axis)

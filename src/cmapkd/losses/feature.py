@@ -1,0 +1,97 @@
+"""L_intra: the squared error of one pyramid level, at any grid for the price of the native grid, and its gate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cmapkd.core.grid import resize_matrix
+
+
+def gate(h: Float[Tensor, "b n d"], w: Float[Tensor, " b"]) -> Float[Tensor, "b n d"]:
+    """Value h, gradient w·h per sample: w·h + (1 − w)·sg(h).
+
+    Weights act on the trunk only, so necks always learn at full weight and no policy can lower a loss by shrinking w.
+    """
+    w = w.detach()[:, None, None]
+    return w * h + (1 - w) * h.detach()
+
+
+@dataclass(frozen=True)
+class GridError:
+    """‖R_s S R_sᵀ − R_t T R_tᵀ‖² per sample without forming either map.
+
+    With G = R_sᵀR_s, M = R_sᵀR_t, P = G⁻¹M and ΛᵀΛ = G it equals ‖Λ (S − P T Pᵀ) Λᵀ‖² + c(T), c constant in S.
+    The factored form keeps its digits in float32 where the expanded three-term form loses them to cancellation.
+    A level that is not finer than the student's grid is pooled first: then Λ = R_s, P = R_t with no constant.
+    """
+
+    left: Tensor  # [h, n_s], Λ or the pooling matrix of the student
+    target: Tensor  # [h, n_t], Λ P or the pooling matrix of the teacher
+    cells: int  # H², the number of positions the mean is over
+
+    def __call__(self, student: Float[Tensor, "b n d"], teacher: Float[Tensor, "b m d"]) -> Float[Tensor, " b"]:
+        """Mean squared error over the H·H positions and d channels, per sample (without c(T))."""
+        difference = _both_axes(self.left, student) - _both_axes(self.target, teacher.detach())
+        return difference.square().sum((1, 2, 3)) / (self.cells * student.shape[-1])
+
+    def power(self, teacher: Float[Tensor, "b m d"]) -> Float[Tensor, " b"]:
+        """The error of S = 0: what the teacher's own map weighs under the same metric."""
+        return _both_axes(self.target, teacher).square().sum((1, 2, 3)) / (self.cells * teacher.shape[-1])
+
+
+def grid_error(n_student: int, n_teacher: int, side: int) -> GridError:
+    """Build the operators for maps of n_student² and n_teacher² tokens compared on a grid of side². Float64 inside."""
+    to_student, to_teacher = resize_matrix(n_student, side), resize_matrix(n_teacher, side)
+    if side <= n_student:
+        return GridError(to_student.float(), to_teacher.float(), side * side)
+    gram = to_student.T @ to_student
+    projection = torch.linalg.solve(gram, to_student.T @ to_teacher)
+    root = torch.linalg.cholesky(gram).T
+    return GridError(root.float(), (root @ projection).float(), side * side)
+
+
+def naive_grid_error(
+    student: Float[Tensor, "b n d"], teacher: Float[Tensor, "b m d"], side: int
+) -> Float[Tensor, " b"]:
+    """The reference: both maps formed at side × side by F.interpolate, then the mean squared difference."""
+
+    def upsample(tokens: Tensor) -> Tensor:
+        n = round(tokens.shape[1] ** 0.5)
+        image = tokens.unflatten(1, (n, n)).permute(0, 3, 1, 2)
+        return F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False)
+
+    return (upsample(student) - upsample(teacher.detach())).square().mean((1, 2, 3))
+
+
+def token_error(
+    student: Float[Tensor, "b n d"],
+    teacher: Float[Tensor, "b n d"],
+    mask: Bool[Tensor, "b n"] | None = None,
+) -> Float[Tensor, " b"]:
+    """‖S − T‖² averaged over the real tokens and the channels, per sample; a sample without tokens gives 0."""
+    error = (student - teacher.detach()).square().mean(-1)
+    if mask is None:
+        return error.mean(1)
+    return (error * mask).sum(1) / mask.sum(1).clamp_min(1)
+
+
+def intra(errors: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+    """L_intra = mean_b mean_k ℓ_k(b); per-sample level weights have acted in `gate` before the necks."""
+    return errors.mean()
+
+
+def weighted_intra(errors: Float[Tensor, "b k"], weights: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+    """The design's Σ_i w_i ‖S_i − T_i‖² with weights on the loss itself: 1/(B·K) Σ_b Σ_k w_k(b) ℓ_k(b)."""
+    return (weights.detach() * errors).mean()
+
+
+def _both_axes(matrix: Tensor, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b h h d"]:
+    n = matrix.shape[1]
+    matrix = matrix.to(tokens)
+    rows = torch.einsum("hn,bnmd->bhmd", matrix, tokens.unflatten(1, (n, n)))
+    return torch.einsum("gm,bhmd->bhgd", matrix, rows)

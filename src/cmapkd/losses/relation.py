@@ -1,0 +1,37 @@
+"""L_relation between samples and L_layer_relation between pyramid levels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def similarity_matrix(x: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:
+    """G: cosine similarities within the batch after subtracting the batch mean (CLIP features share a large mean)."""
+    centred = x - x.mean(0, keepdim=True)
+    return F.normalize(centred, dim=-1) @ F.normalize(centred, dim=-1).T
+
+
+def relation(student: Float[Tensor, "b d"], teacher: Float[Tensor, "b e"]) -> Float[Tensor, ""]:
+    """mean over a ≠ b of (G^T_ab − G^S_ab)²: ‖G_T − G_S‖_F² / (B (B − 1)); widths may differ; one sample gives 0."""
+    size = len(student)
+    if size < 2:
+        return student.sum() * 0
+    difference = similarity_matrix(teacher.detach()) - similarity_matrix(student)
+    off_diagonal = ~torch.eye(size, dtype=torch.bool, device=student.device)
+    return difference[off_diagonal].square().mean()
+
+
+def level_similarity(bridge: Float[Tensor, "b k e"]) -> Float[Tensor, "b k k"]:
+    """R: per sample, cosines between its levels' embeddings in the shared space."""
+    unit = F.normalize(bridge, dim=-1)
+    return torch.einsum("bke,ble->bkl", unit, unit)
+
+
+def layer_relation(student: Float[Tensor, "b k e"], teacher: Float[Tensor, "b k f"]) -> Float[Tensor, ""]:
+    """mean over samples and k ≠ l of (R_T − R_S)²; invariant to a rotation of either shared space."""
+    difference = level_similarity(teacher.detach()) - level_similarity(student)
+    off_diagonal = ~torch.eye(difference.shape[-1], dtype=torch.bool, device=student.device)
+    return difference[:, off_diagonal].square().mean()

@@ -1,0 +1,239 @@
+"""From a TowerConfig to a Tower: named architectures, open_clip folders, OpenAI and Hugging Face checkpoints, no network."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmapkd.config.schema import TowerConfig
+from cmapkd.core.errors import UsageError
+from cmapkd.models import tokenizer as tok
+from cmapkd.models.hf_clip import from_hugging_face
+from cmapkd.models.tower import Tower
+
+SHIPPED = Path(__file__).parent / "configs"
+ASSETS = Path(__file__).parent.parent / "assets"
+
+
+def load_tower(
+    config: TowerConfig,
+    captions: Iterable[str] = (),
+    tokenizer_folder: Path | None = None,
+    teacher: Tower | None = None,
+    words: int = 24,
+) -> Tower:
+    """Build the model that `config` names, with weights where it names them, else randomly initialised.
+
+    captions: texts a `train:N` tokenizer learns from; tokenizer_folder: where it is written.
+    Raises UsageError when the name, folder or weights cannot be used.
+    """
+    architecture, weights = _split(config)
+    if architecture.startswith("local-dir:") or architecture.startswith("shipped:"):
+        folder = Path(architecture.removeprefix("local-dir:"))
+        if architecture.startswith("shipped:"):
+            folder = ASSETS / architecture.removeprefix("shipped:")
+        return _from_folder(folder, config.model, words)
+    model_cfg = architecture_config(architecture)
+    wrapped, folder = _tokenizer(config, model_cfg, captions, tokenizer_folder, teacher)
+    if folder is not None:
+        model_cfg["text_cfg"]["vocab_size"] = tok.vocabulary(folder)
+        model_cfg["text_cfg"]["hf_tokenizer_name"] = "tokenizer"
+    state = None if weights is None else read_state(weights)
+    if state is not None and _is_openai(weights, state):
+        model_cfg["quick_gelu"] = True
+    clip = build(model_cfg)
+    if state is not None:
+        _load_strict(clip, state, weights, config.model)
+    return _tower(clip, wrapped or _own_tokenizer(model_cfg, architecture), model_cfg, config.model, words)
+
+
+def architecture_config(name: str) -> dict[str, Any]:
+    """The open_clip model config of a named architecture, shipped small ones included."""
+    import open_clip
+
+    shipped = SHIPPED / f"{name}.json"
+    if shipped.is_file():
+        return json.loads(shipped.read_text())
+    found = open_clip.get_model_config(name.replace("/", "-"))
+    if found is None:
+        names = [path.stem for path in SHIPPED.glob("*.json")] + open_clip.list_models()
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise UsageError(f"model '{name}' is neither a folder, nor a file, nor a known architecture{hint}; see `cmapkd list towers`")
+    return copy.deepcopy(found)
+
+
+def build(model_cfg: dict[str, Any]) -> torch.nn.Module:
+    """An open_clip CLIP of this config with random weights; never downloads towers' own weights."""
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    cfg = copy.deepcopy(model_cfg)
+    custom = cfg.pop("custom_text", False) or "hf_model_name" in cfg["text_cfg"]
+    if "timm_model_name" in cfg["vision_cfg"]:
+        cfg["vision_cfg"]["timm_model_pretrained"] = False
+    if "multimodal_cfg" in cfg:
+        raise UsageError("CoCa models have a generative head that distillation does not use; give a CLIP-type model")
+    return (CustomTextCLIP if custom else CLIP)(**cfg)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint file: safetensors, a torch file (weights only), or OpenAI's TorchScript archive."""
+    if not path.exists():
+        raise UsageError(f"weights {path}: no such file")
+    if path.is_dir():
+        raise UsageError(f"weights {path}: is a folder; give the file in it, or model: local-dir:{path}")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(str(path))
+        except Exception as error:
+            raise UsageError(f"weights {path}: not a readable safetensors file ({error})") from None
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        try:
+            # OpenAI publishes TorchScript archives; reading their tensors runs no Python code.
+            loaded = torch.jit.load(str(path), map_location="cpu").state_dict()
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UsageError(f"weights {path}: neither tensors only nor a TorchScript archive ({reason[:120]})") from None
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UsageError(f"weights {path}: holds no plain table of tensors; export the model's state_dict")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _split(config: TowerConfig) -> tuple[str, Path | None]:
+    """`ViT-L-14:/path.safetensors` names architecture and weights at once; a bare folder is a local-dir."""
+    if config.model.startswith(("local-dir:", "shipped:")):
+        return config.model, None
+    path = Path(config.model)
+    if path.is_dir():
+        return f"local-dir:{path}", None
+    if path.is_file():
+        raise UsageError(f"model {config.model}: a file alone does not say its architecture; write NAME:{config.model}")
+    name, _, rest = config.model.partition(":")
+    return name, Path(rest) if rest else config.weights
+
+
+def _from_folder(folder: Path, name: str, words: int) -> Tower:
+    if not folder.is_dir():
+        raise UsageError(f"model {name}: folder {folder} not found")
+    config_path = folder / "open_clip_config.json"
+    if not config_path.is_file():
+        if (folder / "config.json").is_file():
+            model_cfg, state, mean, std = from_hugging_face(folder)
+            clip = build(model_cfg)
+            _load_strict(clip, state, folder, name)
+            wrapped = tok.from_open_clip(_hf_tokenizer(folder, model_cfg), model_cfg["text_cfg"]["context_length"])
+            return _tower(clip, wrapped, model_cfg, name, words, mean, std)
+        raise UsageError(f"model {name}: {folder} holds neither open_clip_config.json nor a Hugging Face config.json")
+    whole = json.loads(config_path.read_text())
+    model_cfg, preprocess = whole["model_cfg"], whole.get("preprocess_cfg", {})
+    weights = [folder / f"open_clip_{kind}" for kind in ("model.safetensors", "pytorch_model.bin")]
+    weights = [path for path in weights if path.is_file()] or sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise UsageError(f"model {name}: {folder} holds a config but no open_clip_model.safetensors")
+    clip = build(model_cfg)
+    _load_strict(clip, read_state(weights[0]), weights[0], name)
+    context = model_cfg["text_cfg"].get("context_length", 77)
+    if (folder / "tokenizer.json").is_file():
+        wrapped = tok.from_folder(folder, context)
+    else:
+        wrapped = _own_tokenizer(model_cfg, name)
+    return _tower(clip, wrapped, model_cfg, name, words, preprocess.get("mean"), preprocess.get("std"))
+
+
+def _tower(
+    clip: torch.nn.Module,
+    wrapped: tok.Tokenizer,
+    model_cfg: dict[str, Any],
+    name: str,
+    words: int,
+    mean: Any = None,
+    std: Any = None,
+) -> Tower:
+    import open_clip
+
+    size = clip.visual.image_size  # type: ignore[union-attr]
+    size = size if isinstance(size, int) else size[0]  # type: ignore[index]
+    mean, std = tuple(mean or open_clip.OPENAI_DATASET_MEAN), tuple(std or open_clip.OPENAI_DATASET_STD)
+    return Tower(clip.float(), wrapped, size, mean, std, model_cfg, name, words)
+
+
+def _tokenizer(
+    config: TowerConfig,
+    model_cfg: dict[str, Any],
+    captions: Iterable[str],
+    folder: Path | None,
+    teacher: Tower | None,
+) -> tuple[tok.Tokenizer | None, Path | None]:
+    """The tokenizer that the config asks for and its folder; (None, None) when it is the architecture's own."""
+    context = model_cfg["text_cfg"].get("context_length", 77)
+    choice = config.tokenizer
+    if choice == "own":
+        return None, None
+    if choice == "teacher":
+        if teacher is None:
+            raise UsageError("student.tokenizer is 'teacher', but the run has no teacher; use own, train:N or a folder")
+        if teacher.tokenizer.folder is None:
+            return None, None
+        return tok.from_folder(teacher.tokenizer.folder, context), teacher.tokenizer.folder
+    if choice.startswith("train:"):
+        size = choice.removeprefix("train:")
+        if not size.isdigit() or int(size) < 64 or folder is None:
+            raise UsageError(f"student.tokenizer is '{choice}'; train:N needs a whole number of entries, 64 or more")
+        if (folder / "tokenizer.json").is_file():
+            return tok.from_folder(folder, context), folder
+        return tok.train(captions, int(size), context, folder), folder
+    return tok.from_folder(Path(choice), context), Path(choice)
+
+
+def _own_tokenizer(model_cfg: dict[str, Any], name: str) -> tok.Tokenizer:
+    import open_clip
+
+    text = model_cfg["text_cfg"]
+    context = text.get("context_length", 77)
+    if text.get("hf_tokenizer_name"):
+        raise UsageError(
+            f"model {name}: its tokenizer '{text['hf_tokenizer_name']}' would have to be downloaded; "
+            "give model: local-dir:FOLDER with a tokenizer.json, or tokenizer: FOLDER"
+        )
+    return tok.from_open_clip(open_clip.SimpleTokenizer(context_length=context), context)
+
+
+def _hf_tokenizer(folder: Path, model_cfg: dict[str, Any]) -> object:
+    import open_clip
+
+    if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
+        return open_clip.tokenizer.HFTokenizer(str(folder), context_length=model_cfg["text_cfg"]["context_length"])
+    return open_clip.SimpleTokenizer(context_length=model_cfg["text_cfg"]["context_length"])
+
+
+def _is_openai(path: Path | None, state: dict[str, Tensor]) -> bool:
+    """OpenAI's own checkpoints carry these three scalars and were trained with QuickGELU."""
+    return path is not None and {"input_resolution", "context_length", "vocab_size"} <= set(state)
+
+
+def _load_strict(clip: torch.nn.Module, state: dict[str, Tensor], where: Path | None, name: str) -> None:
+    for key in ("input_resolution", "context_length", "vocab_size"):
+        state.pop(key, None)
+    wanted = clip.state_dict()
+    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    wrong = [key for key in wanted if key in state and state[key].numel() != wanted[key].numel()]
+    if missing or extra or wrong:
+        shown = "; ".join(
+            f"{label} {len(keys)} (first: {keys[0]})"
+            for label, keys in (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
+            if keys
+        )
+        raise UsageError(f"weights {where} are not of model '{name}': tensors {shown}; name the architecture they are of")
+    clip.load_state_dict({key: state[key].reshape(wanted[key].shape) for key in wanted})

@@ -1,0 +1,160 @@
+"""Tokenizers that know which word each token belongs to, so that models with different vocabularies can be compared.
+
+Text is cleaned as the model's own tokenizer cleans it, split at white space, and every word is encoded once and
+remembered. CLIP-type tokenizers never merge across white space, so the concatenation equals encoding the whole text;
+`Tokenizer` checks that on a probe sentence when it is built.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cmapkd.core import fsio
+from cmapkd.core.errors import UsageError
+
+PROBE = "A small dog, wearing 2 red collars, doesn't look at the camera ."
+
+
+class Tokenizer:
+    """Words to ids. `folder` holds tokenizer.json when the tokenizer is a file of its own, else None."""
+
+    def __init__(
+        self,
+        encode: Callable[[str], list[int]],
+        clean: Callable[[str], str],
+        start: int,
+        end: int,
+        pad: int,
+        context: int,
+        folder: Path | None = None,
+    ) -> None:
+        self.clean, self.start, self.end, self.pad, self.context, self.folder = clean, start, end, pad, context, folder
+        self._encode = encode
+        self._known: dict[str, list[int]] = {}
+
+    def word(self, word: str) -> list[int]:
+        if word not in self._known:
+            self._known[word] = self._encode(word)
+        return self._known[word]
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """ids int64 [n, L] and words int64 [n, L] (index of each token's word, -1 for start, end and padding)."""
+        ids = torch.full((len(texts), self.context), self.pad, dtype=torch.int64)
+        words = torch.full((len(texts), self.context), -1, dtype=torch.int64)
+        for row, text in enumerate(texts):
+            pieces = [(piece, index) for index, word in enumerate(self.clean(text).split()) for piece in self.word(word)]
+            pieces = pieces[: self.context - 2]
+            length = len(pieces)
+            ids[row, : length + 2] = torch.tensor([self.start, *(piece for piece, _ in pieces), self.end])
+            words[row, 1 : length + 1] = torch.tensor([index for _, index in pieces], dtype=torch.int64)
+        return ids, words
+
+
+def from_open_clip(tokenizer: object, context: int) -> Tokenizer:
+    """Wrap an open_clip tokenizer (the CLIP BPE or a Hugging Face one); refuses one that merges across words."""
+    if hasattr(tokenizer, "bpe_ranks"):
+        wrapped = Tokenizer(
+            tokenizer.encode,  # type: ignore[attr-defined]
+            tokenizer.clean_fn,  # type: ignore[attr-defined]
+            tokenizer.sot_token_id,  # type: ignore[attr-defined]
+            tokenizer.eot_token_id,  # type: ignore[attr-defined]
+            0,
+            context,
+        )
+    elif hasattr(tokenizer, "tokenizer"):
+        inner = tokenizer.tokenizer
+        start = inner.bos_token_id if inner.bos_token_id is not None else inner.cls_token_id
+        end = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
+        if start is None or end is None:
+            raise UsageError(f"tokenizer {inner.name_or_path} has no start or end token; CLIP-type text towers need both")
+        wrapped = Tokenizer(
+            lambda word: inner(word, add_special_tokens=False).input_ids,
+            tokenizer.clean_fn,  # type: ignore[attr-defined]
+            start,
+            end,
+            inner.pad_token_id or 0,
+            context,
+            Path(inner.name_or_path) if Path(inner.name_or_path).is_dir() else None,
+        )
+    else:
+        raise UsageError(f"tokenizer {type(tokenizer).__name__} is neither open_clip's nor Hugging Face's")
+    expected = tokenizer([PROBE])[0]  # type: ignore[operator]
+    if not torch.equal(wrapped([PROBE])[0][0], expected.long()):
+        raise UsageError(
+            f"tokenizer {type(tokenizer).__name__} merges across words, so its tokens cannot be told apart by word; "
+            "use a model with a CLIP-type tokenizer"
+        )
+    return wrapped
+
+
+def from_folder(folder: Path, context: int) -> Tokenizer:
+    """A tokenizer.json read with the tokenizers library (no transformers needed)."""
+    from tokenizers import Tokenizer as Fast
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UsageError(f"{folder}: no tokenizer.json here; give a folder that holds one, or tokenizer: own")
+    fast = Fast.from_file(str(path))
+    special = json.loads((folder / "tokenizer_config.json").read_text())
+    start, end, pad = (fast.token_to_id(special[key]) for key in ("bos_token", "eos_token", "pad_token"))
+    return Tokenizer(
+        lambda word: fast.encode(word, add_special_tokens=False).ids,
+        lambda text: " ".join(text.split()),
+        start,
+        end,
+        pad,
+        context,
+        folder,
+    )
+
+
+def train(texts: Iterable[str], size: int, context: int, folder: Path) -> Tokenizer:
+    """Learn a lower-casing BPE of at most `size` entries and write it to `folder` in Hugging Face's format.
+
+    The end token has the largest id, as CLIP's pooling by argmax needs; padding is 0.
+    """
+    from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer as Fast
+
+    fast = Fast(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    fast.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    fast.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"), behavior="removed", invert=True
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 1,
+        special_tokens=["<pad>", "<start>", "<unk>"],
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        min_frequency=2,
+    )
+    fast.train_from_iterator(texts, trainer)
+    fast.add_special_tokens(["<end>"])
+    start, end = fast.token_to_id("<start>"), fast.token_to_id("<end>")
+    fast.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", start), ("<end>", end)]
+    )
+    special = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<start>",
+        "eos_token": "<end>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "model_max_length": context,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    fsio.write_bytes(folder / "tokenizer.json", fast.to_str().encode())
+    fsio.write_json(folder / "tokenizer_config.json", special)
+    return from_folder(folder, context)
+
+
+def vocabulary(folder: Path) -> int:
+    """Number of entries of a tokenizer.json, special tokens included."""
+    from tokenizers import Tokenizer as Fast
+
+    return Fast.from_file(str(folder / "tokenizer.json")).get_vocab_size(with_added_tokens=True)
