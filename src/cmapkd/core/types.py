@@ -80,3 +80,55 @@ class Features:
     masks: tuple[Tensor | None, ...]
     pooled: tuple[Tensor, ...]
     final: Tensor
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What the teacher says of a batch, the same whether it ran just now or was read from the cache.
+
+    levels: calibrated targets T_k [B, N_k, r] of the levels asked for; masks: bool [B, N_k] of L1 and L2;
+    bridge: [B, 4, E] per modality, unit rows in the shared space; final: [B, E] per modality, unit rows;
+    scale: exp(logit_scale) of the teacher.
+    """
+
+    levels: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    bridge: Pair[Tensor]
+    final: Pair[Tensor]
+    scale: float
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the learner says of a batch, before any loss: every tensor here has the batch as its first axis.
+
+    final: student embeddings [B, E_s]; projected: the same in the teacher's width [B, E]; levels: predictions
+    S_k [B, N_k, r]; pooled: native level summaries [B, D_k]; bridge: [B, 4, E] or None; masks: of L1 and L2.
+    """
+
+    final: Pair[Tensor]
+    projected: Pair[Tensor]
+    levels: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    pooled: dict[str, Tensor]
+    bridge: Pair[Tensor] | None
+
+
+@dataclass(frozen=True)
+class View:
+    """All that a term may look at: student and teacher on one batch, gathered across ranks.
+
+    errors: normalised level errors [B, K_active] per modality, in the order of `levels`, or None;
+    coupling: α_ij [4, 4] or per sample [B, 4, 4]; temperatures: τ_ij [4, 4]; positives: bool [B, B];
+    labels: int64 [B], −1 where unknown; classes: class text embeddings [C, E_s] or None.
+    """
+
+    student: Outputs
+    scale: Tensor
+    positives: Tensor
+    teaching: Teaching | None = None
+    errors: Pair[Tensor | None] = Pair(None, None)
+    coupling: Tensor | None = None
+    temperatures: Tensor | None = None
+    labels: Tensor | None = None
+    classes: Tensor | None = None

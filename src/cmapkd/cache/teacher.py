@@ -1,0 +1,72 @@
+"""The two ways to hear the teacher: live, or from the store. Both return the same Teaching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cmapkd.cache.store import Store
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Pair, Teaching
+from cmapkd.models.targets import Targets
+from cmapkd.models.tower import Tower, evaluating
+
+MASKED = ("L1", "L2")
+
+
+class Teacher(Protocol):
+    """Whoever can say the teaching of a batch. `needs_inputs`: whether batches must carry the teacher's own pixels."""
+
+    needs_inputs: bool
+
+    def teach(self, batch: Batch, levels: Iterable[str], bridge: bool) -> Teaching: ...
+
+
+class LiveTeacher:
+    """Runs the frozen tower in every step."""
+
+    needs_inputs = True
+
+    def __init__(self, tower: Tower, targets: Targets, precision: torch.dtype = torch.float32) -> None:
+        self.tower, self.targets, self.precision = tower, targets, precision
+        self.scale = float(tower.scale)
+
+    @torch.no_grad()
+    def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
+        inputs = batch.teacher
+        assert inputs is not None, "a live teacher needs batches with teacher inputs"
+        enabled = self.precision != torch.float32
+        with evaluating(self.tower), torch.autocast(self.tower.device.type, self.precision, enabled=enabled):
+            features = self.tower(inputs)
+        return self.targets.teaching(features, levels, self.scale)
+
+
+class CachedTeacher:
+    """Reads rows; a level that is not asked for is not read. The tower is never built."""
+
+    needs_inputs = False
+
+    def __init__(self, image: Store, text: Store, views: int, scale: float) -> None:
+        self.image, self.text, self.views, self.scale = image, text, views, scale
+
+    def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
+        rows = Pair((batch.samples * self.views + batch.views).cpu().numpy(), batch.captions.cpu().numpy())
+        device = batch.samples.device
+        wanted = set(levels)
+
+        def read(store: Store, field: str, index) -> Tensor:  # noqa: ANN001
+            return torch.from_numpy(store.read_float(field, index)).to(device)
+
+        out = {k: read(self.image, k, rows.image) for k in IMAGE_LEVELS if k in wanted}
+        out |= {k: read(self.text, k, rows.text) for k in TEXT_LEVELS if k in wanted}
+        masks = {
+            k: torch.from_numpy(self.text.read(f"{k}-mask", rows.text)).to(device).bool() for k in MASKED if k in wanted
+        }
+        shared = Pair(
+            read(self.image, "bridge", rows.image) if bridge else torch.empty(0),
+            read(self.text, "bridge", rows.text) if bridge else torch.empty(0),
+        )
+        final = Pair(read(self.image, "final", rows.image), read(self.text, "final", rows.text))
+        return Teaching(out, masks, shared, final, self.scale)

@@ -1,0 +1,41 @@
+"""Encoder: all that a task knows of a model; teacher, student, baselines and third-party CLIPs are evaluated alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Encoder(Protocol):
+    """Two towers with one embedding space. Embeddings are L2-normalised float32 without gradient."""
+
+    @property
+    def image_size(self) -> int: ...
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """uint8 [n, 3, S, S] to float32 [n, E]."""
+        ...
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """n texts to float32 [n, E]."""
+        ...
+
+
+def embed_images(encoder: Encoder, read: Callable[[range], Tensor], n: int, batch: int) -> Tensor:
+    """Embeddings [n, E] on the CPU; `read` gives the uint8 pixels of a range of images."""
+    chunks = [encoder.encode_images(read(span)).float().cpu() for span in spans(n, batch)]
+    return torch.cat(chunks) if chunks else torch.empty(0, 0)
+
+
+def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int) -> Tensor:
+    """Embeddings [n, E] on the CPU, in the order of `texts`."""
+    chunks = [encoder.encode_texts([texts[i] for i in span]).float().cpu() for span in spans(len(texts), batch)]
+    return torch.cat(chunks) if chunks else torch.empty(0, 0)
+
+
+def spans(n: int, batch: int) -> list[range]:
+    """0..n cut into ranges of at most `batch`."""
+    return [range(start, min(start + batch, n)) for start in range(0, n, batch)]

@@ -1,0 +1,48 @@
+"""Score: a task's figures together with everything that says what they are figures of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Score:
+    """metrics: fractions in [0, 1], except the median ranks. n_captions is 0 where captions play no part.
+
+    fingerprint: of the data; checkpoint: of the evaluated weights, empty when the caller knows none.
+    """
+
+    task: str
+    protocol: str
+    metrics: dict[str, float]
+    split: str
+    n_images: int
+    n_captions: int
+    fingerprint: str
+    checkpoint: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def provenance(self) -> str:
+        """Split, counts, fingerprint, checkpoint and protocol, in words."""
+        parts = [f"{self.task} ({self.protocol})", self.split, f"{self.n_images} images"]
+        if self.n_captions:
+            parts.append(f"{self.n_captions} captions")
+        parts.append(f"data {self.fingerprint}")
+        if self.checkpoint:
+            parts.append(f"checkpoint {self.checkpoint}")
+        return " · ".join([*parts, *self.notes])
+
+    def line(self) -> str:
+        """The figures with their provenance on one line."""
+        figures = ", ".join(f"{name} {format_metric(name, value)}" for name, value in self.metrics.items())
+        return f"{self.provenance()}: {figures}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a line of JSON."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+
+def format_metric(name: str, value: float) -> str:
+    """Fractions as percentages with two decimals, median ranks as they are."""
+    return f"{value:g}" if name.endswith("medr") else f"{100 * value:.2f} %"

@@ -1,0 +1,128 @@
+"""Learner: everything that is learnt in one module: student and necks. Forward gives Outputs; `view` prepares the terms."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Outputs, Pair, Teaching, View
+from cmapkd.losses.feature import GridError, gate, grid_error, token_error
+from cmapkd.models.levels import mean_tokens
+from cmapkd.models.necks import Necks
+from cmapkd.models.targets import Targets, stored_side
+from cmapkd.models.tower import Shape, Tower
+
+
+class Learner(nn.Module):
+    """student and necks, and the geometry in which their levels are compared with the teacher's.
+
+    unit: per level the teacher's mean power under that level's metric, so that S = 0 has error 1 and S = T has 0
+    (FVU, fraction of variance unexplained). It is measured once on the first training batches and kept.
+    """
+
+    def __init__(self, student: Tower, necks: Necks | None, geometry: dict[str, GridError]) -> None:
+        super().__init__()
+        self.student, self.necks, self.geometry = student, necks, geometry
+        self.register_buffer("unit", torch.ones(len(LEVELS)))
+
+    def forward(self, inputs: Inputs, levels: tuple[str, ...] = (), weights: Tensor | None = None) -> Outputs:
+        """weights [B, 8] gate each level's gradient into the trunk; None is uniform. Levels not named cost nothing."""
+        features = self.student(inputs)
+        final = features.map(lambda f: f.final)
+        if self.necks is None:
+            return Outputs(final, final, {}, {}, {}, None)
+        tokens, masks, pooled = {}, {}, {}
+        for names, part in ((IMAGE_LEVELS, features.image), (TEXT_LEVELS, features.text)):
+            for name, raw, mask in zip(names, part.levels, part.masks, strict=True):
+                if name not in levels:
+                    continue
+                gated = raw if weights is None else gate(raw, weights[:, LEVELS.index(name)])
+                tokens[name] = self.necks.level(name, gated)
+                pooled[name] = _native(name, raw, mask)
+                if mask is not None:
+                    masks[name] = mask
+        bridge = self.necks.bridge(features) if len(self.necks.v2l) else None
+        return Outputs(final, self.necks.projected(final), tokens, masks, pooled, bridge)
+
+    def level_errors(self, outputs: Outputs, teaching: Teaching) -> dict[str, Tensor]:
+        """FVU per active level, [B] each, float32."""
+        errors = {}
+        for name, prediction in outputs.levels.items():
+            target, prediction = teaching.levels[name], prediction.float()
+            if name in self.geometry:
+                error = _spatial(self.geometry[name], name, prediction, target)
+            else:
+                error = token_error(prediction, target, _both(outputs.masks.get(name), teaching.masks.get(name)))
+            errors[name] = error / self.unit[LEVELS.index(name)]
+        return errors
+
+    @torch.no_grad()
+    def measure_units(self, teachings: list[Teaching]) -> None:
+        """Set `unit` from the teacher's own power on a few training batches."""
+        for name in teachings[0].levels:
+            powers = []
+            for teaching in teachings:
+                target = teaching.levels[name]
+                zero = torch.zeros_like(target)
+                if name in self.geometry:
+                    geometry = self.geometry[name]
+                    powers.append(_spatial(geometry, name, None, target))
+                else:
+                    powers.append(token_error(zero, target, teaching.masks.get(name)))
+            self.unit[LEVELS.index(name)] = torch.cat(powers).mean().clamp_min(1e-6)
+
+    def view(self, outputs: Outputs, teaching: Teaching | None, batch: Batch, **extra: Tensor | None) -> View:
+        positives = batch.samples[:, None] == batch.samples[None, :]
+        errors: Pair[Tensor | None] = Pair(None, None)
+        if teaching is not None and outputs.levels:
+            by_level = self.level_errors(outputs, teaching)
+            errors = Pair(*(_stack([by_level[k] for k in names if k in by_level]) for names in (IMAGE_LEVELS, TEXT_LEVELS)))
+        return View(outputs, self.student.scale, positives, teaching, errors, **extra)
+
+
+def build_geometry(student: Shape, teacher: Shape, grid: int | None) -> dict[str, GridError]:
+    """How each image level is compared: P2 at 4×, P3 at 2×, P4 at 1× the student's deepest grid, P5 at its own side.
+
+    With features pooled to `grid` in the cache, no level is compared finer than that.
+    """
+    n = student.grids[2]
+    sides = (4 * n, 2 * n, n, student.grids[3])
+    out = {}
+    for name, side, n_student, n_teacher in zip(IMAGE_LEVELS, sides, student.grids, teacher.grids, strict=True):
+        kept = stored_side(n_teacher, grid)
+        out[name] = grid_error(n_student, kept, side if kept == n_teacher else min(side, kept))
+    return out
+
+
+def build_learner(student: Tower, teacher: Shape | None, targets: Targets | None, bridge: bool, levels: bool) -> Learner:
+    """`teacher` None: plain student. `levels`: with adapters; `bridge`: with V2L and L2V heads."""
+    if teacher is None:
+        return Learner(student, None, {})
+    ranks = {name: targets.rank(name) for name in LEVELS} if levels and targets is not None else {}
+    geometry = build_geometry(student.shape, teacher, targets.grid) if levels and targets is not None else {}
+    return Learner(student, Necks(student.shape, ranks, teacher.embedding, bridge), geometry)
+
+
+def _spatial(geometry: GridError, name: str, student: Tensor | None, target: Tensor) -> Tensor:
+    """The level's error, or the teacher's power when there is no student; P5's two extra tokens count as cells."""
+    if name != "P5":
+        return geometry.power(target) if student is None else geometry(student, target)
+    grid = geometry.power(target[:, :-2]) if student is None else geometry(student[:, :-2], target[:, :-2])
+    extra = target[:, -2:] if student is None else student[:, -2:] - target[:, -2:]
+    return (grid * geometry.cells + extra.square().mean(-1).sum(1)) / (geometry.cells + 2)
+
+
+def _native(name: str, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    normed = F.layer_norm(tokens, tokens.shape[-1:])
+    return normed[:, -2] if name == "P5" else mean_tokens(normed, mask)
+
+
+def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return a if b is None else b if a is None else a & b
+
+
+def _stack(rows: list[Tensor]) -> Tensor | None:
+    return torch.stack(rows, 1) if rows else None
+
+

@@ -1,0 +1,69 @@
+"""Objective: which terms are active at a moment, their losses on a batch, and their weighted sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Outputs, Teaching
+from cmapkd.methods import Method
+from cmapkd.methods.terms import READS_BRIDGE, READS_LEVELS, TERMS
+from cmapkd.models.bridge import PairInformation
+from cmapkd.train.learner import Learner
+from cmapkd.train.schedule import Moment
+
+
+@dataclass
+class Objective:
+    """weights are the current λ of each term (the balance may change them); pairs holds τ and α of the bridge."""
+
+    learner: Learner
+    method: Method
+    weights: dict[str, float]
+    pairs: PairInformation | None
+    labels: Tensor | None = None
+
+    def levels(self, moment: Moment) -> tuple[str, ...]:
+        """The levels that some active term reads now; the others are neither computed nor read from the cache."""
+        return moment.levels if any(self._weight(t, moment) > 0 for t in READS_LEVELS) else ()
+
+    def bridge(self, moment: Moment) -> bool:
+        """Whether a term that reads the shared space is active."""
+        return any(self._weight(term, moment) > 0 for term in READS_BRIDGE)
+
+    def active(self, moment: Moment) -> list[str]:
+        levels = set(self.levels(moment))
+        silent = set()
+        if not levels & set(IMAGE_LEVELS):
+            silent.add("intra_v")
+        if not levels & set(TEXT_LEVELS):
+            silent.add("intra_l")
+        if not levels:
+            silent.add("relation")
+        return [t for t in TERMS if self._weight(t, moment) > 0 and t not in silent]
+
+    def losses(
+        self, outputs: Outputs, teaching: Teaching | None, batch: Batch, moment: Moment, coupling: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Raw losses of the active terms, float32."""
+        alpha = None if self.pairs is None else self.pairs.alpha
+        if alpha is not None and coupling is not None:
+            alpha = alpha * coupling / (alpha * coupling).sum((-2, -1), keepdim=True).clamp_min(1e-9)
+        view = self.learner.view(
+            outputs,
+            teaching,
+            batch,
+            coupling=alpha,
+            temperatures=None if self.pairs is None else self.pairs.temperatures,
+            labels=None if self.labels is None else self.labels[batch.samples],
+        )
+        return {term: TERMS[term](view) for term in self.active(moment)}
+
+    def total(self, losses: dict[str, Tensor], moment: Moment) -> Tensor:
+        """L = Σ λ_k · factor_k · L_k."""
+        return torch.stack([self._weight(term, moment) * loss for term, loss in losses.items()]).sum()
+
+    def _weight(self, term: str, moment: Moment) -> float:
+        return self.weights.get(term, 0.0) * moment.factors.get(term, 1.0)

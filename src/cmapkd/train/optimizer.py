@@ -1,0 +1,24 @@
+"""AdamW in two groups: matrices decay, norms, biases, scales and embeddings of one axis do not."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from cmapkd.config.schema import TrainConfig
+
+
+def build_optimizer(learner: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
+    still = [p for name, p in named if p.ndim < 2 or "positional_embedding" in name or "logit_scale" in name]
+    moving = [p for name, p in named if not (p.ndim < 2 or "positional_embedding" in name or "logit_scale" in name)]
+    groups = [{"params": moving, "weight_decay": config.weight_decay}, {"params": still, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, foreach=True)
+
+
+@torch.no_grad()
+def clamp_scale(clip: nn.Module) -> None:
+    """Keep the logit scale in [0, ln 100], as CLIP does."""
+    clip.logit_scale.clamp_(0, math.log(100))  # type: ignore[operator, union-attr]
