@@ -1,1 +1,1 @@
-
+"""A trained student in formats that other programs read."""

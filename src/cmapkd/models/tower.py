@@ -47,13 +47,7 @@ class Tower(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
         self.mean_std = (mean, std)
         visual: Any = clip.visual
-        self.is_vit = hasattr(visual, "transformer") and hasattr(visual, "class_embedding")
-        if self.is_vit:
-            self.image_taps = lv.tap_blocks(len(visual.transformer.resblocks), lv.IMAGE_CUTS)
-        elif hasattr(visual, "layer4"):
-            self.image_taps = [1, 2, 3, 4]
-        else:
-            self.image_taps = _timm_taps(visual)
+        self.is_vit, self.image_taps = _image_taps(visual)
         text: Any = clip if hasattr(clip, "token_embedding") else clip.text
         if not hasattr(text, "transformer") or not hasattr(text.transformer, "resblocks"):
             raise UsageError(f"model {name}: its text tower is not an open_clip transformer, so it has no levels L1-L4")
@@ -78,7 +72,8 @@ class Tower(nn.Module):
         )
         maps = out["image_intermediates"]
         if self.is_vit:
-            summary = out["image_intermediates_prefix"][-1][:, 0]
+            prefix = out.get("image_intermediates_prefix")
+            summary = prefix[-1][:, 0] if prefix else None
             side = -(-round(maps[-1].shape[1] ** 0.5) // 2)
             tokens = (*maps, lv.last_level(maps[-1], summary, side))
         else:
@@ -160,13 +155,15 @@ class evaluating:
         self.module.train(self.was)
 
 
-def _timm_taps(visual: Any) -> list[int]:
-    """Feature indices of a timm trunk: its last four stages, or block groups when it is a plain transformer."""
+def _image_taps(visual: Any) -> tuple[bool, list[int]]:
+    """(is it a plain transformer, indices of its intermediates): three block groups, or the last four stages."""
+    if hasattr(visual, "transformer") and hasattr(visual, "class_embedding"):
+        return True, lv.tap_blocks(len(visual.transformer.resblocks), lv.IMAGE_CUTS)
+    if hasattr(visual, "layer4"):
+        return False, [1, 2, 3, 4]
     trunk = getattr(visual, "trunk", None)
     if trunk is None or not hasattr(trunk, "forward_intermediates"):
         raise UsageError(f"image tower {type(visual).__name__} gives no intermediate features; use an open_clip ViT or RN")
-    stages = len(trunk.feature_info) if hasattr(trunk, "feature_info") else len(trunk.blocks)
-    if stages >= 8:
-        first, second, last = lv.tap_blocks(stages, lv.IMAGE_CUTS)
-        return [first, second, last, last]
-    return list(range(stages - 4, stages))
+    if hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
+        return True, lv.tap_blocks(len(trunk.blocks), lv.IMAGE_CUTS)
+    return False, list(range(len(trunk.feature_info) - 4, len(trunk.feature_info)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,13 +44,13 @@ def recalls(
     """
     if protocol == "first-caption":
         kept = first_captions(owner, len(image))
-        text, owner = text[kept], owner[kept]
+        text, owner = text[kept.to(text.device)], owner[kept]
     found = ranks(image, text, owner, chunk)
     metrics: dict[str, float] = {}
     for name, rank in (("image", found.image), ("text", found.text)):
         for k in ks:
             metrics[f"{name}_retrieval_recall@{k}"] = int((rank < k).sum()) / len(rank)
-        metrics[f"{name}_retrieval_medr"] = float(rank.double().quantile(0.5).floor()) + 1
+        metrics[f"{name}_retrieval_medr"] = float(np.floor(np.median(rank.cpu().numpy()))) + 1
     for k in ks[:1]:
         metrics[f"mean_recall@{k}"] = sum(metrics[f"{name}_retrieval_recall@{k}"] for name in ("image", "text")) / 2
     every = [value for name, value in metrics.items() if "_retrieval_recall@" in name]
@@ -64,6 +65,7 @@ def first_captions(owner: Tensor, n: int) -> Tensor:
     return first.scatter_reduce(0, owner.long(), torch.arange(len(owner), device=owner.device), "amin")
 
 
+@torch.no_grad()
 def ranks(image: Tensor, text: Tensor, owner: Tensor, chunk: int = 256) -> Ranks:
     """Ranks without sorting and without the full matrix: one pass of tiles, a comparison and a sum for each direction.
 
@@ -75,12 +77,15 @@ def ranks(image: Tensor, text: Tensor, owner: Tensor, chunk: int = 256) -> Ranks
     """
     n, m = len(image), len(text)
     _check_owners(owner, n)
-    order = owner.long().argsort(stable=True)
-    owners = owner.long()[order]
+    owner = owner.to(image.device).long()
+    order = owner.argsort(stable=True)
+    owners = owner[order]
     per_image = owners.bincount(minlength=n)
     rows = _side(n, chunk)
     columns = _side(m, chunk * max(1, round(m / n)))
-    padded = _padded(image.float(), rows), _padded(text.float()[order], columns)
+    # Captions mostly come in the order of their images already; gathering them again would only copy.
+    text = text if torch.equal(owner, owners) else text[order]
+    padded = _padded(image.float(), rows), _padded(text.float(), columns)
     kept, own = _right_scores(*padded, owners, rows, columns)
 
     usable = torch.where(own.isnan(), -torch.inf, own)
@@ -127,7 +132,8 @@ def _side(length: int, chunk: int) -> int:
 
 
 def _padded(x: Tensor, multiple: int) -> Tensor:
-    return F.pad(x, (0, 0, 0, -len(x) % multiple)).contiguous()
+    missing = -len(x) % multiple
+    return F.pad(x, (0, 0, 0, missing)) if missing else x
 
 
 def _check_owners(owner: Tensor, n: int) -> None:

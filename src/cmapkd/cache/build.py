@@ -1,0 +1,267 @@
+"""`cmapkd cache`: run the teacher once over every image view and caption, and keep what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+import cmapkd
+from cmapkd.cache.store import Field, Store, StoreWriter, estimate_bytes
+from cmapkd.cache.teacher import MASKED, CachedTeacher
+from cmapkd.config.schema import CacheConfig, Config, DataConfig
+from cmapkd.core import fsio
+from cmapkd.core.errors import IntegrityError, UsageError
+from cmapkd.core.log import Progress, say
+from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Inputs
+from cmapkd.data.loader import read_views
+from cmapkd.data.readers import open_samples
+from cmapkd.data.samples import Samples
+from cmapkd.models.load import load_tower
+from cmapkd.models.targets import Targets, calibrate
+from cmapkd.models.tower import Tower, evaluating
+
+SPREAD = 5.0  # int8 covers ±5 standard deviations of a unit-variance channel; its rounding noise is FVU 1.3e-4
+CANARIES = 8
+BATCH = 64
+
+
+def build_cache(config: Config, estimate_only: bool = False) -> Path:
+    """Write (or finish) the feature store of `config.cache.path` and return its folder."""
+    if config.cache.path is None or config.teacher is None:
+        raise UsageError("cmapkd cache needs teacher.model and cache.path in the config; give both")
+    samples = open_samples(config.data.train, config.data, config.data.train_split)
+    tower = load_tower(config.teacher, words=config.cache.words)
+    folder, key = config.cache.path, cache_key(config, tower, samples)
+    image_fields, text_fields = fields(tower, config.cache)
+    image_rows, text_rows = len(samples) * config.data.views, samples.n_captions
+    size = estimate_bytes(image_fields, image_rows) + estimate_bytes(text_fields, text_rows)
+    say(
+        f"cache of {len(samples)} images × {config.data.views} views and {text_rows} captions: {size / 1e6:.1f} MB "
+        f"({estimate_bytes(image_fields, 1) / 1e3:.1f} kB a view, {estimate_bytes(text_fields, 1) / 1e3:.1f} kB a caption)"
+    )
+    if estimate_only:
+        return folder
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tower.to(device)
+    precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    targets = open_targets(folder, key, config.cache.grid) or _calibrate(folder, key, config, tower, samples)
+    targets.to(device)
+    with evaluating(tower), torch.inference_mode(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        writer = StoreWriter(folder / "image", image_fields, image_rows, config.cache.shard_rows, key)
+        _fill(writer, "images", lambda rows: _image_records(tower, targets, samples, config.data, rows))
+        writer = StoreWriter(folder / "text", text_fields, text_rows, config.cache.shard_rows, key)
+        captions = samples.flat_captions()
+        _fill(writer, "captions", lambda rows: _text_records(tower, targets, [captions[k] for k in rows]))
+    fsio.write_json(folder / "teacher.json", {"key": key, "scale": float(tower.scale), "shape": shape_dict(tower)})
+    say(f"cache complete: {folder}")
+    return folder
+
+
+def fields(tower: Tower, config: CacheConfig) -> tuple[dict[str, Field], dict[str, Field]]:
+    """Record layouts of the image and the text store."""
+    from cmapkd.models.levels import PHRASE
+    from cmapkd.models.targets import rank_for, stored_side
+
+    shape = tower.shape
+
+    def level(tokens: int, width: int) -> Field:
+        rank = rank_for(width, config.rank)
+        if config.dtype == "fp16":
+            return Field((tokens, rank), "float16")
+        return Field((tokens, rank), "int8", np.full(rank, SPREAD / 127, dtype=np.float32))
+
+    common = {"final": Field((shape.embedding,), "float16"), "bridge": Field((4, shape.embedding), "float16")}
+    image = dict(common)
+    for name, side, width in zip(IMAGE_LEVELS, shape.grids, shape.image_widths, strict=True):
+        kept = stored_side(side, config.grid)
+        image[name] = level(kept * kept + (2 if name == "P5" else 0), width)
+    text = dict(common)
+    tokens = (tower.words, -(-tower.words // PHRASE), 1, 1)
+    for name, count, width in zip(TEXT_LEVELS, tokens, shape.text_widths, strict=True):
+        text[name] = level(count, width)
+        if name in MASKED:
+            text[f"{name}-mask"] = Field((count,), "uint8")
+    return image, text
+
+
+def cache_key(config: Config, tower: Tower, samples: Samples) -> dict[str, str]:
+    """Everything that a stored feature depends on; a store whose key differs in any field is refused."""
+    vocabulary = tower.tokenizer.folder
+    tokenizer = "clip-bpe" if vocabulary is None else fsio.sha256_file(vocabulary / "tokenizer.json")
+    return {
+        "version": cmapkd.__version__.rsplit(".", 1)[0],
+        "teacher weights": weights_hash(tower),
+        "architecture": json.dumps(tower.config, sort_keys=True),
+        "image size": str(tower.size),
+        "mean and std": str(tower.mean_std),
+        "tokenizer": f"{tokenizer} context {tower.tokenizer.context}",
+        "data": samples.fingerprint(),
+        "views": f"{config.data.views} crop {config.data.crop} flip {config.data.flip}",
+        "rank": str(config.cache.rank),
+        "grid": str(config.cache.grid),
+        "dtype": config.cache.dtype,
+        "words": str(config.cache.words),
+        "precision": config.train.precision,
+        "calibration": f"{config.cache.calibration_samples} samples, held out {config.data.holdout}",
+    }
+
+
+def weights_hash(tower: Tower) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tower.clip.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8 if tensor.ndim else tensor.dtype).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def shape_dict(tower: Tower) -> dict[str, object]:
+    s = tower.shape
+    return {"image_widths": s.image_widths, "grids": s.grids, "text_widths": s.text_widths, "embedding": s.embedding}
+
+
+def open_targets(folder: Path, key: dict[str, str], grid: int | None) -> Targets | None:
+    """The stored calibration if it was made under the same key, else None."""
+    record = folder / "calibration.json"
+    if not record.is_file():
+        return None
+    known = json.loads(record.read_text())
+    different = [name for name in key if known["key"].get(name) != key[name]]
+    if different:
+        name = different[0]
+        raise IntegrityError(
+            f"cache {folder}: '{name}' is {known['key'].get(name)!r} there but {key[name]!r} in this run; a cache serves one "
+            f"teacher, transform and data set: give another cache.path, or delete that folder and run `cmapkd cache`"
+        )
+    path = folder / "calibration.safetensors"
+    if not path.is_file() or fsio.sha256_file(path) != known["sha256"]:
+        raise IntegrityError(f"{path}: missing, or its hash differs from calibration.json; delete {folder} and run `cmapkd cache`")
+    return Targets(load_file(str(path)), grid)
+
+
+def open_cached_teacher(config: Config, tower: Tower | None, samples: Samples) -> tuple[CachedTeacher, Targets, dict]:
+    """(teacher, targets, shape) of a finished store. `tower` None trusts the stored key but for data and transform."""
+    folder = config.cache.path
+    assert folder is not None
+    record = folder / "teacher.json"
+    if not record.is_file():
+        raise UsageError(f"cache {folder}: no finished cache here; run `cmapkd cache` with this config first")
+    known = json.loads(record.read_text())
+    key = dict(known["key"]) | light_key(config, samples) if tower is None else cache_key(config, tower, samples)
+    targets = open_targets(folder, key, config.cache.grid)
+    if targets is None:
+        raise IntegrityError(f"cache {folder}: calibration.json is missing; delete {folder} and run `cmapkd cache`")
+    teacher = CachedTeacher(Store(folder / "image", key), Store(folder / "text", key), config.data.views, known["scale"])
+    return teacher, targets, known["shape"]
+
+
+def light_key(config: Config, samples: Samples) -> dict[str, str]:
+    """The key's fields that need no model: enough to refuse a cache of other data or another transform."""
+    return {
+        "data": samples.fingerprint(),
+        "views": f"{config.data.views} crop {config.data.crop} flip {config.data.flip}",
+        "rank": str(config.cache.rank),
+        "grid": str(config.cache.grid),
+        "dtype": config.cache.dtype,
+        "words": str(config.cache.words),
+        "calibration": f"{config.cache.calibration_samples} samples, held out {config.data.holdout}",
+    }
+
+
+def check_canaries(teacher: CachedTeacher, tower: Tower, samples: Samples, data: DataConfig) -> float:
+    """Re-encode 8 stored image views; the smallest cosine with the stored embedding. Refuses below 0.999."""
+    rows = np.linspace(0, len(samples) * data.views - 1, CANARIES).astype(np.int64)
+    with evaluating(tower), torch.inference_mode():
+        fresh = tower.image(_pixels(samples, data, rows, tower.size).to(tower.device)).final.float().cpu()
+    stored = torch.from_numpy(teacher.image.read_float("final", rows))
+    worst = float(torch.nn.functional.cosine_similarity(fresh, stored, dim=-1).min())
+    if worst < 0.999:
+        raise IntegrityError(
+            f"cache {teacher.image.path}: a re-encoded image agrees with its stored embedding only to cosine {worst:.4f} "
+            "(the rule is 0.999); a library or transform changed: delete the cache and run `cmapkd cache`"
+        )
+    return worst
+
+
+def teacher_inputs(tower: Tower, samples: Samples, data: DataConfig, indices: np.ndarray) -> Iterator[Inputs]:
+    """Calibration batches: view 0.. of each sample in turn, with its first caption."""
+    captions = samples.flat_captions()
+    for chunk in np.array_split(indices, max(1, -(-len(indices) // BATCH))):
+        ids, words = tower.tokenizer([captions[samples.caption_offsets[k]] for k in chunk])
+        pixels = _pixels(samples, data, chunk * data.views + chunk % data.views, tower.size)
+        yield Inputs(pixels.to(tower.device), ids.to(tower.device), words.to(tower.device))
+
+
+def _calibrate(folder: Path, key: dict[str, str], config: Config, tower: Tower, samples: Samples) -> Targets:
+    targets = fit_targets(config, tower, samples)
+    tensors = {k: v.contiguous() for k, v in targets.tensors().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    fsio.write_bytes(folder / "calibration.safetensors", save(tensors))
+    digest = fsio.sha256_file(folder / "calibration.safetensors")
+    fsio.write_json(folder / "calibration.json", {"key": key, "sha256": digest})
+    return targets
+
+
+def fit_targets(config: Config, tower: Tower, samples: Samples) -> Targets:
+    """Calibrate on evenly spaced samples of the train split."""
+    count = min(config.cache.calibration_samples, len(samples))
+    indices = np.unique(np.linspace(0, len(samples) - 1, count).astype(np.int64))
+    indices = indices[np.random.default_rng(0).permutation(len(indices))]
+    say(f"calibrating the teacher's levels and bridge on {len(indices)} samples")
+    targets = calibrate(tower, teacher_inputs(tower, samples, config.data, indices), config.cache.rank, config.cache.grid)
+    kept = ", ".join(f"{name} {float(targets.get(f'{name}/retained')):.0%}" for name in LEVELS)
+    say(f"variance kept: {kept}")
+    table = "; ".join(
+        f"{name} " + " ".join(f"{value:.2f}" for value in row) for name, row in zip(IMAGE_LEVELS, targets.pairs.recall.tolist(), strict=True)
+    )
+    say(f"bridge, held-out R@1 of {len(indices) // 5} (columns L1-L4): {table}")
+    return targets
+
+
+def _fill(writer: StoreWriter, what: str, records) -> None:  # noqa: ANN001
+    missing = writer.missing_shards()
+    progress = Progress(sum(len(rows) for rows in missing), f"teacher on {what}")
+    done = 0
+    for rows in missing:
+        parts: list[dict[str, np.ndarray]] = []
+        for start in range(rows.start, rows.stop, BATCH):
+            chunk = range(start, min(start + BATCH, rows.stop))
+            parts.append(records(chunk))
+            done += len(chunk)
+            progress.update(done, "")
+        writer.write_shard(rows, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    writer.finish()
+    progress.close()
+
+
+def _image_records(tower: Tower, targets: Targets, samples: Samples, data: DataConfig, rows: range) -> dict[str, np.ndarray]:
+    features = tower.image(_pixels(samples, data, np.asarray(rows), tower.size).to(tower.device))
+    out = {name: targets.level(name, tokens) for name, tokens in zip(IMAGE_LEVELS, features.levels, strict=True)}
+    return _numpy(out | _common(targets, features, IMAGE_LEVELS))
+
+
+def _text_records(tower: Tower, targets: Targets, captions: list[str]) -> dict[str, np.ndarray]:
+    ids, words = tower.tokenizer(captions)
+    features = tower.text(ids.to(tower.device), words.to(tower.device))
+    out = {name: targets.level(name, tokens) for name, tokens in zip(TEXT_LEVELS, features.levels, strict=True)}
+    masks = {f"{name}-mask": mask for name, mask in zip(TEXT_LEVELS, features.masks, strict=True) if mask is not None}
+    return _numpy(out | _common(targets, features, TEXT_LEVELS)) | {k: m.cpu().numpy().astype(np.uint8) for k, m in masks.items()}
+
+
+def _common(targets: Targets, features, levels: tuple[str, ...]) -> dict[str, Tensor]:  # noqa: ANN001
+    final = torch.nn.functional.normalize(features.final.float(), dim=-1)
+    return {"final": final, "bridge": targets.bridge(features, levels)}
+
+
+def _numpy(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
+
+
+def _pixels(samples: Samples, data: DataConfig, rows: np.ndarray, size: int) -> Tensor:
+    return read_views(samples, data, rows // data.views, rows % data.views, size)

@@ -1,0 +1,89 @@
+"""Samples: images with their captions, whatever file they came from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from cmapkd.core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One entry an image. labels and classes are set for labelled data; notes say what was dropped and why.
+
+    Caption row of image i's k-th caption is caption_offsets[i] + k.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    paths: tuple[Path, ...]
+    captions: tuple[tuple[str, ...], ...]
+    labels: tuple[int, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def caption_offsets(self) -> np.ndarray:
+        """int64 [n + 1]."""
+        return np.concatenate([[0], np.cumsum([len(c) for c in self.captions])]).astype(np.int64)
+
+    @property
+    def n_captions(self) -> int:
+        return int(self.caption_offsets[-1])
+
+    def flat_captions(self) -> list[str]:
+        return [caption for captions in self.captions for caption in captions]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over ids, captions and file sizes: what a cache of this data depends on."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name, path, captions in zip(self.ids, self.paths, self.captions, strict=True):
+            size = path.stat().st_size if path.is_file() else -1
+            digest.update("\x1f".join((name, str(size), *captions, "\x1e")).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    def subset(self, indices: np.ndarray) -> Samples:
+        pick = [int(i) for i in indices]
+        labels = None if self.labels is None else tuple(self.labels[i] for i in pick)
+        return replace(
+            self, ids=tuple(self.ids[i] for i in pick), paths=tuple(self.paths[i] for i in pick),
+            captions=tuple(self.captions[i] for i in pick), labels=labels,
+        )  # fmt: skip
+
+
+def gather(name: str, rows: dict[str, tuple[Path, list[str]]], notes: list[str] | None = None) -> Samples:
+    """Samples from id → (path, captions): empty captions, caption-less and file-less images are dropped and counted."""
+    notes = list(notes or [])
+    kept: dict[str, tuple[Path, tuple[str, ...]]] = {}
+    empty, bare, missing = 0, [], []
+    for key, (path, captions) in rows.items():
+        texts = tuple(" ".join(c.replace("\x00", " ").split()) for c in captions)
+        empty += sum(not text for text in texts)
+        texts = tuple(text for text in texts if text)
+        if not texts:
+            bare.append(key)
+        elif not path.is_file():
+            missing.append(key)
+        else:
+            kept[key] = (path, texts)
+    if empty:
+        notes.append(f"{empty} empty captions dropped")
+    for what, names in (("images without a caption", bare), ("names without a file", missing)):
+        if names:
+            notes.append(f"{len(names)} {what} dropped (first: {names[0]!r})")
+    if not kept:
+        reason = "; ".join(notes) or "the file lists no image"
+        raise DataError(f"{name}: no usable image–caption pair ({reason}); check data.images and the split")
+    return Samples(name, tuple(kept), tuple(p for p, _ in kept.values()), tuple(c for _, c in kept.values()), notes=tuple(notes))

@@ -1,0 +1,96 @@
+"""A folder that plain open_clip loads by `local-dir:PATH`: config, weights, tokenizer and model card."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from cmapkd.core import fsio
+from cmapkd.core.errors import UsageError
+
+CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "README.md"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+# open_clip reads tokenizer files from the folder itself; of this name it only asks that it is not empty.
+TOKENIZER_NAME = "tokenizer"
+
+
+def save_open_clip(
+    model: nn.Module,
+    model_cfg: Mapping[str, Any],
+    preprocess: Mapping[str, Any],
+    tokenizer_files: Path | None,
+    folder: Path,
+    card: str,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write `folder` in one rename, so that it is either the whole model or not there.
+
+    model: an open_clip CLIP that `model_cfg` describes; preprocess: mean, std and what else open_clip's PreprocessCfg
+    knows; tokenizer_files: folder with tokenizer.json and tokenizer_config.json, None for CLIP's own vocabulary.
+    dtype: float32 gives bit-identical features; float16 halves the file, keeping vectors and scalars whole.
+    Raises UsageError when the folder exists, the tokenizer is missing, or weights do not fit `dtype`.
+    """
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+        raise UsageError(f"export {folder}: exists already; give a new folder or remove it first")
+    config = {
+        "model_cfg": exported_config(model_cfg, tokenizer_files),
+        "preprocess_cfg": {key: list(value) if isinstance(value, tuple) else value for key, value in preprocess.items()},
+    }
+    weights = save(exported_state(model, dtype), metadata={"format": "pt"})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        fsio.write_json(part / CONFIG, config)
+        fsio.write_bytes(part / WEIGHTS, weights)
+        fsio.write_bytes(part / CARD, card.encode())
+        for name in TOKENIZER if tokenizer_files is not None else ():
+            if (tokenizer_files / name).is_file():
+                fsio.write_bytes(part / name, (tokenizer_files / name).read_bytes())
+        fsio.commit_dir(part, folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return folder
+
+
+def exported_config(model_cfg: Mapping[str, Any], tokenizer_files: Path | None) -> dict[str, Any]:
+    """The model config with the tokenizer it is exported with, and without downloads of towers' own weights."""
+    config = copy.deepcopy(dict(model_cfg))
+    text, vision = config["text_cfg"], config["vision_cfg"]
+    if tokenizer_files is not None:
+        missing = [name for name in TOKENIZER[:2] if not (tokenizer_files / name).is_file()]
+        if missing:
+            raise UsageError(f"export: tokenizer folder {tokenizer_files} has no {' and no '.join(missing)}")
+        text["hf_tokenizer_name"] = TOKENIZER_NAME
+    elif text.get("hf_tokenizer_name"):
+        raise UsageError(
+            f"export: the model's tokenizer is '{text['hf_tokenizer_name']}', not CLIP's; give the folder with its "
+            "tokenizer.json, or the exported model could not read text"
+        )
+    vision.pop("timm_model_pretrained", None)
+    text.pop("hf_model_pretrained", None)
+    return config
+
+
+def exported_state(model: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Tensors of `model` on the CPU, matrices in `dtype`, vectors and scalars in float32, counters as they are."""
+    state = {}
+    for name, value in model.state_dict().items():
+        whole = value.detach().cpu()
+        if not whole.is_floating_point():
+            state[name] = whole.clone()
+            continue
+        kept = whole.to(dtype if whole.ndim >= 2 else torch.float32)
+        if whole.isfinite().all() and not kept.isfinite().all():
+            raise UsageError(f"export: {name} holds values beyond {dtype}'s range; export in float32")
+        # A copy of its own: safetensors refuses tensors that share memory.
+        state[name] = kept.clone(memory_format=torch.contiguous_format)
+    return state

@@ -1,0 +1,115 @@
+"""From encoder and samples to a Score, with the provenance that every figure must carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cmapkd.core.errors import DataError, UsageError
+from cmapkd.tasks.encoder import embed_images, embed_texts
+from cmapkd.tasks.run import PROTOCOLS, TASKS, evaluate
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+class ColourEncoder:
+    """Knows three colours: an image by its mean, a text by the colour it names."""
+
+    image_size = 4
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        assert images.dtype == torch.uint8
+        self.calls.append(len(images))
+        return F.normalize(images.float().mean((2, 3)), dim=-1)
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        self.calls.append(len(texts))
+        return F.normalize(torch.tensor([[float(name in text) for name in COLOURS] for text in texts]), dim=-1)
+
+
+@dataclass
+class FakeSamples:
+    name: str = "toy/test"
+    captions: list[list[str]] = field(default_factory=lambda: [["a red thing", "red"], ["green"], ["so blue", "bleu"]])
+    labels: np.ndarray | None = field(default_factory=lambda: np.array([0, 1, 2]))
+    classes: list[str] | None = field(default_factory=lambda: list(COLOURS))
+    notes: tuple[str, ...] = ("synthetic",)
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def flat_captions(self) -> list[str]:
+        return [caption for captions in self.captions for caption in captions]
+
+    @property
+    def caption_offsets(self) -> np.ndarray:
+        return np.cumsum([0, *(len(captions) for captions in self.captions)])
+
+    def fingerprint(self) -> str:
+        return "f00dface"
+
+
+def read(span: range) -> Tensor:
+    pixels = torch.tensor(list(COLOURS.values()), dtype=torch.uint8)[list(span)]
+    return pixels[:, :, None, None].expand(-1, -1, 4, 4)
+
+
+def test_retrieval_counts_every_caption_and_says_what_it_is_a_figure_of() -> None:
+    score = evaluate(ColourEncoder(), FakeSamples(), "retrieval", 2, checkpoint="toy.safetensors", read=read)
+    assert score.metrics["text_retrieval_recall@1"] == 1
+    assert score.metrics["image_retrieval_recall@1"] == pytest.approx(4 / 5)
+    line = score.line()
+    for part in ("standard", "toy/test", "3 images", "5 captions", "f00dface", "toy.safetensors", "synthetic"):
+        assert part in line
+    assert "image_retrieval_recall@1 80.00 %" in line and "image_retrieval_medr 1," in line
+
+
+def test_the_first_caption_protocol_is_named_and_counts_one_caption_an_image() -> None:
+    score = evaluate(ColourEncoder(), FakeSamples(), "retrieval", 2, "first-caption", read=read)
+    assert (score.protocol, score.n_captions) == ("first-caption", 3)
+    assert score.metrics["mean_recall@1"] == 1
+
+
+def test_zeroshot_uses_the_ensemble_that_the_protocol_names() -> None:
+    for protocol, prompts in (("openai-80", 80), ("simple-7", 7)):
+        encoder = ColourEncoder()
+        score = evaluate(encoder, FakeSamples(), "zeroshot", 1000, protocol, read=read)
+        assert score.metrics == {"acc1": 1, "acc5": 1, "mean_per_class_recall": 1}
+        assert score.protocol == protocol and encoder.calls == [3 * prompts, 3]
+
+
+def test_batches_are_no_larger_than_asked() -> None:
+    encoder = ColourEncoder()
+    assert embed_images(encoder, read, 3, 2).shape == (3, 3)
+    assert embed_texts(encoder, ["red"] * 5, 2).shape == (5, 3)
+    assert encoder.calls == [2, 1, 2, 2, 1]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_a_default_protocol_and_refuses_an_unknown_one(task: str) -> None:
+    assert evaluate(ColourEncoder(), FakeSamples(), task, read=read).protocol == PROTOCOLS[task][0]
+    with pytest.raises(UsageError, match=PROTOCOLS[task][0]):
+        evaluate(ColourEncoder(), FakeSamples(), task, protocol="other", read=read)
+
+
+def test_an_unknown_task_names_those_that_exist() -> None:
+    with pytest.raises(UsageError, match="there are: retrieval, zeroshot"):
+        evaluate(ColourEncoder(), FakeSamples(), "vqa", read=read)
+
+
+def test_zeroshot_without_labels_is_refused() -> None:
+    with pytest.raises(DataError, match="no class labels"):
+        evaluate(ColourEncoder(), FakeSamples(labels=None), "zeroshot", read=read)
+
+
+def test_an_empty_split_is_refused() -> None:
+    with pytest.raises(DataError, match="no image"):
+        evaluate(ColourEncoder(), FakeSamples(captions=[]), "retrieval", read=read)
