@@ -1,4 +1,4 @@
-"""Ratio e1: six retrieval recalls, dense scores with top-k per batch as clip-benchmark does them, against rank counting."""
+"""Ratio e1: six retrieval recalls by dense scores and top-k, as clip-benchmark does them, against rank counting."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def run(quick: bool = True) -> list[dict[str, Any]]:
     shape = "{}×{}×{}".format(*sizes)
     best = {name: min(values) for name, values in {"peer": peer, **seconds}.items()}
     detail = f"{shape}, 1 thread, CPU s min (median): " + ", ".join(
-        f"{name} {min(values):.3f} ({statistics.median(values):.3f})" for name, values in {"peer": peer, **seconds}.items()
+        f"{name} {min(values):.3f} ({statistics.median(values):.3f})"
+        for name, values in {"peer": peer, **seconds}.items()
     )
     return [
         _row("e1 retrieval: dense top-k / ours", best["peer"] / best["ours"], TARGETS[sizes][0], "higher", detail),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from cmapkd.core.errors import DataError
 from cmapkd.tasks.retrieval import first_captions, ranks, recalls
@@ -85,6 +86,22 @@ def test_a_duplicate_image_costs_its_twin_the_first_rank_wherever_it_stands() ->
     found = ranks(image, image.clone(), torch.arange(301), chunk=64)
     assert found.image.nonzero().squeeze(1).tolist() == found.text.nonzero().squeeze(1).tolist() == [3, 300]
     assert found.image[3] == found.image[300] == 1
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 7, 11])
+def test_equal_embeddings_tie_among_few_images_where_blas_takes_other_kernels(n: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, text = (F.normalize(torch.randn(1, 96, generator=generator), dim=-1) for _ in range(2))
+    found = ranks(image.repeat(n, 1), text.repeat(3 * n, 1), torch.arange(n).repeat_interleave(3))
+    assert found.image.tolist() == [n - 1] * 3 * n
+    assert found.text.tolist() == [3 * (n - 1)] * n
+
+
+def test_no_score_is_computed_twice() -> None:
+    image = torch.randn(256, 16)
+    with FlopCounterMode(display=False) as counter:
+        ranks(image, image, torch.arange(256), chunk=64)
+    assert counter.get_total_flops() == 2 * 256 * 256 * 16
 
 
 def test_the_chunk_size_changes_no_rank() -> None:

@@ -21,6 +21,6 @@ def demo(out: Path) -> Path:
     say("The built-in world is synthetic: rendered scenes with generated captions. Its figures say nothing about photographs.")
     build_cache(config)
     compare(config, METHODS, seeds=1, out=out)
-    report = report_comparison(config, METHODS, out)
+    report = report_comparison(config, METHODS, out, f"cmapkd demo --out {out}")
     say(f"report: {report} ({time.time() - started:.0f} s)")
     return report

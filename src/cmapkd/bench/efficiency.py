@@ -108,9 +108,8 @@ def parameters(clip: nn.Module) -> tuple[int, Pair[int], int]:
     every = sum(p.numel() for p in clip.parameters())
     image = sum(p.numel() for p in clip.visual.parameters())  # type: ignore[union-attr]
     scales = sum(p.numel() for name, p in clip.named_parameters() if name in ("logit_scale", "logit_bias"))
-    tokens = sum(
-        p.numel() for name, p in clip.named_parameters() if name.endswith(("token_embedding.weight", "word_embeddings.weight"))
-    )
+    tables = ("token_embedding.weight", "word_embeddings.weight")
+    tokens = sum(p.numel() for name, p in clip.named_parameters() if name.endswith(tables))
     return every, Pair(image, every - image - scales), tokens
 
 
@@ -152,7 +151,12 @@ def example_inputs(image_size: int, context: int, batch: int, device: torch.devi
 
 @torch.inference_mode()
 def latency(
-    encode: Callable[[Tensor], Tensor], inputs: Tensor, seconds: float, warm_up: int = 3, least: int = 5, most: int = 200
+    encode: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    seconds: float,
+    warm_up: int = 3,
+    least: int = 5,
+    most: int = 200,
 ) -> Latency:
     """Wall-clock percentiles over as many runs as fit into `seconds`, between `least` and `most`."""
 
@@ -204,5 +208,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    said = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in said if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -21,9 +22,10 @@ LEVEL_COLOURS = {
     "P2": "#a9cbec", "P3": "#6fa5dc", "P4": "#3f7ec2", "P5": "#2a5a94",
     "L1": "#f3cd9f", "L2": "#e6a45b", "L3": "#cc7a2b", "L4": "#995518",
 }  # fmt: skip
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9, "svg.fonttype": "none", "font.family": "sans-serif", "text.color": INK, "axes.edgecolor": INK,
-    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
+    "axes.spines.right": False,
     "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "legend.frameon": False,
     "axes.titlesize": 9, "axes.titleweight": "normal", "axes.titlelocation": "left", "savefig.transparent": True,
 }  # fmt: skip
@@ -117,7 +119,9 @@ def heat_map(matrix: Matrix, name: str, decimals: int = 2, cell: float = 0.62) -
     """Cells shaded from smallest to largest, with their number written in; NaN cells stay empty."""
     values = np.asarray(matrix.values, dtype=float)
     width = min(WIDTH, 1.2 + cell * len(matrix.columns))
-    figure = Figure(figsize=(width, 0.5 + min(cell, 8 / max(1, len(matrix.rows))) * len(matrix.rows) * 0.8), layout="constrained")
+    figure = Figure(
+        figsize=(width, 0.5 + min(cell, 8 / max(1, len(matrix.rows))) * len(matrix.rows) * 0.8), layout="constrained"
+    )
     ax = figure.subplots()
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)

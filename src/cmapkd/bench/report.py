@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,9 @@ def render(facts: Report) -> str:
         data=facts.data,
         sections=sections(facts),
         calibration=calibration(facts.metrics),
-        examples=[{"query": e.query, "right": e.right, "images": [data_uri(i) for i in e.images]} for e in facts.examples],
+        examples=[
+            {"query": e.query, "right": e.right, "images": [data_uri(i) for i in e.images]} for e in facts.examples
+        ],
         command=facts.command,
         config=facts.config,
         environment=facts.environment,
@@ -121,12 +124,28 @@ def sections(facts: Report) -> list[Section]:
     levels = series(facts.metrics, "weight/")
     if levels:
         svg = figures.level_weights(levels, boundaries, facts.stages, "levels")
-        caption = "How much each level of the pyramid teaches: P2–P5 of the image, L1–L4 of the text, mean over the batch."
+        caption = (
+            "How much each level of the pyramid teaches: P2–P5 of the image, L1–L4 of the text, mean over the batch."
+        )
         found.append(Section("Level weights", Markup(svg), caption))
     for name, title, matrix, scale, decimals, caption in (
         ("samples", "Level weights of single samples", facts.example_weights, 1, 2, "One row a sample."),
-        ("coupling", "Coupling of levels", facts.coupling, 1, 2, "Rows: levels of the student; columns: of the teacher."),
-        ("bridge", "Bridge", facts.bridge, 100, 1, "R@1 in per cent between image level (row) and text level (column)."),
+        (
+            "coupling",
+            "Coupling of levels",
+            facts.coupling,
+            1,
+            2,
+            "Rows: levels of the student; columns: of the teacher.",
+        ),
+        (
+            "bridge",
+            "Bridge",
+            facts.bridge,
+            100,
+            1,
+            "R@1 in per cent between image level (row) and text level (column).",
+        ),
     ):
         if matrix is not None:
             scaled = Matrix(matrix.rows, matrix.columns, tuple(tuple(scale * v for v in row) for row in matrix.values))
@@ -158,7 +177,7 @@ def validation_series(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Series]
 
 
 def shown_validation(found: Mapping[str, Series]) -> dict[str, Series]:
-    """The figures at rank 1 in per cent, under their headings; R@5 and R@10 follow them and would only crowd the plot."""
+    """The figures at rank 1 in per cent, under their headings; R@5 and R@10 would only crowd the plot."""
     rank_one = [name for name in COLUMNS if name in found and name.endswith(("recall@1", "acc1"))]
     return {COLUMNS[name]: (found[name][0], [100 * value for value in found[name][1]]) for name in rank_one}
 
@@ -166,7 +185,7 @@ def shown_validation(found: Mapping[str, Series]) -> dict[str, Series]:
 def stage_boundaries(metrics: Sequence[Mapping[str, Any]]) -> list[float]:
     """Steps at which the stage differs from that of the line before."""
     staged = [(row["step"], row["stage"]) for row in metrics if "stage" in row]
-    return [step for (_, before), (step, now) in zip(staged[:-1], staged[1:], strict=True) if now != before]
+    return [step for (_, before), (step, now) in pairwise(staged) if now != before]
 
 
 def calibration(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -174,7 +193,10 @@ def calibration(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     rows = [row for row in metrics if row.get("kind") == "balance"]
     if not rows:
         return None
-    cells = [[f"{row[key]:.4g}" if _is_number(row.get(key)) else str(row.get(key, "–")) for key in CALIBRATION] for row in rows]
+    cells = [
+        [f"{row[key]:.4g}" if _is_number(row.get(key)) else str(row.get(key, "–")) for key in CALIBRATION]
+        for row in rows
+    ]
     return {"headings": list(CALIBRATION.values()), "rows": cells}
 
 

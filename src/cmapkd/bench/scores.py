@@ -10,7 +10,7 @@ from typing import Literal
 
 Role = Literal["teacher", "scratch", "baseline", "ours"]
 
-# Figure, as tasks name it → heading. clip-benchmark calls text→image `image_retrieval`.
+# Figure, as logs name it → heading. clip-benchmark calls text→image `image_retrieval`.
 COLUMNS = {
     "image_retrieval_recall@1": "T→I R@1",
     "image_retrieval_recall@5": "T→I R@5",
@@ -19,15 +19,15 @@ COLUMNS = {
     "text_retrieval_recall@5": "I→T R@5",
     "text_retrieval_recall@10": "I→T R@10",
     "mean_recall@1": "mean R@1",
-    "acc1": "zero-shot top-1",
+    "zeroshot/acc1": "zero-shot top-1",
 }
 # Figures whose share of the teacher's is shown.
-RETAINED = {"mean_recall@1": "R@1 kept", "acc1": "top-1 kept"}
+RETAINED = {"mean_recall@1": "R@1 kept", "zeroshot/acc1": "top-1 kept"}
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One model. metrics: fractions under the tasks' names; spread: their standard deviations over `seeds` runs."""
+    """One model. metrics: fractions under the tasks' names; spread: half-widths of 95 % intervals over `seeds` runs."""
 
     name: str
     role: Role
@@ -40,9 +40,10 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Cell:
-    """Text to show, and whether it is the best of its column among the students."""
+    """Text to show, ± what over seeds, and whether it is the best of its column among the students."""
 
     text: str
+    spread: str = ""
     best: bool = False
 
 
@@ -69,11 +70,12 @@ def score_table(rows: Sequence[ScoreRow]) -> Table:
     sizes = {"M params": any(row.params for row in rows), "MB": any(row.megabytes for row in rows)}
     headings = ("model", *(COLUMNS[name] for name in metrics), *(RETAINED[name] for name in kept))
     headings += tuple(name for name, shown in sizes.items() if shown)
-    best = {name: max((r.metrics[name] for r in rows if r.role != "teacher" and name in r.metrics), default=None) for name in metrics}
+    students = [row for row in rows if row.role != "teacher"]
+    best = {name: max((row.metrics[name] for row in students if name in row.metrics), default=None) for name in metrics}
     body = []
     for row in rows:
         cells = [Cell(row.name if row.seeds == 1 else f"{row.name} ({row.seeds} seeds)")]
-        cells += [Cell(_percent(row, name), row.role != "teacher" and row.metrics.get(name) == best[name]) for name in metrics]
+        cells += [_percent(row, name, best[name]) for name in metrics]
         shares = [retention(row, rows, name) for name in kept]
         cells += [Cell("–" if share is None else f"{100 * share:.1f} %") for share in shares]
         if sizes["M params"]:
@@ -89,7 +91,7 @@ def to_markdown(rows: Sequence[ScoreRow]) -> str:
     table = score_table(rows)
     lines = [_pipes(table.headings), _pipes(["---", *["---:"] * (len(table.headings) - 1)])]
     for _, cells in table.rows:
-        lines.append(_pipes([f"**{_plain(c.text)}**" if c.best else _plain(c.text) for c in cells]))
+        lines.append(_pipes([_markdown(cell) for cell in cells]))
     return "\n".join(lines) + "\n"
 
 
@@ -100,9 +102,8 @@ def to_csv(rows: Sequence[ScoreRow]) -> str:
     spreads = [name for name in metrics if any(name in row.spread for row in rows)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["name", "role", "seeds", *metrics, *(f"{name} sd" for name in spreads), *(f"{name} kept" for name in RETAINED), "params", "megabytes"]
-    )
+    derived = [*(f"{name} half-width" for name in spreads), *(f"{name} kept" for name in RETAINED)]
+    writer.writerow(["name", "role", "seeds", *metrics, *derived, "params", "megabytes"])
     for row in rows:
         figures = [row.metrics.get(name) for name in metrics] + [row.spread.get(name) for name in spreads]
         shares = [retention(row, rows, name) for name in RETAINED]
@@ -110,11 +111,16 @@ def to_csv(rows: Sequence[ScoreRow]) -> str:
     return text.getvalue()
 
 
-def _percent(row: ScoreRow, name: str) -> str:
+def _percent(row: ScoreRow, name: str, best: float | None) -> Cell:
     if name not in row.metrics:
-        return "–"
-    spread = f" ± {100 * row.spread[name]:.2f}" if name in row.spread else ""
-    return f"{100 * row.metrics[name]:.2f}{spread}"
+        return Cell("–")
+    spread = f"{100 * row.spread[name]:.2f}" if name in row.spread else ""
+    return Cell(f"{100 * row.metrics[name]:.2f}", spread, row.role != "teacher" and row.metrics[name] == best)
+
+
+def _markdown(cell: Cell) -> str:
+    text = _plain(cell.text) + (f" ± {cell.spread}" if cell.spread else "")
+    return f"**{text}**" if cell.best else text
 
 
 def _pipes(cells: Sequence[str]) -> str:

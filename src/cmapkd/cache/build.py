@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,9 @@ from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Inputs
 from cmapkd.data.loader import read_views
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
-from cmapkd.models.load import load_tower
+from cmapkd.models.load import identity, load_tower
 from cmapkd.models.targets import Targets, calibrate
-from cmapkd.models.tower import Tower, evaluating
+from cmapkd.models.tower import Shape, Tower, evaluating
 
 SPREAD = 5.0  # int8 covers ±5 standard deviations of a unit-variance channel; its rounding noise is FVU 1.3e-4
 CANARIES = 8
@@ -38,7 +38,7 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         raise UsageError("cmapkd cache needs teacher.model and cache.path in the config; give both")
     samples = open_samples(config.data.train, config.data, config.data.train_split)
     tower = load_tower(config.teacher, words=config.cache.words)
-    folder, key = config.cache.path, cache_key(config, tower, samples)
+    folder, key = config.cache.path, cache_key(config, samples)
     image_fields, text_fields = fields(tower, config.cache)
     image_rows, text_rows = len(samples) * config.data.views, samples.n_captions
     size = estimate_bytes(image_fields, image_rows) + estimate_bytes(text_fields, text_rows)
@@ -50,6 +50,8 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         return folder
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tower.to(device)
+    if (folder / "teacher.json").is_file():
+        return recheck(config, tower, samples)
     precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     targets = open_targets(folder, key, config.cache.grid) or _calibrate(folder, key, config, tower, samples)
     targets.to(device)
@@ -59,9 +61,20 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         writer = StoreWriter(folder / "text", text_fields, text_rows, config.cache.shard_rows, key)
         captions = samples.flat_captions()
         _fill(writer, "captions", lambda rows: _text_records(tower, targets, [captions[k] for k in rows]))
-    fsio.write_json(folder / "teacher.json", {"key": key, "scale": float(tower.scale), "shape": shape_dict(tower)})
+    fsio.write_json(folder / "teacher.json", {"key": key, "scale": float(tower.scale.detach()), "shape": asdict(tower.shape)})
     say(f"cache complete: {folder}")
     return folder
+
+
+def recheck(config: Config, tower: Tower, samples: Samples) -> Path:
+    """A finished cache: verify every byte and re-encode the canaries."""
+    assert config.cache.path is not None
+    teacher, _, _ = open_cached_teacher(config, samples)
+    teacher.image.verify_all()
+    teacher.text.verify_all()
+    worst = check_canaries(teacher, tower, samples, config.data)
+    say(f"cache {config.cache.path} is complete and verified; {CANARIES} images re-encoded, smallest cosine {worst:.5f}")
+    return config.cache.path
 
 
 def fields(tower: Tower, config: CacheConfig) -> tuple[dict[str, Field], dict[str, Field]]:
@@ -91,39 +104,20 @@ def fields(tower: Tower, config: CacheConfig) -> tuple[dict[str, Field], dict[st
     return image, text
 
 
-def cache_key(config: Config, tower: Tower, samples: Samples) -> dict[str, str]:
-    """Everything that a stored feature depends on; a store whose key differs in any field is refused."""
-    vocabulary = tower.tokenizer.folder
-    tokenizer = "clip-bpe" if vocabulary is None else fsio.sha256_file(vocabulary / "tokenizer.json")
+def cache_key(config: Config, samples: Samples) -> dict[str, str]:
+    """Everything that a stored feature depends on; a store whose key differs in any field is refused. Builds no model."""
+    assert config.teacher is not None
     return {
         "version": cmapkd.__version__.rsplit(".", 1)[0],
-        "teacher weights": weights_hash(tower),
-        "architecture": json.dumps(tower.config, sort_keys=True),
-        "image size": str(tower.size),
-        "mean and std": str(tower.mean_std),
-        "tokenizer": f"{tokenizer} context {tower.tokenizer.context}",
+        **{f"teacher {name}": value for name, value in identity(config.teacher).items()},
         "data": samples.fingerprint(),
         "views": f"{config.data.views} crop {config.data.crop} flip {config.data.flip}",
         "rank": str(config.cache.rank),
         "grid": str(config.cache.grid),
         "dtype": config.cache.dtype,
         "words": str(config.cache.words),
-        "precision": config.train.precision,
         "calibration": f"{config.cache.calibration_samples} samples, held out {config.data.holdout}",
     }
-
-
-def weights_hash(tower: Tower) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tower.clip.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8 if tensor.ndim else tensor.dtype).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def shape_dict(tower: Tower) -> dict[str, object]:
-    s = tower.shape
-    return {"image_widths": s.image_widths, "grids": s.grids, "text_widths": s.text_widths, "embedding": s.embedding}
 
 
 def open_targets(folder: Path, key: dict[str, str], grid: int | None) -> Targets | None:
@@ -145,33 +139,29 @@ def open_targets(folder: Path, key: dict[str, str], grid: int | None) -> Targets
     return Targets(load_file(str(path)), grid)
 
 
-def open_cached_teacher(config: Config, tower: Tower | None, samples: Samples) -> tuple[CachedTeacher, Targets, dict]:
-    """(teacher, targets, shape) of a finished store. `tower` None trusts the stored key but for data and transform."""
+def open_targets_of(config: Config) -> Targets | None:
+    """The calibration in the config's cache folder, whatever its key; None where there is none."""
+    folder = config.cache.path
+    if folder is None or not (folder / "calibration.safetensors").is_file():
+        return None
+    return Targets(load_file(str(folder / "calibration.safetensors")), config.cache.grid)
+
+
+def open_cached_teacher(config: Config, samples: Samples) -> tuple[CachedTeacher, Targets, Shape]:
+    """(teacher, targets, the teacher's shape) of a finished store of exactly this teacher, transform and data."""
     folder = config.cache.path
     assert folder is not None
     record = folder / "teacher.json"
     if not record.is_file():
         raise UsageError(f"cache {folder}: no finished cache here; run `cmapkd cache` with this config first")
-    known = json.loads(record.read_text())
-    key = dict(known["key"]) | light_key(config, samples) if tower is None else cache_key(config, tower, samples)
+    known, key = json.loads(record.read_text()), cache_key(config, samples)
     targets = open_targets(folder, key, config.cache.grid)
     if targets is None:
         raise IntegrityError(f"cache {folder}: calibration.json is missing; delete {folder} and run `cmapkd cache`")
     teacher = CachedTeacher(Store(folder / "image", key), Store(folder / "text", key), config.data.views, known["scale"])
-    return teacher, targets, known["shape"]
-
-
-def light_key(config: Config, samples: Samples) -> dict[str, str]:
-    """The key's fields that need no model: enough to refuse a cache of other data or another transform."""
-    return {
-        "data": samples.fingerprint(),
-        "views": f"{config.data.views} crop {config.data.crop} flip {config.data.flip}",
-        "rank": str(config.cache.rank),
-        "grid": str(config.cache.grid),
-        "dtype": config.cache.dtype,
-        "words": str(config.cache.words),
-        "calibration": f"{config.cache.calibration_samples} samples, held out {config.data.holdout}",
-    }
+    s = known["shape"]
+    shape = Shape(tuple(s["image_widths"]), tuple(s["grids"]), tuple(s["text_widths"]), s["embedding"])
+    return teacher, targets, shape
 
 
 def check_canaries(teacher: CachedTeacher, tower: Tower, samples: Samples, data: DataConfig) -> float:

@@ -1,4 +1,4 @@
-"""Sample order as a keyed bijection: position → sample from (seed, epoch) alone, for any world size, no permutation stored."""
+"""Sample order as a keyed bijection: position → sample from (seed, epoch) alone, no permutation stored."""
 
 from __future__ import annotations
 

@@ -8,6 +8,11 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 50_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none that runs another program
+DEEP = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
+
+# Once for the process, because warnings.catch_warnings would fight with other threads.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class Unreadable(Exception):
@@ -23,16 +28,13 @@ def decode(path: Path) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise Unreadable(path, "the file is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Unreadable(path, f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
-                if image.mode in ("I;16", "I;16B", "I"):
-                    image = image.point(lambda v: v / 256).convert("L")  # noqa: PLW2901
-                return ImageOps.exif_transpose(image).convert("RGB")
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Unreadable(path, f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
+            shallow = image.convert("I").point(lambda v: v / 256).convert("L") if image.mode in DEEP else image
+            return ImageOps.exif_transpose(shallow).convert("RGB")
     except Unreadable:
         raise
-    except Exception as error:  # Pillow's decoders raise a dozen types on broken bytes
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Unreadable(path, reason[:160]) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,8 @@ from cmapkd.data.samples import Samples
 from cmapkd.data.views import plain, render, view_of
 
 PREFETCH = 2
+SHOWN = 5
+CAPTION, VIEW = 7, 11  # keys that keep the draws of captions and views apart
 Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
 
 
@@ -59,7 +61,7 @@ class Loader:
         self.tokens = student.tokenize(captions)
         self.teacher_tokens = teacher.tokenize(captions) if teacher else None
         self.ledger = Ledger()
-        self._memo: dict[tuple[int, int, int], np.ndarray] = {}
+        self._memo: dict[tuple[int, int], list[np.ndarray]] = {}
         self._room = data.ram_mb * 2**20
         self._lock = threading.Lock()
 
@@ -67,44 +69,47 @@ class Loader:
         """The batch of a global step; the same for the same (data, seed, step), whatever came before."""
         epoch, position = divmod(step, self.steps_per_epoch)
         slots = np.arange(position * self.size, (position + 1) * self.size)
-        rows, views, pixels = [], [], []
-        for slot in slots:
-            sample, view, images = self._readable(int(slot), epoch)
-            rows.append(sample)
-            views.append(view)
-            pixels.append(images)
-        offsets, counts = self.samples.caption_offsets[rows], np.diff(self.samples.caption_offsets)[rows]
-        turn = np.array([keyed(self.seed, row, 7) % 2**31 for row in rows]) + epoch
-        captions = torch.from_numpy(offsets + turn % counts)
+        found = [
+            self._readable(*slot, epoch)
+            for slot in zip(slots.tolist(), self._drawn(slots, epoch).tolist(), strict=True)
+        ]
+        rows, views, pixels = zip(*found, strict=True)
+        offsets = self.samples.caption_offsets
+        first, counts = offsets[list(rows)], np.diff(offsets)[list(rows)]
+        turn = np.array([keyed(self.seed, row, CAPTION) % 2**31 for row in rows]) + epoch
+        captions = torch.from_numpy(first + turn % counts)
         student = Inputs(_stack(pixels, 0), self.tokens[0][captions], self.tokens[1][captions])
         teacher = None
         if self.teacher_tokens is not None:
             teacher = Inputs(_stack(pixels, 1), self.teacher_tokens[0][captions], self.teacher_tokens[1][captions])
-        self.ledger.seen += len(rows)
+        with self._lock:
+            self.ledger.seen += len(rows)
         return Batch(torch.tensor(rows), captions, torch.tensor(views), student, teacher)
 
     def iterate(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         """(step, batch) for start ≤ step < stop, the next ones prepared by a thread; its errors surface here."""
-        ready: queue.Queue = queue.Queue(maxsize=PREFETCH)
+        ready: queue.Queue[tuple[int, Batch] | BaseException | None] = queue.Queue(maxsize=PREFETCH)
         cancelled = threading.Event()
+
+        def offer(item: tuple[int, Batch] | BaseException | None) -> None:
+            while not cancelled.is_set():
+                try:
+                    ready.put(item, timeout=0.2)
+                    return
+                except queue.Full:
+                    continue
 
         def produce() -> None:
             try:
                 for step in range(start, stop):
-                    item = (step, self.batch(step))
-                    while not cancelled.is_set():
-                        try:
-                            ready.put(item, timeout=0.2)
-                            break
-                        except queue.Full:
-                            continue
                     if cancelled.is_set():
                         return
-                ready.put(None)
-            except BaseException as error:  # handed to the consumer, which raises it
-                ready.put(error)
+                    offer((step, self.batch(step)))
+                offer(None)
+            except BaseException as error:
+                offer(error)
 
-        thread = threading.Thread(target=produce, daemon=True)
+        thread = threading.Thread(target=produce, name="loader", daemon=True)
         thread.start()
         try:
             while (item := ready.get()) is not None:
@@ -113,39 +118,44 @@ class Loader:
                 yield item
         finally:
             cancelled.set()
+            thread.join()
 
-    def _readable(self, slot: int, epoch: int) -> tuple[int, int, list[np.ndarray]]:
-        """The slot's sample, or the next readable one of the permutation, which the ledger then knows of."""
-        n = len(self.pool)
-        for shift in range(n):
-            place = permute(np.array([(slot + shift) % n]), n, self.seed, epoch)[0]
-            sample = int(self.pool[place])
-            if self.samples.ids[sample] in self.ledger.quarantined:
-                continue
-            view = keyed(self.seed, sample, epoch, 11) % self.data.views
+    def _drawn(self, slots: np.ndarray, epoch: int) -> np.ndarray:
+        return self.pool[permute(slots % len(self.pool), len(self.pool), self.seed, epoch)]
+
+    def _readable(self, slot: int, drawn: int, epoch: int) -> tuple[int, int, list[np.ndarray]]:
+        """(sample, view, pixels) of a slot, or of the next readable one; the ledger knows the others."""
+        for shift in range(1, len(self.pool) + 1):
+            view = keyed(self.seed, drawn, epoch, VIEW) % self.data.views
             try:
-                return sample, view, [self._pixels(sample, view, r.size) for r in (self.student, self.teacher) if r]
+                if self.samples.ids[drawn] not in self.ledger.quarantined:
+                    return drawn, view, self._pixels(drawn, view)
             except Unreadable as error:
-                self._quarantine(sample, error.reason)
-        raise DataError(f"{self.samples.name}: no readable image is left")
+                self._quarantine(drawn, error.reason)
+            drawn = int(self._drawn(np.array([slot + shift]), epoch)[0])
+        raise DataError(f"{self.samples.name}: no readable image is left; check data.images")
 
-    def _pixels(self, sample: int, view: int, size: int) -> np.ndarray:
-        key = (sample, view, size)
-        if key in self._memo:
-            return self._memo[key]
+    def _pixels(self, sample: int, view: int) -> list[np.ndarray]:
+        """The view at the student's size, and at the teacher's when there is one; one decoding for both."""
+        key = (sample, view)
+        if (kept := self._memo.get(key)) is not None:
+            return kept
         shape = view_of(sample, view, self.data.views, self.data.crop, self.data.flip)
-        pixels = render(decode(self.samples.paths[sample]), shape, size)
+        image = decode(self.samples.paths[sample])
+        pixels = [render(image, shape, reader.size) for reader in (self.student, self.teacher) if reader]
+        weight = sum(p.nbytes for p in pixels)
         with self._lock:
-            if self._room >= pixels.nbytes:
-                self._room -= pixels.nbytes
+            if self._room >= weight and key not in self._memo:
+                self._room -= weight
                 self._memo[key] = pixels
         return pixels
 
     def _quarantine(self, sample: int, reason: str) -> None:
-        self.ledger.quarantined[self.samples.ids[sample]] = reason
+        with self._lock:
+            self.ledger.quarantined[self.samples.ids[sample]] = f"{self.samples.paths[sample].name}: {reason}"
         allowed = max(1, int(self.data.bad_budget * len(self.samples)))
         if len(self.ledger.quarantined) > allowed:
-            shown = "; ".join(f"{name} ({why})" for name, why in list(self.ledger.quarantined.items())[:5])
+            shown = "; ".join(f"{name} ({why})" for name, why in list(self.ledger.quarantined.items())[:SHOWN])
             raise DataError(
                 f"{self.samples.name}: {len(self.ledger.quarantined)} unreadable images, the budget is {allowed} "
                 f"(data.bad_budget {self.data.bad_budget:g}): {shown}; mend or remove them, or raise the budget"
@@ -161,7 +171,7 @@ def read_images(samples: Samples, indices: np.ndarray | range, size: int) -> Ten
 
 
 def read_views(samples: Samples, data: DataConfig, indices: np.ndarray, views: np.ndarray, size: int) -> Tensor:
-    """uint8 [n, 3, size, size] of stored views, for the teacher's pass; an unreadable image is grey (never trained on)."""
+    """uint8 [n, 3, size, size] of stored views, for the teacher's pass; an unreadable one is grey, never trained on."""
     out = np.full((len(indices), 3, size, size), 127, dtype=np.uint8)
     for row, (i, v) in enumerate(zip(indices, views, strict=True)):
         try:
@@ -172,5 +182,5 @@ def read_views(samples: Samples, data: DataConfig, indices: np.ndarray, views: n
     return torch.from_numpy(out)
 
 
-def _stack(pixels: list[list[np.ndarray]], which: int) -> Tensor:
+def _stack(pixels: Sequence[list[np.ndarray]], which: int) -> Tensor:
     return torch.from_numpy(np.stack([images[which] for images in pixels]))

@@ -50,7 +50,7 @@ class Samples:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name, path, captions in zip(self.ids, self.paths, self.captions, strict=True):
-            size = path.stat().st_size if path.is_file() else -1
+            size = path.stat().st_size if path.is_file() else -1  # -1: deleted since it was read
             digest.update("\x1f".join((name, str(size), *captions, "\x1e")).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
@@ -63,18 +63,31 @@ class Samples:
         )  # fmt: skip
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file stands there; names that no file can have (a NUL, too long) are no error."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def clean(caption: str) -> str:
+    """One line of valid Unicode: runs of white space and NULs become a space, lone surrogates a question mark."""
+    return " ".join(caption.replace("\x00", " ").split()).encode("utf-8", "replace").decode()
+
+
 def gather(name: str, rows: dict[str, tuple[Path, list[str]]], notes: list[str] | None = None) -> Samples:
     """Samples from id → (path, captions): empty captions, caption-less and file-less images are dropped and counted."""
     notes = list(notes or [])
     kept: dict[str, tuple[Path, tuple[str, ...]]] = {}
     empty, bare, missing = 0, [], []
     for key, (path, captions) in rows.items():
-        texts = tuple(" ".join(c.replace("\x00", " ").split()) for c in captions)
+        texts = tuple(clean(c) for c in captions)
         empty += sum(not text for text in texts)
         texts = tuple(text for text in texts if text)
         if not texts:
             bare.append(key)
-        elif not path.is_file():
+        elif not is_file(path):
             missing.append(key)
         else:
             kept[key] = (path, texts)
@@ -86,4 +99,6 @@ def gather(name: str, rows: dict[str, tuple[Path, list[str]]], notes: list[str] 
     if not kept:
         reason = "; ".join(notes) or "the file lists no image"
         raise DataError(f"{name}: no usable image–caption pair ({reason}); check data.images and the split")
-    return Samples(name, tuple(kept), tuple(p for p, _ in kept.values()), tuple(c for _, c in kept.values()), notes=tuple(notes))
+    return Samples(
+        name, tuple(kept), tuple(p for p, _ in kept.values()), tuple(c for _, c in kept.values()), notes=tuple(notes)
+    )

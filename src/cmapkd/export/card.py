@@ -7,7 +7,12 @@ from typing import Any
 
 from cmapkd.core.errors import UsageError
 
-REQUIRED = ("name", "license", "method", "data", "scores", "command")
+REQUIRED = ("name", "method", "data", "scores", "command")
+KNOWN = (*REQUIRED, "license", "fingerprint", "teacher", "student", "params", "synthetic")
+UNLICENSED = (
+    "\n\nNo licence was stated for these weights; what may be done with them depends on the teacher's and the data's."
+)
+SYNTHETIC = "> **Trained or evaluated on synthetic data.** Its scores say nothing about photographs.\n\n"
 
 TEMPLATE = """---
 license: {license}
@@ -18,7 +23,7 @@ tags: [clip, knowledge-distillation, cmapkd]
 
 # {name}
 
-{warning}{summary}
+{warning}{summary}{unlicensed}
 
 ## Scores
 
@@ -52,31 +57,41 @@ tokenizer = open_clip.get_tokenizer("local-dir:PATH")
 def model_card(facts: Mapping[str, Any]) -> str:
     """Markdown with YAML front matter.
 
-    facts: name, license, method, command (str); data (lines with fingerprints); scores (lines as `Score.line()` gives
-    them, provenance included); optional: teacher, student, params, synthetic (bool), training (key → value).
+    facts: name, method, command; data: its name or lines about it, with `fingerprint` when the lines do not hold it;
+    scores: figure → fraction, or lines as `Score.line()` gives them. Optional: license, teacher, student, params,
+    synthetic (bool). Every other fact is listed under Training as it is.
     Raises UsageError naming the facts that are missing.
     """
     missing = [key for key in REQUIRED if not facts.get(key)]
     if missing:
         raise UsageError(f"model card: {', '.join(missing)} missing; a card without them tells too little to publish")
-    architecture = f"`{facts['student']}` " if facts.get("student") else ""
-    teacher = f"distilled from `{facts['teacher']}`" if facts.get("teacher") else "trained without a teacher"
+    architecture = f"`{_one_line(facts['student'])}` " if facts.get("student") else ""
+    teacher = f"distilled from `{_one_line(facts['teacher'])}`" if facts.get("teacher") else "trained without a teacher"
     size = f" It has {facts['params'] / 1e6:.1f} M parameters." if facts.get("params") else ""
-    warning = (
-        "> **Trained or evaluated on synthetic data.** Its scores say nothing about photographs.\n\n"
-        if facts.get("synthetic")
-        else ""
-    )
+    data = [facts["data"]] if isinstance(facts["data"], str) else list(facts["data"])
+    if facts.get("fingerprint"):
+        data.append(f"fingerprint {facts['fingerprint']}")
+    training = {"method": facts["method"], **{key: value for key, value in facts.items() if key not in KNOWN}}
     return TEMPLATE.format(
-        license=_one_line(facts["license"]),
+        license=_one_line(facts.get("license") or "other"),
         name=_one_line(facts["name"]),
-        warning=warning,
-        summary=f"A CLIP-like model {architecture}{teacher} with the method `{facts['method']}`.{size}",
-        scores=_bullets(facts["scores"]),
-        training=_bullets([f"{key}: {value}" for key, value in {"method": facts["method"], **facts.get("training", {})}.items()]),
-        data=_bullets(facts["data"]),
+        warning=SYNTHETIC if facts.get("synthetic") else "",
+        summary=f"A CLIP-like model {architecture}{teacher} with the method `{_one_line(facts['method'])}`.{size}",
+        unlicensed="" if facts.get("license") else UNLICENSED,
+        scores=_bullets(_score_lines(facts["scores"])),
+        training=_bullets([f"{key}: {value}" for key, value in training.items()]),
+        data=_bullets(data),
         command=str(facts["command"]).strip(),
     )
+
+
+def _score_lines(scores: Mapping[str, float] | Sequence[str]) -> Sequence[str]:
+    if not isinstance(scores, Mapping):
+        return scores
+    return [
+        f"{name}: {value:g}" if name.endswith("medr") else f"{name}: {100 * value:.2f} %"
+        for name, value in scores.items()
+    ]
 
 
 def _bullets(lines: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ OPSET = 18
 
 @dataclass(frozen=True)
 class Exported:
-    """One graph: its file, and how far onnxruntime's embeddings are from PyTorch's at a batch size not exported with."""
+    """One graph: its file, and how far onnxruntime's embeddings are from PyTorch's at another batch size."""
 
     path: Path
     max_difference: float
@@ -39,7 +39,9 @@ class ImageGraph(nn.Module):
 
     def __init__(self, clip: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip: Any = clip
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
 
@@ -52,7 +54,7 @@ class TextGraph(nn.Module):
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip: Any = clip
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.normalize(self.clip.encode_text(ids), dim=-1)
@@ -105,7 +107,8 @@ def _export(graph: nn.Module, draw: Callable[[int], Tensor], name: str, path: Pa
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(
-            graph, (draw(2),), dynamo=True, opset_version=OPSET, input_names=[name], output_names=[f"{path.stem}_embedding"],
+            graph, (draw(2),), dynamo=True, opset_version=OPSET, input_names=[name],
+            output_names=[f"{path.stem}_embedding"],
             dynamic_shapes=({0: torch.export.Dim("n", min=1)},), verbose=False,
         )  # fmt: skip
         content = program.model_proto.SerializeToString()
@@ -124,7 +127,7 @@ def _export(graph: nn.Module, draw: Callable[[int], Tensor], name: str, path: Pa
 
 @contextmanager
 def _exportable_attention() -> Iterator[None]:
-    """Plain attention operators instead of the fused one that has no ONNX counterpart; the exporter's log kept quiet."""
+    """Plain attention operators instead of the fused one that has no ONNX counterpart; the exporter's log quiet."""
     was, logger = torch.backends.mha.get_fastpath_enabled(), logging.getLogger("torch.onnx")
     level = logger.level
     torch.backends.mha.set_fastpath_enabled(False)

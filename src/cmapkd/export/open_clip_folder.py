@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,30 +30,38 @@ def save_open_clip(
     folder: Path,
     card: str,
     dtype: torch.dtype = torch.float32,
+    replace: bool = False,
 ) -> Path:
     """Write `folder` in one rename, so that it is either the whole model or not there.
 
     model: an open_clip CLIP that `model_cfg` describes; preprocess: mean, std and what else open_clip's PreprocessCfg
     knows; tokenizer_files: folder with tokenizer.json and tokenizer_config.json, None for CLIP's own vocabulary.
     dtype: float32 gives bit-identical features; float16 halves the file, keeping vectors and scalars whole.
+    replace: whether a folder that is there already gives way.
     Raises UsageError when the folder exists, the tokenizer is missing, or weights do not fit `dtype`.
     """
-    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+    if folder.exists() and not replace:
         raise UsageError(f"export {folder}: exists already; give a new folder or remove it first")
     config = {
         "model_cfg": exported_config(model_cfg, tokenizer_files),
-        "preprocess_cfg": {key: list(value) if isinstance(value, tuple) else value for key, value in preprocess.items()},
+        "preprocess_cfg": {
+            key: list(value) if isinstance(value, tuple) else value for key, value in preprocess.items()
+        },
     }
     weights = save(exported_state(model, dtype), metadata={"format": "pt"})
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    # The name that fsio sweeps away if this process is killed.
+    part = folder.with_name(f"{folder.name}.tmp.{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise fsio.disk_error(folder, error) from None
     try:
         fsio.write_json(part / CONFIG, config)
         fsio.write_bytes(part / WEIGHTS, weights)
         fsio.write_bytes(part / CARD, card.encode())
-        for name in TOKENIZER if tokenizer_files is not None else ():
-            if (tokenizer_files / name).is_file():
-                fsio.write_bytes(part / name, (tokenizer_files / name).read_bytes())
+        for file in [] if tokenizer_files is None else [tokenizer_files / name for name in TOKENIZER]:
+            if file.is_file():
+                fsio.write_bytes(part / file.name, file.read_bytes())
         fsio.commit_dir(part, folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cmapkd.config.schema import TowerConfig
+from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
 from cmapkd.models import tokenizer as tok
 from cmapkd.models.hf_clip import from_hugging_face
@@ -26,19 +28,17 @@ def load_tower(
     config: TowerConfig,
     captions: Iterable[str] = (),
     tokenizer_folder: Path | None = None,
-    teacher: Tower | None = None,
+    teacher: TowerConfig | None = None,
     words: int = 24,
 ) -> Tower:
     """Build the model that `config` names, with weights where it names them, else randomly initialised.
 
-    captions: texts a `train:N` tokenizer learns from; tokenizer_folder: where it is written.
+    captions: texts a `train:N` tokenizer learns from; tokenizer_folder: where it is written; teacher: whose tokenizer
+    `tokenizer: teacher` means (its weights are not read).
     Raises UsageError when the name, folder or weights cannot be used.
     """
     architecture, weights = _split(config)
-    if architecture.startswith("local-dir:") or architecture.startswith("shipped:"):
-        folder = Path(architecture.removeprefix("local-dir:"))
-        if architecture.startswith("shipped:"):
-            folder = ASSETS / architecture.removeprefix("shipped:")
+    if (folder := _folder_of(architecture)) is not None:
         return _from_folder(folder, config.model, words)
     model_cfg = architecture_config(architecture)
     wrapped, folder = _tokenizer(config, model_cfg, captions, tokenizer_folder, teacher)
@@ -52,6 +52,30 @@ def load_tower(
     if state is not None:
         _load_strict(clip, state, weights, config.model)
     return _tower(clip, wrapped or _own_tokenizer(model_cfg, architecture), model_cfg, config.model, words)
+
+
+def identity(config: TowerConfig) -> dict[str, str]:
+    """What makes this model the one it is: hashes of its weights, architecture and tokenizer, read without building it."""
+    architecture, weights = _split(config)
+    folder = _folder_of(architecture)
+    if folder is None:
+        shape, words = json.dumps(architecture_config(architecture), sort_keys=True).encode(), config.tokenizer
+        return {"weights": "random" if weights is None else _file_hash(weights), "architecture": _hash(shape), "tokenizer": words}
+    files = sorted(p for p in folder.glob("*") if p.is_file() and p.suffix in (".json", ".safetensors", ".bin"))
+    if not files:
+        raise UsageError(f"model {config.model}: folder {folder} not found, or it holds no model")
+    part = {
+        "weights": [p for p in files if p.suffix != ".json"],
+        "architecture": [p for p in files if p.name in ("open_clip_config.json", "config.json", "preprocessor_config.json")],
+        "tokenizer": [p for p in files if p.name in ("tokenizer.json", "vocab.json")],
+    }
+    return {name: _hash("".join(_file_hash(p) for p in paths).encode()) for name, paths in part.items()}
+
+
+def tokenizer_folder_of(config: TowerConfig) -> Path | None:
+    """The folder with the tokenizer.json that a model brings, None when it uses CLIP's own vocabulary."""
+    folder = _folder_of(_split(config)[0])
+    return folder if folder is not None and (folder / "tokenizer.json").is_file() else None
 
 
 def architecture_config(name: str) -> dict[str, Any]:
@@ -124,6 +148,22 @@ def _split(config: TowerConfig) -> tuple[str, Path | None]:
     return name, Path(rest) if rest else config.weights
 
 
+def _folder_of(architecture: str) -> Path | None:
+    if architecture.startswith("shipped:"):
+        return ASSETS / architecture.removeprefix("shipped:")
+    return Path(architecture.removeprefix("local-dir:")) if architecture.startswith("local-dir:") else None
+
+
+def _file_hash(path: Path) -> str:
+    if not path.is_file():
+        raise UsageError(f"weights {path}: no such file")
+    return fsio.sha256_file(path)
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _from_folder(folder: Path, name: str, words: int) -> Tower:
     if not folder.is_dir():
         raise UsageError(f"model {name}: folder {folder} not found")
@@ -174,7 +214,7 @@ def _tokenizer(
     model_cfg: dict[str, Any],
     captions: Iterable[str],
     folder: Path | None,
-    teacher: Tower | None,
+    teacher: TowerConfig | None,
 ) -> tuple[tok.Tokenizer | None, Path | None]:
     """The tokenizer that the config asks for and its folder; (None, None) when it is the architecture's own."""
     context = model_cfg["text_cfg"].get("context_length", 77)
@@ -184,9 +224,8 @@ def _tokenizer(
     if choice == "teacher":
         if teacher is None:
             raise UsageError("student.tokenizer is 'teacher', but the run has no teacher; use own, train:N or a folder")
-        if teacher.tokenizer.folder is None:
-            return None, None
-        return tok.from_folder(teacher.tokenizer.folder, context), teacher.tokenizer.folder
+        theirs = tokenizer_folder_of(teacher)
+        return (None, None) if theirs is None else (tok.from_folder(theirs, context), theirs)
     if choice.startswith("train:"):
         size = choice.removeprefix("train:")
         if not size.isdigit() or int(size) < 64 or folder is None:

@@ -127,7 +127,7 @@ def _right_scores(
 
 def _side(length: int, chunk: int) -> int:
     """Side of a tile: `length` cut evenly into as few parts of at most `chunk` as it takes, never below SMALLEST."""
-    parts = -(-length // max(chunk, SMALLEST))
+    parts = -(-length // max(chunk, 1))
     return max(SMALLEST, -(-length // parts))
 
 
@@ -138,7 +138,9 @@ def _padded(x: Tensor, multiple: int) -> Tensor:
 
 def _check_owners(owner: Tensor, n: int) -> None:
     if len(owner) == 0 or int(owner.min()) < 0 or int(owner.max()) >= n:
-        raise DataError(f"retrieval: captions must belong to images 0 to {n - 1}, and there must be at least one caption")
+        raise DataError(
+            f"retrieval: captions must belong to images 0 to {n - 1}, and there must be at least one caption"
+        )
     without = (owner.long().bincount(minlength=n) == 0).nonzero().squeeze(1)
     if len(without):
         raise DataError(

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.loader import read_images
+from cmapkd.data.samples import Samples
 from cmapkd.tasks import retrieval, zeroshot
 from cmapkd.tasks.encoder import Encoder, embed_images, embed_texts
 from cmapkd.tasks.score import Score
-
-if TYPE_CHECKING:
-    from cmapkd.data.samples import Samples
 
 Reader = Callable[[range], Tensor]
 
@@ -84,9 +83,6 @@ def evaluate(
         raise UsageError(f"task {task} has no protocol '{protocol}'; it has: {', '.join(PROTOCOLS[task])}")
     if len(samples) == 0:
         raise DataError(f"{task}: {samples.name} holds no image; check the split's name")
-    if read is None:
-        from cmapkd.data.loader import read_images
-
-        read = partial(read_images, samples, size=encoder.image_size)
+    read = read or partial(read_images, samples, size=encoder.image_size)
     score = TASKS[task](encoder, samples, read, batch, protocol)
     return Score(**{**vars(score), "checkpoint": checkpoint})

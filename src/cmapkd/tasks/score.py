@@ -10,7 +10,8 @@ from typing import Any
 class Score:
     """metrics: fractions in [0, 1], except the median ranks. n_captions is 0 where captions play no part.
 
-    fingerprint: of the data; checkpoint: of the evaluated weights, empty when the caller knows none.
+    fingerprint: of the data, its first 12 digits are shown. checkpoint: of the evaluated weights, empty when the
+    caller knows none.
     """
 
     task: str
@@ -28,7 +29,7 @@ class Score:
         parts = [f"{self.task} ({self.protocol})", self.split, f"{self.n_images} images"]
         if self.n_captions:
             parts.append(f"{self.n_captions} captions")
-        parts.append(f"data {self.fingerprint}")
+        parts.append(f"data {self.fingerprint[:12]}")
         if self.checkpoint:
             parts.append(f"checkpoint {self.checkpoint}")
         return " · ".join([*parts, *self.notes])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmapkd.cache.build import check_canaries, fit_targets, open_cached_teacher
+from cmapkd.cache.build import fit_targets, open_cached_teacher
 from cmapkd.cache.teacher import LiveTeacher, Teacher
 from cmapkd.config.load import dump_config
 from cmapkd.config.schema import Config
@@ -84,7 +84,7 @@ def assemble(config: Config, folder: Path) -> Run:
     teacher, targets, shape, tower = open_teacher(config, method, samples, device)
     torch.manual_seed(config.seed)
     captions = samples.flat_captions() if config.student.tokenizer.startswith("train:") else ()
-    student = load_tower(config.student, captions, folder / "tokenizer", tower or tokenizer_only(config), config.cache.words)
+    student = load_tower(config.student, captions, folder / "tokenizer", config.teacher, config.cache.words)
     student.to(device)
     terms = set(method.weights)
     learner = build_learner(student, shape, targets, bool(terms & READS_BRIDGE), bool(terms & READS_LEVELS)).to(device)
@@ -118,21 +118,13 @@ def open_teacher(
     if config.teacher is None:
         raise UsageError(f"method '{config.method}' needs a teacher; set teacher.model, or method: scratch")
     if config.cache.path is not None:
-        teacher, targets, shape = open_cached_teacher(config, None, samples)
-        shape = Shape(tuple(shape["image_widths"]), tuple(shape["grids"]), tuple(shape["text_widths"]), shape["embedding"])
+        teacher, targets, shape = open_cached_teacher(config, samples)
         return teacher, targets.to(device), shape, None
     tower = load_tower(config.teacher, words=config.cache.words).to(device)
     tower.requires_grad_(False)
     targets = fit_targets(config, tower, samples).to(device)
     precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     return LiveTeacher(tower, targets, precision), targets, tower.shape, tower
-
-
-def tokenizer_only(config: Config) -> Tower | None:
-    """The teacher's tower when the student takes its tokenizer; its weights are not used here."""
-    if config.student.tokenizer != "teacher" or config.teacher is None:
-        return None
-    return load_tower(config.teacher, words=config.cache.words)
 
 
 def measure_units(run: Run) -> None:
@@ -200,7 +192,7 @@ def restore(run: Run) -> int:
     if path is None:
         say("no checkpoint yet; starting from the beginning")
         return 0
-    tensors, state = checkpoint.load(path)
+    tensors, state = checkpoint.load_generation(path)
 
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -241,15 +233,18 @@ def shortened(config: Config) -> Config:
 
 def facts(run: Run, metrics: dict[str, float]) -> dict[str, object]:
     """What the model card says."""
+    samples, config = run.loader.samples, run.config
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     return {
-        "method": run.config.method,
-        "teacher": run.config.teacher.model if run.config.teacher else None,
-        "student": run.config.student.model,
-        "steps": run.steps,
-        "batch": run.config.train.batch,
-        "data": run.loader.samples.name,
-        "fingerprint": run.loader.samples.fingerprint(),
-        "scores": metrics,
+        "name": f"{config.student.model} by {config.method}",
+        "license": "other",
+        "method": config.method,
+        "teacher": config.teacher.model if config.teacher and run.teacher else None,
+        "student": config.student.model,
+        "data": [f"{samples.name}: {len(samples)} images, {samples.n_captions} captions, {samples.fingerprint()[:12]}"],
+        "scores": [f"{config.data.val}: {scores}"] if scores else ["not evaluated (data.val is not set)"],
+        "training": {"steps": run.steps, "batch": config.train.batch, "seed": config.seed, "lr": config.train.lr},
+        "synthetic": config.data.train.startswith("scenes:"),
         "command": f"cmapkd distill --config {run.folder.name}/config.yaml",
     }
 
@@ -274,5 +269,3 @@ def _lines(text: str) -> list[tuple[str, str]]:
 
     return walk("", yaml.safe_load(text))
 
-
-__all__ = ["assemble", "check_canaries", "distill", "restore"]

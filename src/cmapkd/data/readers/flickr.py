@@ -1,63 +1,90 @@
-"""Flickr8k and Flickr30k: token files, Kaggle's results.csv, and captions.txt."""
+"""Flickr's captions: `name.jpg#0<TAB>caption`, Kaggle's results.csv with `|`, captions.txt with `image,caption`."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from cmapkd.core.errors import DataError
-from cmapkd.data.readers.places import find_images
+from cmapkd.config.schema import DataConfig
+from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.readers.image_paths import locate
+from cmapkd.data.readers.text import read_text
 from cmapkd.data.samples import Samples, gather
 
-LISTS = {"train": ("trainImages",), "val": ("devImages", "valImages"), "dev": ("devImages", "valImages"), "test": ("testImages",)}
+TOKEN = re.compile(r"^(?P<name>[^\t]+)#\d+\t(?P<caption>.*)$")
+COMMENT = re.compile(r"^\s*\d+\s+")
+SYNONYMS = {"val": ("val", "dev"), "dev": ("dev", "val")}
 
 
-def looks_like(first: str) -> bool:
-    """`name.jpg#0<TAB>caption`, `image_name| comment_number| comment`, or `image,caption`."""
-    return ("#" in first.split("\t")[0] and "\t" in first) or first.startswith(("image_name|", "image,caption"))
-
-
-def read_flickr(path: Path, images: Path | None, split: str | None) -> Samples:
-    """All captions of each image. `split` is a list file of image names, or train/val/test for the list beside it."""
+def read_flickr(path: Path, data: DataConfig, split: str | None) -> Samples:
+    """The images of a split list (all without one). Rows of no known form are counted in the notes."""
     captions: dict[str, list[str]] = {}
-    malformed = 0
-    for number, line in enumerate(_lines(path)):
-        parsed = _parse(line)
-        if parsed is None:
-            malformed += number > 0 and bool(line.strip())
-            continue
-        captions.setdefault(parsed[0], []).append(parsed[1])
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    malformed = []
+    for number, line in enumerate(lines):
+        row = parse_row(line, lines[0])
+        if row is not None:
+            captions.setdefault(row[0], []).append(row[1])
+        elif number > 0 or not is_header(line):
+            malformed.append(number + 1)
     if not captions:
-        raise DataError(f"{path}: no line reads `name.jpg#0<TAB>caption`, `name| 0| caption` or `name,caption`; see `cmapkd data inspect {path}`")
-    notes = [f"{malformed} malformed lines skipped"] if malformed else []
-    if split is not None:
-        names = {line.strip() for line in _lines(_split_file(path, split)) if line.strip()}
-        absent = len(names - set(captions))
-        notes += [f"{absent} names of the split have no caption"] if absent else []
-        captions = {name: texts for name, texts in captions.items() if name in names}
-    folder = find_images(path, images, list(captions)[:20])
-    rows = {name: (folder / name, texts) for name, texts in captions.items()}
-    return gather(f"{path.name}{':' + Path(split).name if split else ''}", rows, notes)
+        raise DataError(
+            f"{path}: no row reads `name.jpg#0<TAB>caption`, `name.jpg| 0| caption` or `name.jpg,caption`; "
+            f"first row: {lines[0][:60]!r}; for other columns set data.format: csv"
+            if lines else f"{path}: the file is empty; give a captions file"
+        )  # fmt: skip
+    notes = [f"{len(malformed)} malformed rows dropped (first: line {malformed[0]})"] if malformed else []
+    names = list(captions)
+    if split not in (None, "all"):
+        listed = set(_split_names(path, split))
+        names = [name for name in captions if name in listed]
+        if absent := len(listed) - len(names):
+            notes.append(f"{absent} names of split '{Path(split).name}' without a caption dropped")
+        if not names:
+            raise DataError(
+                f"{path}: no name of split '{split}' occurs in it "
+                f"(list: {min(listed, default='empty')!r}, file: {next(iter(captions))!r}); give the list of this file"
+            )
+    paths = locate(path, data.images, names)
+    title = path.name if split is None else f"{path.name} [{Path(split).name}]"
+    return gather(title, {n: (p, captions[n]) for n, p in zip(names, paths, strict=True)}, notes)
 
 
-def _parse(line: str) -> tuple[str, str] | None:
-    if "\t" in line:
-        name, _, caption = line.partition("\t")
-        return name.rsplit("#", 1)[0], caption
-    if "|" in line:
-        parts = line.split("|", 2)
-        return (parts[0].strip(), parts[2]) if len(parts) == 3 and parts[1].strip().isdigit() else None
+def parse_row(line: str, first: str) -> tuple[str, str] | None:
+    """(image name, caption), or None for a header or a malformed row; `first` is the file's first row."""
+    if match := TOKEN.match(line):
+        return match["name"].strip(), match["caption"]
+    if "|" in first:
+        name, *rest = (part.strip() for part in line.split("|", 2))
+        if len(rest) == 1 and COMMENT.match(rest[0]):  # Kaggle's one row without its second bar
+            rest = ["", COMMENT.sub("", rest[0])]
+        return (name, rest[1]) if len(rest) == 2 and "." in name else None
+    if "\t" in first:
+        return None
     name, comma, caption = line.partition(",")
-    return (name, caption) if comma and "." in name and name != "image" else None
+    if not comma or "." not in name:
+        return None
+    if len(caption) > 1 and caption[0] == caption[-1] == '"':
+        caption = caption[1:-1].replace('""', '"')
+    return name.strip(), caption
 
 
-def _split_file(path: Path, split: str) -> Path:
-    direct = [Path(split), path.parent / split]
-    usual = [f for key in LISTS.get(split, ()) for f in sorted(path.parent.glob(f"*{key}*.txt"))]
-    for candidate in (*direct, *usual):
+def is_header(line: str) -> bool:
+    return bool(re.match(r"^\s*(image|image_name|filename|file)\s*[|,]", line, re.IGNORECASE))
+
+
+def _split_names(path: Path, split: str) -> list[str]:
+    """The names in the split's list file: a path, a name beside the captions, or the conventional one of a word."""
+    for candidate in (Path(split).expanduser(), path.parent / split):
         if candidate.is_file():
-            return candidate
-    raise DataError(f"{path}: split {split!r} is neither a list file nor one of {', '.join(LISTS)} with a list file beside the captions")
+            return _names(candidate)
+    for word in SYNONYMS.get(split, (split,)):
+        for pattern in (f"*[._]{word}Images.txt", f"{word}Images.txt", f"{word}.txt", f"*[._-]{word}.txt"):
+            if found := sorted(path.parent.glob(pattern)):
+                return _names(found[0])
+    lists = ", ".join(sorted(p.name for p in path.parent.glob("*.txt") if p != path)[:6]) or "none"
+    raise UsageError(f"{path}: no list file for split '{split}' beside it; lists there: {lists}; give the list's path")
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+def _names(path: Path) -> list[str]:
+    return list(dict.fromkeys(line.strip() for line in read_text(path).splitlines() if line.strip()))

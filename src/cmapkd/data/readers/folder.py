@@ -1,68 +1,127 @@
-"""Labelled image folders: a folder per class, Tiny ImageNet's layout, or files named by wnid with an index."""
+"""Image folders with labels: a folder per class, ImageNet and Tiny ImageNet, or files listed in a wnid_index.tsv."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
-from cmapkd.core.errors import DataError
-from cmapkd.data.samples import Samples
+from cmapkd.config.schema import DataConfig
+from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.readers.text import read_json, read_text
+from cmapkd.data.samples import Samples, gather
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+WNID = re.compile(r"^n\d{8}$")
 CAPTION = "a photo of a {}"
+SPLITS = ("train", "val", "validation", "test")
 
 
-def read_folder(path: Path, classes: Path | None) -> Samples:
-    """Images with labels; the caption of each is its class name in a sentence. `classes`: a file `folder<TAB>name`."""
-    files = _by_class(path)
-    if not files:
-        raise DataError(f"{path}: no class folders with images ({', '.join(sorted(ENDINGS))}) here")
-    names = _names(path, classes)
-    keys = sorted(files)
-    readable = [names.get(key, key.replace("_", " ")) for key in keys]
-    rows = [(label, file) for label, key in enumerate(keys) for file in files[key]]
-    return Samples(
-        path.name,
-        tuple(str(file.relative_to(path)) for _, file in rows),
-        tuple(file for _, file in rows),
-        tuple((CAPTION.format(readable[label]),) for label, _ in rows),
-        tuple(label for label, _ in rows),
-        tuple(readable),
-    )
+def read_folder(path: Path, data: DataConfig, split: str | None) -> Samples:
+    """Labelled samples; a caption is made of each class's name. Raises DataError when there are no classes."""
+    if not path.is_dir():
+        raise DataError(f"{path}: is a file, but data.format: folder needs a folder of class folders")
+    if (path / "wnid_index.tsv").is_file():
+        return _listed(path, data)
+    root = _split_folder(path, split)
+    if (root / "val_annotations.txt").is_file():
+        return _tiny_val(root, data)
+    folders = class_folders(root)
+    if not folders:
+        images = sum(p.suffix.lower() in EXTENSIONS for p in root.iterdir())
+        raise DataError(
+            f"{root}: {images} images but no class folders; give a captions file, or make one folder per class"
+        )
+    keys = tuple(folder.name for folder in folders)
+    found = [(f"{folder.name}/{p.name}", p, label) for label, folder in enumerate(folders) for p in images_of(folder)]
+    return _labelled(str(root.name), found, class_names(root, keys, data.classes))
 
 
-def _by_class(path: Path) -> dict[str, list[Path]]:
-    listing = path / "val_annotations.txt"
-    if listing.is_file():
-        out: dict[str, list[Path]] = {}
-        for line in listing.read_text().splitlines():
-            name, wnid = line.split("\t")[:2]
-            out.setdefault(wnid, []).append(path / "images" / name)
-        return out
-    index = path / "wnid_index.tsv"
-    if index.is_file():
-        return {file.stem: [file] for file in _images(path / "images")}
-    out = {}
-    for folder in sorted(p for p in path.iterdir() if p.is_dir()):
-        images = _images(folder) or _images(folder / "images")
-        if images:
-            out[folder.name] = images
-    return out
+def class_folders(root: Path) -> list[Path]:
+    """Subfolders that hold images, directly or in `images/`, sorted as torchvision sorts them."""
+    return [p for p in sorted(root.iterdir()) if p.is_dir() and images_of(p)]
 
 
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS)
+def images_of(folder: Path) -> list[Path]:
+    for place in (folder, folder / "images"):
+        if place.is_dir() and (found := sorted(p for p in place.iterdir() if p.suffix.lower() in EXTENSIONS)):
+            return found
+    return []
 
 
-def _names(path: Path, classes: Path | None) -> dict[str, str]:
-    """Folder name → class name, from `classes`, words.txt or wnid_index.tsv beside the images; first synonym only."""
-    for file in (classes, path / "wnid_index.tsv", path / "words.txt", path.parent / "words.txt"):
-        if file is None:
-            continue
-        if file == classes and not file.is_file():
-            raise DataError(f"data.classes {file}: no such file")
-        if file.is_file():
-            rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines() if "\t" in line]
-            return {row[0]: row[-1].split(",")[0].strip() for row in rows}
-    return {}
+def class_names(root: Path, keys: tuple[str, ...], given: Path | None) -> tuple[str, ...]:
+    """A readable name for each class key, from data.classes, words.txt beside or above, or the key itself."""
+    known: dict[str, str] = {}
+    if given is not None:
+        lines = [] if given.suffix == ".json" else read_text(given).splitlines()
+        entries = read_json(given) if given.suffix == ".json" else [line.strip() for line in lines if line.strip()]
+        if isinstance(entries, dict) or any("\t" in entry for entry in entries):
+            known = (
+                entries
+                if isinstance(entries, dict)
+                else dict(entry.split("\t", 1) for entry in entries if "\t" in entry)
+            )
+        elif len(entries) == len(keys):
+            return tuple(entries)
+        else:
+            raise UsageError(
+                f"{given}: {len(entries)} names for {len(keys)} classes; give one name a line in the folders' order"
+            )
+    else:
+        for place in (root, root.parent):
+            if (place / "words.txt").is_file():
+                rows = (line.split("\t", 1) for line in read_text(place / "words.txt").splitlines())
+                known = {row[0]: row[1] for row in rows if len(row) == 2}
+                break
+    return tuple(_readable(known.get(key, key)) for key in keys)
+
+
+def _readable(name: str) -> str:
+    return name.split(",")[0].replace("_", " ").strip()
+
+
+def _split_folder(path: Path, split: str | None) -> Path:
+    """The folder of a split when `path` holds train/, val/ … instead of classes."""
+    splits = [name for name in SPLITS if (path / name).is_dir()]
+    if not splits:
+        return path
+    if split is None:
+        raise UsageError(
+            f"{path}: holds {', '.join(splits)}; give one of these folders, or data.train_split / data.val_split"
+        )
+    if split not in splits:
+        raise UsageError(f"{path}: has no split '{split}'; it holds {', '.join(splits)}")
+    return path / split
+
+
+def _tiny_val(root: Path, data: DataConfig) -> Samples:
+    rows = [line.split("\t") for line in read_text(root / "val_annotations.txt").splitlines() if line.strip()]
+    if any(len(row) < 2 for row in rows):
+        raise DataError(f"{root / 'val_annotations.txt'}: rows must read `file<TAB>wnid…`")
+    wnids = root.parent / "wnids.txt"
+    keys = tuple(sorted(set(read_text(wnids).split()) if wnids.is_file() else {row[1] for row in rows}))
+    label = {key: number for number, key in enumerate(keys)}
+    if unknown := next((row[1] for row in rows if row[1] not in label), None):
+        raise DataError(f"{root / 'val_annotations.txt'}: class {unknown} is not in {wnids}; the two files must agree")
+    found = [(row[0], root / "images" / row[0], label[row[1]]) for row in rows]
+    return _labelled(f"{root.parent.name}/{root.name}", found, class_names(root, keys, data.classes))
+
+
+def _listed(path: Path, data: DataConfig) -> Samples:
+    rows = [line.split("\t") for line in read_text(path / "wnid_index.tsv").splitlines() if line.strip()]
+    header, entries = rows[0], rows[1:]
+    if missing := {"index", "wnid", "name_in_file", "file"} - set(header):
+        raise DataError(f"{path / 'wnid_index.tsv'}: no column {sorted(missing)}; columns found: {', '.join(header)}")
+    at = {name: header.index(name) for name in header}
+    entries = sorted(entries, key=lambda row: int(row[at["index"]]))
+    names = tuple(_readable(row[at["name_in_file"]]) for row in entries)
+    if data.classes is not None:
+        names = class_names(path, tuple(row[at["wnid"]] for row in entries), data.classes)
+    found = [(row[at["file"]], path / row[at["file"]], label) for label, row in enumerate(entries)]
+    return _labelled(path.name, found, names)
+
+
+def _labelled(name: str, found: list[tuple[str, Path, int]], classes: tuple[str, ...]) -> Samples:
+    labels = {key: label for key, _, label in found}
+    samples = gather(name, {key: (path, [CAPTION.format(classes[label])]) for key, path, label in found})
+    return replace(samples, labels=tuple(labels[key] for key in samples.ids), classes=classes)

@@ -1,38 +1,89 @@
-"""CSV and TSV files of image paths and captions, as open_clip reads them."""
+"""CSV and TSV with an image column and a text column, the header's names in `data.image_key` and `data.text_key`."""
 
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
+from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
-from cmapkd.data.readers.places import find_images
+from cmapkd.data.readers.image_paths import locate
+from cmapkd.data.readers.text import read_text
 from cmapkd.data.samples import Samples, gather
 
 SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
+IMAGE_NAMES = ("filepath", "image", "image_path", "file_name", "filename", "path", "file", "img")
+TEXT_NAMES = ("title", "caption", "text", "captions", "description", "sentence")
+csv.field_size_limit(2**24)
 
 
-def read_table(path: Path, images: Path | None, image_key: str, text_key: str, separator: str | None) -> Samples:
-    """Rows with columns `image_key` and `text_key`; several rows of one image are its captions."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    header = text.partition("\n")[0].rstrip("\r")
-    if separator is None:
-        separator = max(SEPARATORS, key=header.count)
-    separator = separator.replace("\\t", "\t")
-    reader = csv.DictReader(text.splitlines(), delimiter=separator)
-    columns = reader.fieldnames or []
-    missing = [key for key in (image_key, text_key) if key not in columns]
-    if missing:
-        other = [name for sign, name in SEPARATORS.items() if sign != separator and sign in header]
-        hint = f" (the header holds {' and '.join(other)} signs: wrong data.separator?)" if len(columns) < 2 and other else ""
-        raise DataError(
-            f"{path}: no column {missing[0]!r}; columns found with separator {SEPARATORS.get(separator, separator)}: "
-            f"{', '.join(columns) or 'none'}{hint}; set data.image_key, data.text_key or data.separator"
-        )
+def read_table(path: Path, data: DataConfig, split: str | None = None) -> Samples:
+    """Rows of one image are its captions; a `split` column filters if there is one. DataError for wrong columns."""
+    text = read_text(path)
+    separator = data.separator.replace("\\t", "\t") if data.separator else guess_separator(text, data)
+    rows = parse(text, separator)
+    if not rows:
+        raise DataError(f"{path}: the file is empty; give a table with a header row")
+    header = [name.strip() for name in rows[0]]
+    image, words = (_column(path, header, key, separator) for key in (data.image_key, data.text_key))
+    chosen = header.index("split") if split not in (None, "all") and "split" in header else None
     captions: dict[str, list[str]] = {}
-    for row in reader:
-        if row[image_key]:
-            captions.setdefault(row[image_key], []).append(row[text_key] or "")
-    names = list(captions)[:20]
-    folder = Path() if names and Path(names[0]).is_file() else find_images(path, images, names)
-    return gather(path.name, {name: (folder / name, texts) for name, texts in captions.items()})
+    short = 0
+    for row in rows[1:]:
+        if len(row) <= max(image, words):
+            short += 1
+        elif chosen is None or (len(row) > chosen and row[chosen].strip() == split):
+            captions.setdefault(row[image].strip(), []).append(row[words])
+    notes = [f"{short} rows with too few columns dropped"] if short else []
+    if not captions:
+        raise DataError(
+            f"{path}: has a header but no usable row" + (f" of split '{split}'" if chosen is not None else "")
+        )
+    paths = locate(path, data.images, list(captions))
+    return gather(path.name, {n: (p, captions[n]) for n, p in zip(captions, paths, strict=True)}, notes)
+
+
+def parse(text: str, separator: str) -> list[list[str]]:
+    """Rows of cells. In a TSV a quote that never closes is text, as most writers of TSV mean it."""
+    rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
+    if separator == "\t" and any("\n" in cell for row in rows for cell in row):
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator, quoting=csv.QUOTE_NONE) if row]
+    return rows
+
+
+def guess_separator(text: str, data: DataConfig) -> str:
+    """The separator whose header has both keys, else the one that finds most columns."""
+    header = text.split("\n", 1)[0]
+    both = [s for s in SEPARATORS if {data.image_key, data.text_key} <= set(columns(header, s))]
+    return both[0] if both else max(SEPARATORS, key=header.count)
+
+
+def columns(header: str, separator: str) -> list[str]:
+    return [name.strip().strip('"') for name in header.split(separator)]
+
+
+def guess_keys(header: list[str]) -> tuple[str | None, str | None]:
+    """The likely image and text columns of a header, for a message or an inspection."""
+    lower = {name.lower(): name for name in header}
+    image = next((lower[name] for name in IMAGE_NAMES if name in lower), None)
+    text = next((lower[name] for name in TEXT_NAMES if name in lower), None)
+    return image, text
+
+
+def _column(path: Path, header: list[str], key: str, separator: str) -> int:
+    if key in header:
+        return header.index(key)
+    image, text = guess_keys(header)
+    way_out = "set data.image_key and data.text_key"
+    if image and text:
+        way_out = f"set data.image_key: {image} and data.text_key: {text}"
+    elif len(header) == 1:
+        way_out = (
+            f"one column only: the separator {SEPARATORS.get(separator, separator)!r} is wrong, set data.separator"
+        )
+    shown = ", ".join(name[:40] for name in header[:12])
+    raise DataError(
+        f"{path}: no column '{key}' (separator {SEPARATORS.get(separator, separator)}); "
+        f"columns found: {shown}; {way_out}"
+    )

@@ -1,0 +1,9 @@
+"""`python -m cmapkd`."""
+
+from __future__ import annotations
+
+import sys
+
+from cmapkd.cli import main
+
+sys.exit(main())

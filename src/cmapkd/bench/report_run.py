@@ -1,0 +1,135 @@
+"""`cmapkd report`: from run folders to the page: scores, curves, weights, coupling and retrieved pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import cmapkd
+from cmapkd.bench.compare import Arm, final_row, interval, read_arm
+from cmapkd.bench.evaluate import teacher_metrics
+from cmapkd.bench.figures import Matrix
+from cmapkd.bench.report import Report, Retrieved, write_report
+from cmapkd.bench.scores import Role, ScoreRow
+from cmapkd.cache.build import open_targets_of
+from cmapkd.config.load import load_config
+from cmapkd.config.schema import Config, TowerConfig
+from cmapkd.core.errors import UsageError
+from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS
+from cmapkd.data.loader import read_images
+from cmapkd.data.readers import open_samples
+from cmapkd.data.samples import Samples
+from cmapkd.models.load import load_tower
+from cmapkd.models.targets import Targets
+from cmapkd.models.tower import Tower
+from cmapkd.train.schedule import resolve_schedule
+
+EXAMPLES, SHOWN = 8, 5
+
+
+def report_run(run: Path) -> Path:
+    """The page of one finished run, in its own folder."""
+    if not final_row(run):
+        raise UsageError(f"report {run}: no finished run here (metrics.jsonl has no final row); train it, or --resume it")
+    config = load_config(run / "config.yaml")
+    return _page(config, {config.method: [run]}, run, run, f"cmapkd report {run}")
+
+
+def report_comparison(config: Config, methods: list[str], out: Path, command: str) -> Path:
+    """The page of a comparison; curves, weights and pictures are those of the config's own method, seed 0."""
+    runs = {method: sorted(p for p in out.glob(f"{method}-*") if final_row(p)) for method in methods}
+    main = (runs.get(config.method) or next(iter(runs.values())))[0]
+    return _page(load_config(main / "config.yaml"), runs, main, out, command)
+
+
+def _page(config: Config, runs: dict[str, list[Path]], main: Path, out: Path, command: str) -> Path:
+    metrics = [json.loads(line) for line in (main / "metrics.jsonl").read_text().splitlines()]
+    targets = open_targets_of(config)
+    val = open_samples(config.data.val, config.data, config.data.val_split) if config.data.val else None
+    student = load_tower(TowerConfig(model=f"local-dir:{main / 'student'}"))
+    train = open_samples(config.data.train, config.data, config.data.train_split)
+    lines = [_data_line("train", train)] + ([_data_line("validation", val)] if val else [])
+    return write_report(
+        out,
+        Report(
+            title=f"{config.method}: {config.student.model}" + (f" from {config.teacher.model}" if config.teacher else ""),
+            subtitle=f"{metrics[-1]['step']} steps of {config.train.batch} pairs, schedule {_schedule_name(config)}",
+            synthetic=config.data.train.startswith("scenes:"),
+            scores=tuple(score_rows(config, runs)),
+            data=tuple(lines),
+            metrics=metrics,
+            stages=tuple(stage.name for stage in resolve_schedule(config.schedule)),
+            example_weights=_stage_levels(config),
+            coupling=_matrix(targets, "pairs/alpha"),
+            bridge=_matrix(targets, "pairs/recall"),
+            examples=tuple(retrieved(student, val)) if val else (),
+            config=(main / "config.yaml").read_text(),
+            environment={"cmapkd": cmapkd.__version__, "torch": torch.__version__, "python": sys.version.split()[0],
+                         "machine": platform.machine(), "threads": str(torch.get_num_threads())},
+            command=command,
+        ),
+    )  # fmt: skip
+
+
+def score_rows(config: Config, runs: dict[str, list[Path]]) -> list[ScoreRow]:
+    """Teacher first, then each method with its mean and interval over seeds."""
+    rows = []
+    found = teacher_metrics(config)
+    if found:
+        rows.append(ScoreRow("teacher", "teacher", found, *_size(load_tower(config.teacher))))  # type: ignore[arg-type]
+    for method, folders in runs.items():
+        if not folders:
+            continue
+        arm: Arm = read_arm(method, folders)
+        means = {name: interval(values) for name, values in arm.values.items()}
+        spread = {name: half for name, (_, half) in means.items() if not math.isnan(half)}
+        role: Role = "scratch" if method == "scratch" else "ours" if method == "cmapkd" else "baseline"
+        size = _size(load_tower(TowerConfig(model=f"local-dir:{folders[0] / 'student'}")))
+        rows.append(ScoreRow(method, role, {n: m for n, (m, _) in means.items()}, *size, len(folders), spread))
+    return rows
+
+
+def retrieved(tower: Tower, samples: Samples, count: int = EXAMPLES) -> list[Retrieved]:
+    """Captions spread over the split, each with the images that the student ranks highest for it."""
+    indices = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
+    images = torch.cat([tower.encode_images(read_images(samples, range(s, min(s + 256, len(samples))), tower.size)) for s in range(0, len(samples), 256)])
+    queries = [samples.captions[i][k % len(samples.captions[i])] for k, i in enumerate(indices)]
+    order = (tower.encode_texts(queries) @ images.T).topk(min(SHOWN, len(samples))).indices.tolist()
+    out = []
+    for query, own, best in zip(queries, indices, order, strict=True):
+        pictures = read_images(samples, np.asarray(best), 128).permute(0, 2, 3, 1).numpy()
+        out.append(Retrieved(query, tuple(pictures), best.index(own) if own in best else None))
+    return out
+
+
+def _size(tower: Tower) -> tuple[int, float]:
+    """(parameters, megabytes in float32)."""
+    params = sum(p.numel() for p in tower.clip.parameters())
+    return params, params * 4 / 1e6
+
+
+def _stage_levels(config: Config) -> Matrix:
+    """Which levels each stage teaches."""
+    stages = resolve_schedule(config.schedule)
+    values = tuple(tuple(float(level in stage.levels) for level in LEVELS) for stage in stages)
+    return Matrix(tuple(stage.name for stage in stages), LEVELS, values)
+
+
+def _matrix(targets: Targets | None, name: str) -> Matrix | None:
+    if targets is None:
+        return None
+    return Matrix(IMAGE_LEVELS, TEXT_LEVELS, tuple(tuple(row) for row in targets.get(name).tolist()))
+
+
+def _data_line(role: str, samples: Samples) -> str:
+    return f"{role}: {samples.name}, {len(samples)} images, {samples.n_captions} captions, {samples.fingerprint()[:12]}"
+
+
+def _schedule_name(config: Config) -> str:
+    return config.schedule if isinstance(config.schedule, str) else "of the config"

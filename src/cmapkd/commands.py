@@ -1,0 +1,227 @@
+"""COMMANDS: each command's line in the help, its arguments, and the few lines that call it. Imports no torch.
+
+Implementations are imported when they are called, after the config is checked: a typo is answered at once.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmapkd.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from cmapkd.config.schema import Config
+
+Argument = tuple[tuple[str, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Command:
+    """run gets the parsed arguments and returns an exit code or None; overrides: whether it takes key=value."""
+
+    about: str
+    run: Callable[[Namespace], int | None]
+    arguments: tuple[Argument, ...] = ()
+    overrides: bool = False
+
+
+def argument(*names: str, **settings: Any) -> Argument:
+    return names, settings
+
+
+def flag(name: str, about: str) -> Argument:
+    return argument(name, action="store_true", help=about)
+
+
+def folder(default: str, about: str = "") -> Argument:
+    return argument("--out", type=Path, default=Path(default), help=f"{about}default: {default}")
+
+
+def config(got: Namespace) -> Config:
+    """The config that the arguments name, with their overrides."""
+    from cmapkd.config.load import load_config
+
+    return load_config(got.config, got.overrides)
+
+
+def demo(got: Namespace) -> None:
+    from cmapkd.bench.demo import demo
+
+    print(demo(got.out))
+
+
+def init(got: Namespace) -> None:
+    from cmapkd.config.starter import starter
+    from cmapkd.core import fsio
+
+    if got.out.exists():
+        raise UsageError(f"{got.out}: already exists and is not overwritten; give another --out")
+    if not got.out.parent.is_dir():
+        raise UsageError(f"{got.out.parent}: no such folder; make it first")
+    fsio.write_bytes(got.out, starter(got.data, str(got.out)).encode())
+    print(f"wrote {got.out}; read it, then: cmapkd distill --config {got.out} --dry-run")
+
+
+def data(got: Namespace) -> None:
+    from cmapkd.data.inspect import inspect
+
+    print(inspect(got.path))
+
+
+def cache(got: Namespace) -> None:
+    checked = config(got)
+    from cmapkd.cache.build import build_cache
+
+    print(build_cache(checked, got.estimate))
+
+
+def distill(got: Namespace) -> None:
+    checked = config(got)
+    from cmapkd.train.run import distill
+
+    print(distill(checked, got.resume, got.dry_run))
+
+
+def evaluate(got: Namespace) -> None:
+    checked = None if got.config is None else config(got)
+    from cmapkd.bench.evaluate import evaluate_folder
+
+    evaluate_folder(got.model, got.data, got.tasks, checked)
+
+
+def compare(got: Namespace) -> None:
+    checked = config(got)
+    from cmapkd.bench.compare import compare
+
+    print(compare(checked, got.methods, got.seeds, got.out))
+
+
+def report(got: Namespace) -> None:
+    _needs_run(got.run)
+    from cmapkd.bench.report_run import report_run
+
+    print(report_run(got.run))
+
+
+def export(got: Namespace) -> None:
+    _needs_run(got.run)
+    from cmapkd.export.run import export_run
+
+    export_run(got.run, got.to, got.out)
+
+
+def efficiency(got: Namespace) -> None:
+    from cmapkd.bench.efficiency import print_efficiency
+
+    print_efficiency(got.models)
+
+
+def doctor(got: Namespace) -> int:
+    from cmapkd.doctor import doctor
+
+    text, works = doctor()
+    print(text)
+    return 0 if works else 1
+
+
+def listing(got: Namespace) -> None:
+    from cmapkd.listing import LISTS, table
+
+    print(table(LISTS[got.what]()))
+
+
+def _needs_run(run: Path) -> None:
+    if not run.is_dir():
+        raise UsageError(f"run {run}: no such folder; give the folder of a finished run")
+
+
+CONFIG = argument("--config", type=Path, required=True, help="a YAML file, or a recipe (cmapkd list recipes)")
+OPTIONAL_CONFIG = argument("--config", type=Path, help="a YAML file or recipe; gives data.val and the teacher")
+RUN = argument("run", type=Path, help="a run folder")
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("the whole pipeline on the built-in world, with a report at the end", demo, (folder("runs/demo"),)),
+    "init": Command(
+        "write a commented config for your data",
+        init,
+        (
+            argument("data", nargs="?", default="captions.json", help="your captions file or image folder"),
+            folder("cmapkd.yaml", "the file to write; "),
+        ),
+    ),
+    "data": Command(
+        "data inspect PATH: what is this data, and the YAML to paste",
+        data,
+        (
+            argument("what", choices=["inspect"], help="what to do"),
+            argument("path", help="a captions file or image folder"),
+        ),
+    ),
+    "cache": Command(
+        "run the teacher once and store its features",
+        cache,
+        (CONFIG, flag("--estimate", "print the size and write nothing")),
+        overrides=True,
+    ),
+    "distill": Command(
+        "train a student",
+        distill,
+        (
+            CONFIG,
+            flag("--resume", "go on from the newest checkpoint of the run folder"),
+            flag("--dry-run", "a few real steps, an evaluation and an export, in a folder of its own"),
+        ),
+        overrides=True,
+    ),
+    "eval": Command(
+        "score a run's student, the teacher, or any CLIP",
+        evaluate,
+        (
+            argument("model", help="a run folder, an open_clip folder, a model name, or `teacher` with --config"),
+            argument("--data", help="what to score on; default: data.val of --config"),
+            argument("--tasks", nargs="+", default=["retrieval"], help="cmapkd list tasks; default: retrieval"),
+            OPTIONAL_CONFIG,
+        ),
+        overrides=True,
+    ),
+    "compare": Command(
+        "methods × seeds on the same data, with intervals",
+        compare,
+        (
+            CONFIG,
+            argument("--methods", nargs="+", default=["scratch", "kd", "cmapkd"], help="default: scratch kd cmapkd"),
+            argument("--seeds", type=int, default=3, help="runs of each method; default: 3"),
+            folder("runs/compare"),
+        ),
+        overrides=True,
+    ),
+    "report": Command("a run as one offline HTML page", report, (RUN,)),
+    "export": Command(
+        "a run's student in other formats",
+        export,
+        (
+            RUN,
+            argument("--to", nargs="+", choices=["open_clip", "hf", "onnx"], required=True, help="one or more"),
+            argument("--out", type=Path, help="default: inside the run folder"),
+        ),
+    ),
+    "efficiency": Command(
+        "parameters, FLOPs, latency and memory of models",
+        efficiency,
+        (argument("models", nargs="+", help="model names, run folders or local-dir:FOLDER"),),
+    ),
+    "doctor": Command("what this machine has, what is missing and how to get it", doctor),
+    "list": Command(
+        "names that a config may use",
+        listing,
+        (
+            argument(
+                "what", choices=["methods", "policies", "tasks", "towers", "schedules", "recipes"], help="what to list"
+            ),
+        ),
+    ),
+}

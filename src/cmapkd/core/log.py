@@ -1,0 +1,89 @@
+"""What the user sees while something runs: lines, progress with rate and ETA, and the JSONL metrics file."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+from cmapkd.core import fsio
+
+PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
+TERMINAL_EVERY = 0.2
+ERASE = "\r\x1b[K"
+
+
+def clean(text: str) -> str:
+    """One line: control characters are escaped, so that a caption or file name cannot forge lines or colours."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def say(text: str) -> None:
+    """One line on stderr; where a progress line stands on a terminal, it is overwritten."""
+    print(f"{ERASE if sys.stderr.isatty() else ''}{clean(text)}", file=sys.stderr, flush=True)
+
+
+class Progress:
+    """`label 120/400  12.3/s  ETA 00:23  note`: one rewritten line on a terminal, a line every 10 s elsewhere.
+
+    The rate counts from the first update, so that a resumed run does not claim the steps of the run before it.
+    """
+
+    def __init__(self, total: int, label: str) -> None:
+        self.total, self.label = total, label
+        self.started = self.shown = time.monotonic()
+        self.first: int | None = None
+        self.terminal = sys.stderr.isatty()
+
+    def update(self, done: int, note: str = "") -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = done - 1 if done == 1 else done
+            self.started = self.started if done == 1 else now
+        if now - self.shown < (TERMINAL_EVERY if self.terminal else PLAIN_EVERY) and done < self.total:
+            return
+        self.shown = now
+        seconds, steps = now - self.started, done - self.first
+        pace = (
+            f"{steps / seconds:.1f}/s  ETA {_clock((self.total - done) * seconds / steps)}"
+            if steps and seconds
+            else "…"
+        )
+        line = f"{self.label} {done}/{self.total}  {pace}  {note}".rstrip()
+        if self.terminal:
+            print(f"{ERASE}{clean(line)}", end="", file=sys.stderr, flush=True)
+        else:
+            say(line)
+
+    def close(self) -> None:
+        if self.terminal:
+            print(file=sys.stderr, flush=True)
+
+
+class MetricsLog:
+    """One JSON object a line; numbers that are not finite become null, since JSON has no NaN."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, row: dict[str, object]) -> None:
+        """Append the row in a single write. Raises DiskError."""
+        fsio.append_line(self.path, json.dumps(_finite(row), allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(child) for child in value]
+    return value
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"

@@ -1,0 +1,53 @@
+"""`scenes:N[:WORLD]` and `scenes:objects:N[:WORLD]`: the built-in world, rendered once, then read as any data set."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from cmapkd.config.schema import DataConfig
+from cmapkd.core import fsio
+from cmapkd.core.errors import UsageError
+from cmapkd.data.readers.coco import read_coco
+from cmapkd.data.readers.folder import read_folder
+from cmapkd.data.samples import Samples
+from cmapkd.data.scenes import LAYOUT, SPLITS, world_seed, write_scenes, write_single_objects
+
+LOUD = "SYNTHETIC: rendered scenes of the built-in world, not photographs"
+
+
+def read_scenes(location: str, data: DataConfig, split: str | None) -> Samples:
+    """N scenes with captions, or N single objects a class with labels, of the train, val or test world or a seed's."""
+    n, world, single = parse_location(location, data, split)
+    root = Path(os.environ.get("CMAPKD_DATA") or "data")
+    folder = root / f"scenes-v{LAYOUT}-{'objects-' if single else ''}{world}-{n}"
+    plain = data.model_copy(update={"images": None, "classes": None})
+    try:
+        if not folder.is_dir():
+            (write_single_objects if single else write_scenes)(folder, n, world_seed(world))
+    except OSError as error:
+        raise fsio.disk_error(folder, error) from None
+    samples = read_folder(folder, plain, None) if single else read_coco(folder / "captions.json", plain)
+    return replace(samples, name=location, notes=(LOUD, *samples.notes))
+
+
+def parse_location(location: str, data: DataConfig, split: str | None) -> tuple[int, str, bool]:
+    """(N, world, whether single objects). Without a world, `data.val` is of val, all else of train."""
+    parts = location.split(":")[1:]
+    single = parts[:1] == ["objects"]
+    parts = parts[1:] if single else parts
+    if len(parts) == 1:
+        held_out = location == data.val and location != data.train
+        parts = [parts[0], split if split in SPLITS else "val" if held_out else "train"]
+    if (
+        len(parts) != 2
+        or not parts[0].isdecimal()
+        or int(parts[0]) < 1
+        or not (parts[1] in SPLITS or parts[1].isdecimal())
+    ):
+        raise UsageError(
+            f"data: '{location}' is not scenes:N[:WORLD] or scenes:objects:N[:WORLD] with a whole number N "
+            f"and WORLD one of {', '.join(SPLITS)} or a seed"
+        )
+    return int(parts[0]), parts[1], single

@@ -1,0 +1,67 @@
+"""A student as an open_clip folder with its model card, and further formats made from that folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmapkd.config.schema import TowerConfig
+from cmapkd.core.errors import UsageError
+from cmapkd.core.log import say
+from cmapkd.export.card import model_card
+from cmapkd.export.onnx import export_onnx
+from cmapkd.export.open_clip_folder import CARD, save_open_clip
+from cmapkd.models.load import load_tower
+from cmapkd.models.tower import Tower
+
+FORMATS = ("open_clip", "onnx")
+
+
+def export_student(
+    student: Tower, folder: Path, facts: Mapping[str, Any], dtype: torch.dtype = torch.float32, replace: bool = True
+) -> Path:
+    """Write `folder` so that plain open_clip loads it; an earlier export of the same run is replaced in one rename.
+
+    facts: what `model_card` wants; the number of parameters is added here.
+    """
+    params = sum(p.numel() for p in student.clip.parameters())
+    card = model_card({"name": f"{student.name} by {facts.get('method')}", "params": params, **facts})
+    return save_open_clip(
+        student.clip, student.config, preprocess(student), student.tokenizer.folder, folder, card, dtype, replace
+    )
+
+
+def export_run(run: Path, to: list[str], out: Path | None = None, dtype: str = "fp32") -> None:
+    """Write a finished run's student (or any open_clip folder) in other formats, under `out` or RUN/export."""
+    folder = run / "student" if (run / "student").is_dir() else run
+    if not (folder / "open_clip_config.json").is_file():
+        raise UsageError(f"export {run}: no finished student here; train one with `cmapkd distill`, or give an open_clip folder")
+    unknown = [name for name in to if name not in FORMATS]
+    if unknown:
+        raise UsageError(f"export: format '{unknown[0]}' is unknown; known: {', '.join(FORMATS)}")
+    target = out or run / "export"
+    tower = load_tower(TowerConfig(model=f"local-dir:{folder}"))
+    mean, std = tower.mean_std
+    for name in to:
+        if name == "open_clip":
+            kept = torch.float16 if dtype == "fp16" else torch.float32
+            card = (folder / CARD).read_text() if (folder / CARD).is_file() else ""
+            files = tower.tokenizer.folder
+            save_open_clip(tower.clip, tower.config, preprocess(tower), files, target / name, card, kept)
+            say(f"open_clip folder: {target / name}")
+        else:
+            size, context, vocabulary = tower.size, tower.tokenizer.context, tower.config["text_cfg"]["vocab_size"]
+            for graph in export_onnx(tower.clip, mean, std, size, context, vocabulary, target / name):
+                say(graph.line())
+
+
+def preprocess(tower: Tower) -> dict[str, Any]:
+    """open_clip's preprocess_cfg of a tower."""
+    mean, std = tower.mean_std
+    return {
+        "size": tower.size, "mode": "RGB", "mean": list(mean), "std": list(std), "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }  # fmt: skip

@@ -1,0 +1,54 @@
+"""Every error in a config is one line: key, value, rule, nearest right name."""
+
+from __future__ import annotations
+
+import pytest
+
+from cmapkd.config.explain import known_paths
+from cmapkd.config.load import check
+from cmapkd.core.errors import UsageError
+
+BASE = {"run": "r", "data": {"train": "scenes:8"}, "student": {"model": "m"}, "train": {"steps": 1}}
+
+
+def errors(**changes) -> list[str]:
+    with pytest.raises(UsageError) as caught:
+        check({**BASE, **changes}, "c.yaml")
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"train": {"steps": 1, "batch": 1}}, "train.batch is 1; must be greater than or equal to 2"),
+        ({"train": {"steps": 1, "bach": 4}}, "unknown key 'train.bach' (did you mean 'train.batch'?)"),
+        ({"batch": 4}, "unknown key 'batch' (did you mean 'train.batch'?)"),
+        ({"trian": {}}, "unknown key 'trian' (did you mean 'train'?)"),
+        ({"train": {"steps": 1, "zzz": 4}}, "unknown key 'train.zzz'; known here: steps, epochs, batch,"),
+        ({"train": {"steps": 1, "precision": "bf61"}}, "is 'bf61'; must be 'fp32' or 'bf16' (did you mean 'bf16'?)"),
+        ({"student": {}}, "key 'student.model' is missing"),
+        ({"cache": 3}, "cache is 3; must be a section"),
+        ({"cache": None}, "cache is empty; must be a section"),
+        ({"cache": {"rank": 100}}, "cache: rank is 100, but must be a power of 2"),
+        ({"train": {"steps": 1, "epochs": 1}}, "train: give exactly one of steps and epochs"),
+        ({"run": 3}, "run is 3; must be a path; a number that is meant as a path goes in quotes"),
+        ({"seed": "x" * 500}, "seed is 'xxx"),
+        ({"schedule": [{"name": "a", "until": 3}]}, "schedule.0.until is 3; must be less than or equal to 1"),
+        ({"schedule": [{"name": "a", "until": 1, "levls": []}]}, "(did you mean 'schedule.0.levels'?)"),
+        ({"policy": {"weights": {"P7": 1}}}, "policy.weights.P7 is 'P7'; must be 'P2',"),
+        ({"train": {"steps": 1, "lr": float("inf")}}, "train.lr is inf; it must be a finite number"),
+    ],
+)  # fmt: skip
+def test_an_error_names_key_value_rule_and_the_nearest_right_name(changes, line):
+    (found,) = errors(**changes)
+    assert found.startswith("config c.yaml: ") and line in found and len(found) < 300
+
+
+def test_several_errors_are_listed_one_a_line():
+    found = errors(student={}, seed="x", trian={})
+    assert len(found) == 3 and all(line.startswith("config c.yaml: ") for line in found)
+
+
+def test_every_key_of_the_schema_is_known():
+    paths = known_paths()
+    assert {"train.batch", "schedule.levels", "data.crop", "teacher.weights", "run"} <= set(paths)

@@ -1,0 +1,169 @@
+"""Batches are random access by step, use every image and caption, and survive bad files within a budget."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cmapkd.core.errors import DataError, UsageError
+from cmapkd.core.types import Batch
+from cmapkd.data import loader as loading
+from cmapkd.data.images import decode
+from cmapkd.data.loader import Loader, Reader, read_images, read_views
+from cmapkd.data.samples import Samples
+from pictures import config, samples
+
+
+def tokenize(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.tensor([[int(part) for part in text.split()] for text in texts])
+    return ids, torch.arange(2).expand(len(texts), 2)
+
+
+def loader(
+    data: Samples, batch: int = 4, teacher: bool = False, pool: np.ndarray | None = None, seed: int = 0, **keys: object
+) -> Loader:
+    theirs = Reader(12, tokenize) if teacher else None
+    return Loader(data, config("x", **keys), Reader(8, tokenize), theirs, batch, seed, pool)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    pairs = [
+        (a.samples, b.samples),
+        (a.captions, b.captions),
+        (a.views, b.views),
+        (a.student.images, b.student.images),
+        (a.student.ids, b.student.ids),
+    ]
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_a_batch_is_the_same_whatever_came_before(tmp_path: Path) -> None:
+    data = samples(tmp_path, 11)
+    fresh, used = loader(data, ram_mb=0), loader(data)
+    for step in range(6):
+        used.batch(step)
+    assert same(fresh.batch(7), used.batch(7)) and not same(fresh.batch(7), fresh.batch(8))
+    assert not same(loader(data, seed=1).batch(7), fresh.batch(7))
+
+
+def test_an_epoch_shows_every_image_once_and_drops_the_rest(tmp_path: Path) -> None:
+    it = loader(samples(tmp_path, 11))
+    assert it.steps_per_epoch == 2
+    for epoch in range(3):
+        seen = torch.cat([it.batch(2 * epoch + k).samples for k in range(2)]).tolist()
+        assert len(set(seen)) == 8
+    assert it.ledger.seen == 24
+
+
+def test_all_captions_of_an_image_come_in_turn(tmp_path: Path) -> None:
+    it = loader(samples(tmp_path, 4, captions=3))
+    seen: Counter[int] = Counter()
+    for epoch in range(3):
+        batch = it.batch(epoch)
+        seen.update(batch.captions.tolist())
+        assert (batch.captions // 3 == batch.samples).all() and (batch.student.ids[:, 0] == batch.samples).all()
+    assert seen == Counter(range(12))
+
+
+def test_every_view_is_replayed_and_holds_the_pixels_of_its_number(tmp_path: Path) -> None:
+    data = samples(tmp_path, 8)
+    it, views = loader(data, batch=8, views=3), set()
+    for step in range(4):
+        batch = it.batch(step)
+        views |= set(batch.views.tolist())
+        stored = read_views(data, it.data, batch.samples.numpy(), batch.views.numpy(), 8)
+        assert torch.equal(stored, batch.student.images)
+    assert views == {0, 1, 2}
+
+
+def test_the_teacher_sees_the_same_crop_at_its_own_size(tmp_path: Path) -> None:
+    data = samples(tmp_path, 8)
+    with_teacher, without = loader(data, teacher=True).batch(1), loader(data).batch(1)
+    assert without.teacher is None and same(with_teacher, without)
+    assert with_teacher.teacher is not None and with_teacher.teacher.images.shape == (4, 3, 12, 12)
+    expected = read_views(data, config("x"), with_teacher.samples.numpy(), with_teacher.views.numpy(), 12)
+    assert torch.equal(with_teacher.teacher.images, expected)
+
+
+def test_a_rendered_view_is_kept_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Path] = []
+    real = loading.decode
+    monkeypatch.setattr(loading, "decode", lambda path: decoded.append(path) or real(path))
+    for room, expected in ((4, 4), (1, 7), (0, 8)):
+        decoded.clear()
+        it = loader(samples(tmp_path, 4), views=1)
+        it._room = room * 3 * 8 * 8
+        it.batch(0), it.batch(1)
+        assert len(decoded) == expected
+
+
+def test_only_the_pool_is_trained_on(tmp_path: Path) -> None:
+    pool = np.array([1, 4, 5, 9, 10])
+    it = loader(samples(tmp_path, 11), batch=2, pool=pool)
+    assert {int(s) for step in range(20) for s in it.batch(step).samples} == set(pool.tolist())
+
+
+def test_prefetched_batches_come_in_order_and_resume_anywhere(tmp_path: Path) -> None:
+    it = loader(samples(tmp_path, 9))
+    whole = list(it.iterate(0, 7))
+    assert [step for step, _ in whole] == list(range(7))
+    assert all(same(a, b) for (_, a), (_, b) in zip(whole[3:], it.iterate(3, 7), strict=True))
+
+
+def test_leaving_early_ends_the_thread(tmp_path: Path) -> None:
+    it = loader(samples(tmp_path, 9))
+    batches = it.iterate(0, 1000)
+    next(batches)
+    batches.close()
+    assert not [t for t in threading.enumerate() if t.name == "loader"]
+
+
+def test_an_unreadable_image_is_named_and_replaced(tmp_path: Path) -> None:
+    data = samples(tmp_path, 8)
+    data.paths[3].write_bytes(b"")
+    it = loader(data)
+    for step in range(6):
+        batch = it.batch(step)
+        assert 3 not in batch.samples and len(batch.samples) == 4
+    assert it.ledger.quarantined == {"3": "3.png: the file is empty"}
+
+
+def test_a_quarantined_image_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = samples(tmp_path, 4)
+    data.paths[3].write_bytes(b"")
+    it = loader(data, ram_mb=0)
+    it.batch(0)
+    monkeypatch.setattr(
+        loading, "decode", lambda path: pytest.fail("opened again") if path.stem == "3" else decode(path)
+    )
+    it.batch(1)
+
+
+def test_more_bad_images_than_the_budget_stop_the_run_with_their_names(tmp_path: Path) -> None:
+    data = samples(tmp_path, 12)
+    for k in range(4):
+        data.paths[k].write_bytes(b"junk")
+    with pytest.raises(
+        DataError, match=r"3 unreadable images, the budget is 2 \(data.bad_budget 0.2\).*\.png: .*; mend"
+    ) as caught:
+        list(loader(data, bad_budget=0.2).iterate(0, 9))
+    assert "\n" not in str(caught.value)
+    assert len(list(loader(data, bad_budget=0.5).iterate(0, 9))) == 9
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="train.batch is 9.*only 5 images"):
+        loader(samples(tmp_path, 5), batch=9)
+
+
+def test_evaluation_reads_whole_images_and_names_the_bad_one(tmp_path: Path) -> None:
+    data = samples(tmp_path, 3)
+    assert read_images(data, range(3), 10).shape == (3, 3, 10, 10)
+    data.paths[2].unlink()
+    with pytest.raises(DataError, match=r"2\.png.*evaluation needs every image"):
+        read_images(data, range(3), 10)

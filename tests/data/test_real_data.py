@@ -1,0 +1,66 @@
+"""The readers on the real files that users have; skipped where these are not on the machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cmapkd.core.errors import DataError
+from cmapkd.data.loader import read_images
+from cmapkd.data.readers import open_samples
+from cmapkd.data.samples import Samples
+from pictures import config
+
+SHARED = Path(os.environ.get("CMAPKD_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}; set CMAPKD_SHARED_DATA")
+FLICKR = SHARED / "flickr8k" / "annotations"
+
+
+def read(path: Path, split: str | None = None) -> Samples:
+    return open_samples(str(path), config(path), split)
+
+
+@pytest.mark.parametrize("name", ["Flickr8k.token.txt", "dataset_flickr8k.json"])
+def test_flickr8k_has_its_splits_in_every_format(name: str) -> None:
+    train, val = read(FLICKR / name, "train"), read(FLICKR / name, "val")
+    assert (len(train), train.n_captions, len(val), val.n_captions) == (5999, 29995, 1000, 5000)
+    assert not set(train.ids) & set(val.ids)
+
+
+def test_flickr8k_says_the_same_in_coco_format() -> None:
+    one, other = read(FLICKR / "captions_flickr8k_val.json"), read(FLICKR / "Flickr8k.token.txt", "dev")
+    assert {p.name: c for p, c in zip(one.paths, one.captions, strict=True)} == dict(
+        zip(other.ids, other.captions, strict=True)
+    )
+
+
+def test_the_bogus_name_of_the_token_file_is_dropped_and_named() -> None:
+    assert "2258277193_586949ec62.jpg.1" in read(FLICKR / "Flickr8k.token.txt").notes[0]
+
+
+def test_real_photographs_decode() -> None:
+    assert read_images(read(FLICKR / "captions_flickr8k_val.json"), range(0, 1000, 100), 32).float().std() > 30
+
+
+def test_coco_captions_are_read_and_instances_refused() -> None:
+    folder = SHARED / "coco_mini" / "annotations"
+    val, train = (read(folder / f"captions_{split}2017.json") for split in ("val", "train"))
+    assert len(val) + len(train) == 517 and not val.notes and max(map(len, val.captions)) > 5
+    with pytest.raises(DataError, match="not captions"):
+        read(folder / "instances_val2017.json")
+
+
+def test_tiny_imagenet_is_whole() -> None:
+    train, val = (read(SHARED / "tiny-imagenet-200", split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (5000, 10000) and train.classes == val.classes and train.classes is not None
+    assert len(train.classes) == 200 and train.labels is not None and val.labels is not None
+    assert sorted(set(train.labels)) == sorted(set(val.labels)) == list(range(200))
+
+
+def test_the_imagenet_sample_has_a_class_an_image() -> None:
+    found = read(SHARED / "imagenet_sample")
+    assert (
+        found.labels == tuple(range(1000)) and found.classes is not None and found.classes[:2] == ("tench", "goldfish")
+    )

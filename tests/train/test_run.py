@@ -1,0 +1,244 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import world
+
+from cmapkd.cache.build import build_cache
+from cmapkd.cache.store import Store
+from cmapkd.config.load import dump_config
+from cmapkd.core.errors import IntegrityError, NonFiniteError, UsageError
+from cmapkd.train import checkpoint, loop
+from cmapkd.train import run as running
+from cmapkd.train.run import distill
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    os.environ["CMAPKD_DATA"] = str(root / "data")
+    world.teacher_folder(root / "teacher", seed=0, width=48)
+    world.teacher_folder(root / "student-init", seed=1, width=32)
+    build_cache(world.config(root))
+    return root
+
+
+def final_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load_generation(checkpoint.latest(folder / "checkpoints"))[0]
+
+
+def same(a: Path, b: Path) -> None:
+    x, y = final_tensors(a), final_tensors(b)
+    assert x.keys() == y.keys()
+    for name in x:
+        assert torch.equal(x[name], y[name]), name
+
+
+def steps_of(folder: Path, kind: str = "train") -> list[int]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["step"] for row in rows if row["kind"] == kind]
+
+
+def test_a_run_folder_holds_everything_and_its_config_runs_again(root):
+    folder = distill(world.config(root, run=str(root / "whole")))
+    for name in ("config.yaml", "metrics.jsonl", "checkpoints", "best", "student/open_clip_config.json"):
+        assert (folder / name).exists(), name
+    assert steps_of(folder) == list(range(1, 9)) and steps_of(folder, "val") == [4, 8]
+
+
+def test_same_seed_same_floats(root):
+    a, b = (distill(world.config(root, run=str(root / f"twin{k}"))) for k in range(2))
+    same(a, b)
+
+
+@pytest.mark.parametrize("over", [{}, {"train__accumulate": 2}, {"policy__name": "gating", "policy__every": 2, "data__holdout": 0.2, "cache__path": "own"}])
+def test_resuming_in_mid_epoch_is_bit_exact(root, tmp_path, monkeypatch, over):
+    if over.get("cache__path"):
+        over = {**over, "cache__path": str(root / "cache-held")}
+        build_cache(world.config(root, **over))
+    whole = distill(world.config(root, run=str(tmp_path / "whole"), **over))
+    config = world.config(root, run=str(tmp_path / "cut"), **over)
+    record = loop.record
+
+    def cut(run, step, *rest):
+        record(run, step, *rest)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "record", cut)
+    with pytest.raises(KeyboardInterrupt):
+        distill(config)
+    monkeypatch.undo()
+    os.environ["CMAPKD_DATA"] = str(root / "data")
+    folder = distill(config, resume=True)
+    same(whole, folder)
+    assert steps_of(folder) == list(range(1, 9))
+
+
+def test_a_warm_cache_never_wakes_the_teacher(root, monkeypatch):
+    built, load = [], running.load_tower
+    monkeypatch.setattr(running, "load_tower", lambda config, *a, **k: built.append(config.model) or load(config, *a, **k))
+    distill(world.config(root, run=str(root / "warm")))
+    assert built == [str(root / "student-init")]
+
+
+def test_cached_and_live_teaching_agree(root, tmp_path):
+    totals = []
+    for path in (str(root / "cache"), None):
+        config = world.config(root, run=str(tmp_path / f"r{len(totals)}"), cache__path=path)
+        run = running.assemble(config, running.prepare_folder(config, False))
+        batch, moment = run.loader.batch(0), running.at(run.stages, 0.0)
+        teaching = loop.teach(run, run.teacher, batch, moment)
+        outputs = loop.stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, torch.float32)
+        losses = run.objective.losses(outputs, teaching, batch, moment)
+        totals.append({k: float(v.detach()) for k, v in losses.items()})
+    for name in totals[0]:
+        assert abs(totals[0][name] - totals[1][name]) <= 1e-2 * abs(totals[1][name]) + 1e-4, name
+
+
+def test_a_level_that_is_off_is_not_read_from_the_cache(root, tmp_path):
+    config = world.config(root, run=str(tmp_path / "run"), schedule=[{"name": "deep", "until": 1.0, "levels": ["P5", "L4"]}])
+    run = running.assemble(config, running.prepare_folder(config, False))
+    image = run.teacher.image
+    image.bytes_read.clear()
+    loop.teach(run, run.teacher, run.loader.batch(0), running.at(run.stages, 0.0))
+    assert image.bytes_read["P5"] > 0 and image.bytes_read["P2"] == image.bytes_read["P4"] == 0
+
+
+def test_an_existing_run_is_never_overwritten(root):
+    config = world.config(root, run=str(root / "once"), method="scratch", train__steps=2)
+    distill(config)
+    with pytest.raises(UsageError, match="never overwrites an old one: --resume"):
+        distill(config)
+
+
+def test_resuming_under_another_config_is_refused_naming_the_key(root):
+    distill(world.config(root, run=str(root / "other"), method="scratch", train__steps=2))
+    with pytest.raises(IntegrityError, match="'train.lr' is now 0.5 but was 0.001"):
+        distill(world.config(root, run=str(root / "other"), method="scratch", train__steps=2, train__lr=0.5), resume=True)
+
+
+@pytest.mark.parametrize(
+    "over, message",
+    [
+        ({"data__train": "scenes:40:train"}, "'data' is"),
+        ({"data__views": 3}, "'views' is"),
+        ({"data__flip": True}, "'views' is"),
+        ({"data__crop": [0.1, 1.0]}, "'views' is"),
+        ({"cache__rank": 16}, "'rank' is"),
+        ({"cache__dtype": "fp16"}, "'dtype' is"),
+        ({"cache__grid": 2}, "'grid' is"),
+        ({"cache__words": 10}, "'words' is"),
+        ({"cache__calibration_samples": 40}, "'calibration' is"),
+        ({"data__holdout": 0.1}, "'calibration' is"),
+        ({"teacher__model": "STUDENT"}, "'teacher architecture' is|'teacher weights' is"),
+    ],
+)
+def test_a_stale_cache_is_refused_naming_the_field(root, tmp_path, over, message):
+    over = {k: f"local-dir:{root / 'student-init'}" if v == "STUDENT" else v for k, v in over.items()}
+    with pytest.raises(IntegrityError, match=message):
+        distill(world.config(root, run=str(tmp_path / "run"), **over))
+
+
+def test_a_missing_cache_says_how_to_write_it(root, tmp_path):
+    with pytest.raises(UsageError, match="run `cmapkd cache` with this config first"):
+        distill(world.config(root, run=str(tmp_path / "run"), cache__path=str(tmp_path / "none")))
+
+
+def test_a_policy_that_learns_asks_for_held_out_data(root, tmp_path):
+    with pytest.raises(UsageError, match="data.holdout is 0; set data.holdout: 0.05"):
+        distill(world.config(root, run=str(tmp_path / "run"), policy__name="gating"))
+
+
+def test_held_out_samples_enter_no_training_batch(root):
+    pool, held = running.split_holdout(48, 0.2)
+    assert len(held) == 10 and not set(pool) & set(held) and len(set(pool) | set(held)) == 48
+
+
+@pytest.mark.parametrize("term", ["intra_v", "align", "relation"])
+def test_a_loss_that_is_not_finite_stops_before_the_update(root, tmp_path, monkeypatch, term):
+    config = world.config(root, run=str(tmp_path / "run"))
+    real, calls = running.Objective.losses, []
+
+    def poisoned(self, *args):
+        losses = real(self, *args)
+        calls.append(1)
+        return {**losses, term: losses[term] * float("nan")} if len(calls) == 3 else losses
+
+    monkeypatch.setattr(running.Objective, "losses", poisoned)
+    monkeypatch.setattr(running.Balance, "is_due", lambda *_: False)
+    before = {}
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (before.update(n=before.get("n", 0) + 1), step(self, *a))[1])
+    with pytest.raises(NonFiniteError, match=f"step 2: loss {term} is not finite"):
+        distill(config)
+    assert before["n"] == 2
+    assert all(v.isfinite().all() for k, v in final_tensors(tmp_path / "run").items() if v.is_floating_point())
+
+
+def test_a_checkpoint_of_another_model_is_refused(root, tmp_path):
+    a = distill(world.config(root, run=str(tmp_path / "a"), method="scratch", train__steps=2))
+    world.teacher_folder(root / "wider", seed=1, width=64) if not (root / "wider").exists() else None
+    config = world.config(root, run=str(tmp_path / "a"), method="scratch", train__steps=2, student__model=str(root / "wider"))
+    (a / "config.yaml").write_text(dump_config(config))
+    with pytest.raises(IntegrityError, match="is of another model"):
+        distill(config, resume=True)
+
+
+def test_a_finished_cache_is_verified_and_its_canaries_re_encoded(root, capsys):
+    build_cache(world.config(root))
+    assert "8 images re-encoded" in capsys.readouterr().err
+    assert Store(root / "cache" / "image").rows == 96
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from cmapkd.config.load import load_config
+from cmapkd.train.run import distill
+distill(load_config(Path(sys.argv[1])), resume=len(sys.argv) > 2)
+"""
+
+
+def test_kill_minus_nine_loses_no_checkpoint_and_the_run_ends_the_same(root, tmp_path):
+    over = {"train__steps": 40, "train__checkpoint_every": 1, "eval__every": None, "method": "scratch"}
+    whole = distill(world.config(root, run=str(tmp_path / "whole"), **over))
+    folder, path = tmp_path / "killed", tmp_path / "config.yaml"
+    path.write_text(dump_config(world.config(root, run=str(folder), **over)))
+    rng, reached = random.Random(0), 0
+    for attempt in range(int(os.environ.get("CMAPKD_FAULTS", "3"))):
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path), *(["resume"] if attempt else [])], env=os.environ)
+        deadline = time.time() + 60
+        while process.poll() is None and not (folder / "checkpoints").exists() and time.time() < deadline:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        last = checkpoint.latest(folder / "checkpoints")
+        step = int(last.name.removeprefix("step-")) if last else 0
+        assert step >= reached
+        reached = step
+    distill(world.config(root, run=str(folder), **over), resume=(folder / "config.yaml").exists())
+    same(whole, folder)
+    assert steps_of(folder) == list(range(1, 41))
+
+
+def test_sigterm_finishes_the_step_and_exits_with_143(root, tmp_path):
+    over = {"train__steps": 4000, "train__checkpoint_every": 4000, "eval__every": None, "method": "scratch"}
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(world.config(root, run=str(tmp_path / "run"), **over)))
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path)], env=os.environ)
+    deadline = time.time() + 60
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.time() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.terminate()
+    assert process.wait(30) == 143
+    assert checkpoint.latest(tmp_path / "run" / "checkpoints") is not None

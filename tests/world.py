@@ -1,0 +1,42 @@
+"""A small run on disk for tests: built-in scenes, an untrained teacher folder, a config, and its finished cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import toy
+import torch
+
+from cmapkd.config.schema import Config
+from cmapkd.export.open_clip_folder import save_open_clip
+from cmapkd.models import tokenizer as tok
+from cmapkd.models.load import build
+
+CARD = {"mean": toy.MEAN, "std": toy.STD}
+
+
+def teacher_folder(folder: Path, seed: int = 0, width: int = 48) -> Path:
+    words = tok.train(toy.CAPTIONS, 128, 24, folder.with_name(folder.name + "-tok"))
+    torch.manual_seed(seed)
+    cfg = toy.config(tok.vocabulary(words.folder), width=width, size=32, context=24)
+    return save_open_clip(build(cfg), cfg, {"mean": list(toy.MEAN), "std": list(toy.STD)}, words.folder, folder, "toy")
+
+
+def config(root: Path, **over) -> Config:
+    """A CMAPKD run of 8 steps of 8 on 48 scenes; `over` replaces whole sections or values by dotted names with `__`."""
+    tree = {
+        "run": str(root / "run"),
+        "data": {"train": "scenes:48:train", "val": "scenes:16:val", "views": 2},
+        "teacher": {"model": f"local-dir:{root / 'teacher'}"},
+        "cache": {"path": str(root / "cache"), "rank": 32, "calibration_samples": 48, "words": 12, "shard_rows": 40},
+        "student": {"model": str(root / "student-init")},
+        "train": {"steps": 8, "batch": 8, "precision": "fp32", "checkpoint_every": 3, "threads": 1},
+        "eval": {"every": 4},
+    }
+    for key, value in over.items():
+        *sections, leaf = key.split("__")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[leaf] = value
+    return Config.model_validate(tree)
