@@ -60,7 +60,11 @@ def _rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
         def step() -> None:
             learner.zero_grad(set_to_none=True)
             taught = teaching()
-            losses_of = lambda o: ((t := objective.losses(o, taught, batch, moment)) and (objective.total(t, moment), t))  # noqa: E731
+
+            def losses_of(outputs):
+                losses = objective.losses(outputs, taught, batch, moment)
+                return objective.total(losses, moment), losses
+
             stepping.whole(learner, batch, LEVELS, None, losses_of, torch.bfloat16)
 
         return step
@@ -78,14 +82,30 @@ def _rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
     slow = interleaved(max(2, rounds - 1), online)
     best = {name: min(values) for name, values in seconds.items()}
     return [
-        row("a", "full pyramid step (cached, read and verified) / plain CLIP step", best["store"] / best["plain"], 1.05, "<=", seconds),
+        row(
+            "a",
+            "full pyramid step (cached, read and verified) / plain CLIP step",
+            best["store"] / best["plain"],
+            1.05,
+            "<=",
+            seconds,
+        ),
         row("b1", "online-teacher step / cached step", min(slow["online"]) / min(slow["store"]), 5.0, ">=", slow),
         row("b2", "step with the store / step with features in RAM", best["store"] / best["ram"], 1.02, "<=", seconds),
-        row("c1", "our cached step / open_clip's distillation step (online)", min(slow["store"]) / min(slow["open_clip"]), 0.20, "<=", slow),
+        row(
+            "c1",
+            "our cached step / open_clip's distillation step (online)",
+            min(slow["store"]) / min(slow["open_clip"]),
+            0.20,
+            "<=",
+            slow,
+        ),
     ]
 
 
-def row(key: str, name: str, ratio: float, target: float, better: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
+def row(
+    key: str, name: str, ratio: float, target: float, better: str, seconds: dict[str, list[float]]
+) -> dict[str, Any]:
     shown = ", ".join(f"{k} {1e3 * min(v) / BATCH:.0f}" for k, v in seconds.items())
     return {"id": key, "name": name, "ratio": ratio, "target": target, "better": better,
             "detail": f"CPU ms/sample, min of {len(next(iter(seconds.values())))}: {shown}; {STUDENT} from {TEACHER}, batch {BATCH}"}  # fmt: skip
@@ -110,7 +130,10 @@ def cached_teacher(folder: Path, student: Tower) -> CachedTeacher:
     rng = np.random.default_rng(0)
     for name, layout in zip(("image", "text"), fields(proxy, CONFIG), strict=True):
         writer = StoreWriter(folder / name, layout, ROWS, ROWS, {"random": "yes"})
-        arrays = {k: np.ones((ROWS, *f.shape)) if f.dtype == "uint8" else rng.standard_normal((ROWS, *f.shape)) for k, f in layout.items()}
+        arrays = {
+            k: np.ones((ROWS, *f.shape)) if f.dtype == "uint8" else rng.standard_normal((ROWS, *f.shape))
+            for k, f in layout.items()
+        }
         writer.write_shard(range(ROWS), arrays)
         writer.finish()
     return CachedTeacher(Store(folder / "image"), Store(folder / "text"), 1, 100.0)
@@ -120,7 +143,10 @@ def cmapkd_learner(student: Tower) -> tuple[Learner, Objective]:
     tensors: dict[str, Tensor] = {f"pairs/{k}": torch.full((4, 4), v) for k, v in
                                   (("temperatures", 0.05), ("information", 1.0), ("recall", 0.5), ("alpha", 1 / 16))}  # fmt: skip
     for name, width in zip(IMAGE_LEVELS + TEXT_LEVELS, LARGE.image_widths + LARGE.text_widths, strict=True):
-        tensors[f"{name}/mean"], tensors[f"{name}/basis"] = torch.zeros(width), torch.zeros(width, rank_for(width, CONFIG.rank))
+        tensors[f"{name}/mean"], tensors[f"{name}/basis"] = (
+            torch.zeros(width),
+            torch.zeros(width, rank_for(width, CONFIG.rank)),
+        )
     targets = Targets(tensors, CONFIG.grid)
     learner = build_learner(student, LARGE, targets, bridge=True, levels=True).train()
     method = METHODS["cmapkd"]
@@ -167,7 +193,9 @@ def open_clip_distill_step(student: Tower, teacher: Tower, batch: Batch, inputs:
             their_text = teacher.clip.encode_text(inputs.ids, normalize=True)
     loss = open_clip.loss.DistillClipLoss()
     scale = student.clip.logit_scale.exp()
-    sum(loss(image.float(), text.float(), scale, their_image.float(), their_text.float(), torch.tensor(100.0))).backward()
+    sum(
+        loss(image.float(), text.float(), scale, their_image.float(), their_text.float(), torch.tensor(100.0))
+    ).backward()
 
 
 def same(objective: Objective, learner: Learner, batch: Batch, a: Teaching, b: Teaching, moment: Any) -> None:
@@ -176,14 +204,19 @@ def same(objective: Objective, learner: Learner, batch: Batch, a: Teaching, b: T
     x, y = (objective.losses(outputs, t, batch, moment) for t in (a, b))
     for name in x:
         if not torch.equal(x[name], y[name]):
-            raise AssertionError(f"loss {name} differs between the store and RAM: {float(x[name])} and {float(y[name])}")
+            raise AssertionError(
+                f"loss {name} differs between the store and RAM: {float(x[name])} and {float(y[name])}"
+            )
 
 
 def agree_with_references() -> None:
     """Fast paths against their references in value and gradient; raises where they differ."""
     import open_clip
 
-    student, teacher = torch.randn(4, 196, 32, dtype=torch.float64, requires_grad=True), torch.randn(4, 256, 32, dtype=torch.float64)
+    student, teacher = (
+        torch.randn(4, 196, 32, dtype=torch.float64, requires_grad=True),
+        torch.randn(4, 256, 32, dtype=torch.float64),
+    )
     fast = torch.autograd.grad(feature.grid_error(14, 16, 56)(student, teacher).sum(), student)[0]
     naive = torch.autograd.grad(feature.naive_grid_error(student, teacher, 56).sum(), student)[0]
     if not torch.allclose(fast, naive, rtol=1e-4, atol=1e-9):
@@ -207,8 +240,22 @@ def memory_rows() -> list[dict[str, Any]]:
     peak = {kind: _peak(kind) for kind in ("plain", "cached", "online")}
     shown = ", ".join(f"{k} {v:.0f} MB" for k, v in peak.items())
     return [
-        {"id": "g", "name": "peak memory, cached / plain", "ratio": peak["cached"] / peak["plain"], "target": 1.03, "better": "<=", "detail": shown},
-        {"id": "g", "name": "peak memory, cached / online", "ratio": peak["cached"] / peak["online"], "target": 0.65, "better": "<=", "detail": shown},
+        {
+            "id": "g",
+            "name": "peak memory, cached / plain",
+            "ratio": peak["cached"] / peak["plain"],
+            "target": 1.03,
+            "better": "<=",
+            "detail": shown,
+        },
+        {
+            "id": "g",
+            "name": "peak memory, cached / online",
+            "ratio": peak["cached"] / peak["online"],
+            "target": 0.65,
+            "better": "<=",
+            "detail": shown,
+        },
     ]
 
 
@@ -237,7 +284,11 @@ def _one_kind(kind: str) -> None:
                 taught = store.teach(batch, LEVELS)
                 if teacher is not None and theirs is not None:
                     taught = online_teaching(teacher, theirs, taught)
-                losses_of = lambda o: ((t := objective.losses(o, taught, batch, moment)) and (objective.total(t, moment), t))  # noqa: E731
+
+                def losses_of(outputs):
+                    losses = objective.losses(outputs, taught, batch, moment)
+                    return objective.total(losses, moment), losses
+
                 stepping.whole(learner, batch, LEVELS, None, losses_of, torch.bfloat16)
 
         for _ in range(2):

@@ -21,7 +21,9 @@ def tokenizer(folder: Path, context: int = 16) -> tok.Tokenizer:
     return tok.train(CAPTIONS, 128, context, folder)
 
 
-def config(vocabulary: int, width: int = 32, layers: int = 4, embedding: int = 24, size: int = 32, context: int = 16) -> dict:
+def config(
+    vocabulary: int, width: int = 32, layers: int = 4, embedding: int = 24, size: int = 32, context: int = 16
+) -> dict:
     return {
         "embed_dim": embedding,
         "vision_cfg": {"image_size": size, "layers": layers, "width": width, "head_width": 16, "patch_size": 8},

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import toy
 import torch
 
+import toy
 from cmapkd.config.schema import Config
 from cmapkd.export.open_clip_folder import save_open_clip
 from cmapkd.models import tokenizer as tok

@@ -3,9 +3,9 @@ import json
 import open_clip
 import pytest
 import torch
-import toy
 from safetensors.torch import save_file
 
+import toy
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Inputs
@@ -59,7 +59,10 @@ def small_cfg(vision: dict) -> dict:
     [
         ({"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "head_width": 64}, (16, 8, 4, 2)),
         ({"timm_model_name": "resnet10t", "image_size": 64, "timm_pool": "avg", "timm_proj": "linear"}, (16, 8, 4, 2)),
-        ({"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_pool": "", "timm_proj": "linear"}, (14, 14, 14, 7)),
+        (
+            {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_pool": "", "timm_proj": "linear"},
+            (14, 14, 14, 7),
+        ),
     ],
 )
 def test_resnets_and_timm_trunks_have_the_same_levels(vision, grids):
@@ -105,7 +108,9 @@ def folder_of(tower: Tower, path, tokenizer_folder) -> None:
     (path / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": tower.config, "preprocess_cfg": {"mean": toy.MEAN, "std": toy.STD}})
     )
-    save_file({k: v.contiguous() for k, v in tower.clip.state_dict().items()}, str(path / "open_clip_model.safetensors"))
+    save_file(
+        {k: v.contiguous() for k, v in tower.clip.state_dict().items()}, str(path / "open_clip_model.safetensors")
+    )
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (path / name).write_text((tokenizer_folder / name).read_text())
 
@@ -122,7 +127,11 @@ def test_an_open_clip_folder_loads_bit_identically(tmp_path):
 def test_an_openai_style_state_dict_loads_with_quick_gelu(tmp_path):
     cfg = architecture_config("cmapkd-small-64")
     clip = build({**cfg, "quick_gelu": True})
-    state = clip.state_dict() | {"input_resolution": torch.tensor(64), "context_length": torch.tensor(40), "vocab_size": torch.tensor(49408)}
+    state = clip.state_dict() | {
+        "input_resolution": torch.tensor(64),
+        "context_length": torch.tensor(40),
+        "vocab_size": torch.tensor(49408),
+    }
     torch.save(state, tmp_path / "openai.pt")
     tower = load_tower(TowerConfig(model=f"cmapkd-small-64:{tmp_path / 'openai.pt'}"))
     assert tower.config["quick_gelu"] is True
@@ -161,10 +170,21 @@ def test_a_misspelt_architecture_is_told_the_nearest_name():
 
 def test_a_hugging_face_clip_folder_gives_the_same_embeddings(tmp_path):
     transformers = pytest.importorskip("transformers")
-    text = transformers.CLIPTextConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, bos_token_id=49406, eos_token_id=49407)
-    vision = transformers.CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8)
+    text = transformers.CLIPTextConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        bos_token_id=49406,
+        eos_token_id=49407,
+    )
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8
+    )
     torch.manual_seed(0)
-    model = transformers.CLIPModel(transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)).eval()
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
+    ).eval()
     model.save_pretrained(tmp_path)
     tower = load_tower(TowerConfig(model=f"local-dir:{tmp_path}"), words=8)
     x = toy.inputs(tower, 2)

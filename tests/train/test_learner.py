@@ -1,7 +1,7 @@
 import pytest
 import torch
-import toy
 
+import toy
 from cmapkd.cache.teacher import LiveTeacher
 from cmapkd.core.types import LEVELS, Outputs, Pair
 from cmapkd.methods import METHODS, resolve
@@ -23,7 +23,9 @@ class World:
         self.method = resolve(method, over, {})
         terms = set(self.method.weights)
         shape = self.tower.shape if self.method.needs_teacher else None
-        self.learner = build_learner(self.student, shape, self.targets, bool(terms & READS_BRIDGE), bool(terms & READS_LEVELS))
+        self.learner = build_learner(
+            self.student, shape, self.targets, bool(terms & READS_BRIDGE), bool(terms & READS_LEVELS)
+        )
         self.teacher = LiveTeacher(self.tower, self.targets)
         self.objective = Objective(self.learner, self.method, dict(self.method.weights), self.targets.pairs)
         self.batch = toy.batch(self.student, self.tower, 16)
@@ -115,7 +117,9 @@ def test_units_make_silence_one_and_imitation_zero(world):
 
 
 def test_a_sample_of_weight_zero_sends_no_gradient_to_the_trunk_but_some_to_the_adapter(tmp_path):
-    world = World(tmp_path, "cmapkd", align=1e-9, logits=0.0, fd=0.0, pyramid_align=0.0, relation=0.0, layer_relation=0.0)
+    world = World(
+        tmp_path, "cmapkd", align=1e-9, logits=0.0, fd=0.0, pyramid_align=0.0, relation=0.0, layer_relation=0.0
+    )
     for adapter in world.learner.necks.adapters.values():
         torch.nn.init.normal_(adapter[1].weight, std=0.05)
     world.total(weights=torch.zeros(16, 8)).backward()
@@ -144,7 +148,14 @@ def test_chunks_give_the_gradients_of_the_whole_batch(tmp_path):
     found = []
     for run in (stepping.whole, lambda *a: stepping.chunked(*a, chunks=3)):
         world.learner.zero_grad(set_to_none=True)
-        total, _ = run(world.learner, world.batch, levels, torch.rand(16, 8, generator=torch.Generator().manual_seed(0)), losses_of, torch.float32)
+        total, _ = run(
+            world.learner,
+            world.batch,
+            levels,
+            torch.rand(16, 8, generator=torch.Generator().manual_seed(0)),
+            losses_of,
+            torch.float32,
+        )
         found.append((total, {n: p.grad.clone() for n, p in world.learner.named_parameters() if p.grad is not None}))
     torch.testing.assert_close(found[0][0], found[1][0])
     assert found[0][1].keys() == found[1][1].keys()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import world
 
+import world
 from cmapkd.cache.build import build_cache
 from cmapkd.cache.store import Store
 from cmapkd.config.load import dump_config
@@ -58,7 +58,14 @@ def test_same_seed_same_floats(root):
     same(a, b)
 
 
-@pytest.mark.parametrize("over", [{}, {"train__accumulate": 2}, {"policy__name": "gating", "policy__every": 2, "data__holdout": 0.2, "cache__path": "own"}])
+@pytest.mark.parametrize(
+    "over",
+    [
+        {},
+        {"train__accumulate": 2},
+        {"policy__name": "gating", "policy__every": 2, "data__holdout": 0.2, "cache__path": "own"},
+    ],
+)
 def test_resuming_in_mid_epoch_is_bit_exact(root, tmp_path, monkeypatch, over):
     if over.get("cache__path"):
         over = {**over, "cache__path": str(root / "cache-held")}
@@ -84,7 +91,9 @@ def test_resuming_in_mid_epoch_is_bit_exact(root, tmp_path, monkeypatch, over):
 
 def test_a_warm_cache_never_wakes_the_teacher(root, monkeypatch):
     built, load = [], running.load_tower
-    monkeypatch.setattr(running, "load_tower", lambda config, *a, **k: built.append(config.model) or load(config, *a, **k))
+    monkeypatch.setattr(
+        running, "load_tower", lambda config, *a, **k: built.append(config.model) or load(config, *a, **k)
+    )
     distill(world.config(root, run=str(root / "warm")))
     assert built == [str(root / "student-init")]
 
@@ -104,7 +113,9 @@ def test_cached_and_live_teaching_agree(root, tmp_path):
 
 
 def test_a_level_that_is_off_is_not_read_from_the_cache(root, tmp_path):
-    config = world.config(root, run=str(tmp_path / "run"), schedule=[{"name": "deep", "until": 1.0, "levels": ["P5", "L4"]}])
+    config = world.config(
+        root, run=str(tmp_path / "run"), schedule=[{"name": "deep", "until": 1.0, "levels": ["P5", "L4"]}]
+    )
     run = running.assemble(config, running.prepare_folder(config, False))
     image = run.teacher.image
     image.bytes_read.clear()
@@ -122,7 +133,9 @@ def test_an_existing_run_is_never_overwritten(root):
 def test_resuming_under_another_config_is_refused_naming_the_key(root):
     distill(world.config(root, run=str(root / "other"), method="scratch", train__steps=2))
     with pytest.raises(IntegrityError, match="'train.lr' is now 0.5 but was 0.001"):
-        distill(world.config(root, run=str(root / "other"), method="scratch", train__steps=2, train__lr=0.5), resume=True)
+        distill(
+            world.config(root, run=str(root / "other"), method="scratch", train__steps=2, train__lr=0.5), resume=True
+        )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +189,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(root, tmp_path, monke
     monkeypatch.setattr(running.Balance, "is_due", lambda *_: False)
     before = {}
     step = torch.optim.AdamW.step
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (before.update(n=before.get("n", 0) + 1), step(self, *a))[1])
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *a: (before.update(n=before.get("n", 0) + 1), step(self, *a))[1]
+    )
     with pytest.raises(NonFiniteError, match=f"step 2: loss {term} is not finite"):
         distill(config)
     assert before["n"] == 2
@@ -186,7 +201,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(root, tmp_path, monke
 def test_a_checkpoint_of_another_model_is_refused(root, tmp_path):
     a = distill(world.config(root, run=str(tmp_path / "a"), method="scratch", train__steps=2))
     world.teacher_folder(root / "wider", seed=1, width=64) if not (root / "wider").exists() else None
-    config = world.config(root, run=str(tmp_path / "a"), method="scratch", train__steps=2, student__model=str(root / "wider"))
+    config = world.config(
+        root, run=str(tmp_path / "a"), method="scratch", train__steps=2, student__model=str(root / "wider")
+    )
     (a / "config.yaml").write_text(dump_config(config))
     with pytest.raises(IntegrityError, match="is of another model"):
         distill(config, resume=True)
@@ -214,7 +231,9 @@ def test_kill_minus_nine_loses_no_checkpoint_and_the_run_ends_the_same(root, tmp
     path.write_text(dump_config(world.config(root, run=str(folder), **over)))
     rng, reached = random.Random(0), 0
     for attempt in range(int(os.environ.get("CMAPKD_FAULTS", "3"))):
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path), *(["resume"] if attempt else [])], env=os.environ)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(path), *(["resume"] if attempt else [])], env=os.environ
+        )
         deadline = time.time() + 60
         while process.poll() is None and not (folder / "checkpoints").exists() and time.time() < deadline:
             time.sleep(0.02)

@@ -107,13 +107,21 @@ def write_tables(arms: list[Arm], out: Path, teacher: dict[str, float]) -> None:
     """table.md, table.csv and results.jsonl; values in percent, mean ± half-width of the 95 % interval over seeds."""
     columns = [c for c in (*COLUMNS, "zeroshot/acc1", "zeroshot/acc5") if all(c in arm.values for arm in arms)]
     header = ["method", "seeds", *(short(c) for c in columns), "retention %", "vs scratch", "s/run"]
-    rows = [["teacher", "", *(f"{100 * teacher[c]:.1f}" if c in teacher else "" for c in columns), "100.0", "", ""]] if teacher else []
+    rows = (
+        [["teacher", "", *(f"{100 * teacher[c]:.1f}" if c in teacher else "" for c in columns), "100.0", "", ""]]
+        if teacher
+        else []
+    )
     base = next((arm for arm in arms if arm.method == "scratch"), None)
     key = "mean_recall@1"
     for arm in arms:
         cells = [_pm(*interval([100 * v for v in arm.values[c]])) for c in columns]
         kept = f"{100 * mean(arm.values[key]) / teacher[key]:.1f}" if teacher.get(key) else ""
-        gain = _pm(*paired([100 * v for v in arm.values[key]], [100 * v for v in base.values[key]]), sign=True) if base and base is not arm else ""
+        gain = (
+            _pm(*paired([100 * v for v in arm.values[key]], [100 * v for v in base.values[key]]), sign=True)
+            if base and base is not arm
+            else ""
+        )
         rows.append([arm.method, str(len(arm.seconds)), *cells, kept, gain, f"{mean(arm.seconds):.0f}"])
     markdown = "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]) + "\n"
     fsio.write_bytes(out / "table.md", markdown.encode())
@@ -131,7 +139,12 @@ def write_tables(arms: list[Arm], out: Path, teacher: dict[str, float]) -> None:
 
 def short(column: str) -> str:
     """`image_retrieval_recall@1` (text→image) as T→I R@1."""
-    for long, brief in (("image_retrieval_recall", "T→I R"), ("text_retrieval_recall", "I→T R"), ("mean_recall@1", "mean R@1"), ("mean_recall", "mean R")):
+    for long, brief in (
+        ("image_retrieval_recall", "T→I R"),
+        ("text_retrieval_recall", "I→T R"),
+        ("mean_recall@1", "mean R@1"),
+        ("mean_recall", "mean R"),
+    ):
         if column.startswith(long):
             return brief + column.removeprefix(long)
     return column
@@ -140,5 +153,3 @@ def short(column: str) -> str:
 def _pm(value: float, half: float, sign: bool = False) -> str:
     shown = f"{value:+.1f}" if sign else f"{value:.1f}"
     return shown if math.isnan(half) else f"{shown} ± {half:.1f}"
-
-

@@ -18,7 +18,9 @@ def demo(out: Path) -> Path:
     """Run everything under `out` (what is finished is kept) and return the report's path."""
     started = time.time()
     config = load_config(Path("scenes"), [f"run={out / 'cmapkd-0'}", f"cache.path={out / 'cache'}"])
-    say("The built-in world is synthetic: rendered scenes with generated captions. Its figures say nothing about photographs.")
+    say(
+        "The built-in world is synthetic: rendered scenes with generated captions. Its figures say nothing about photographs."
+    )
     build_cache(config)
     compare(config, METHODS, seeds=1, out=out)
     report = report_comparison(config, METHODS, out, f"cmapkd demo --out {out}")

@@ -36,7 +36,9 @@ EXAMPLES, SHOWN = 8, 5
 def report_run(run: Path) -> Path:
     """The page of one finished run, in its own folder."""
     if not final_row(run):
-        raise UsageError(f"report {run}: no finished run here (metrics.jsonl has no final row); train it, or --resume it")
+        raise UsageError(
+            f"report {run}: no finished run here (metrics.jsonl has no final row); train it, or --resume it"
+        )
     config = load_config(run / "config.yaml")
     return _page(config, {config.method: [run]}, run, run, f"cmapkd report {run}")
 
@@ -98,7 +100,12 @@ def score_rows(config: Config, runs: dict[str, list[Path]]) -> list[ScoreRow]:
 def retrieved(tower: Tower, samples: Samples, count: int = EXAMPLES) -> list[Retrieved]:
     """Captions spread over the split, each with the images that the student ranks highest for it."""
     indices = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
-    images = torch.cat([tower.encode_images(read_images(samples, range(s, min(s + 256, len(samples))), tower.size)) for s in range(0, len(samples), 256)])
+    images = torch.cat(
+        [
+            tower.encode_images(read_images(samples, range(s, min(s + 256, len(samples))), tower.size))
+            for s in range(0, len(samples), 256)
+        ]
+    )
     queries = [samples.captions[i][k % len(samples.captions[i])] for k, i in enumerate(indices)]
     order = (tower.encode_texts(queries) @ images.T).topk(min(SHOWN, len(samples))).indices.tolist()
     out = []

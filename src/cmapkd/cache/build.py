@@ -55,13 +55,19 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     targets = open_targets(folder, key, config.cache.grid) or _calibrate(folder, key, config, tower, samples)
     targets.to(device)
-    with evaluating(tower), torch.inference_mode(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
+    with (
+        evaluating(tower),
+        torch.inference_mode(),
+        torch.autocast(device.type, precision, enabled=precision != torch.float32),
+    ):
         writer = StoreWriter(folder / "image", image_fields, image_rows, config.cache.shard_rows, key)
         _fill(writer, "images", lambda rows: _image_records(tower, targets, samples, config.data, rows))
         writer = StoreWriter(folder / "text", text_fields, text_rows, config.cache.shard_rows, key)
         captions = samples.flat_captions()
         _fill(writer, "captions", lambda rows: _text_records(tower, targets, [captions[k] for k in rows]))
-    fsio.write_json(folder / "teacher.json", {"key": key, "scale": float(tower.scale.detach()), "shape": asdict(tower.shape)})
+    fsio.write_json(
+        folder / "teacher.json", {"key": key, "scale": float(tower.scale.detach()), "shape": asdict(tower.shape)}
+    )
     say(f"cache complete: {folder}")
     return folder
 
@@ -73,7 +79,9 @@ def recheck(config: Config, tower: Tower, samples: Samples) -> Path:
     teacher.image.verify_all()
     teacher.text.verify_all()
     worst = check_canaries(teacher, tower, samples, config.data)
-    say(f"cache {config.cache.path} is complete and verified; {CANARIES} images re-encoded, smallest cosine {worst:.5f}")
+    say(
+        f"cache {config.cache.path} is complete and verified; {CANARIES} images re-encoded, smallest cosine {worst:.5f}"
+    )
     return config.cache.path
 
 
@@ -135,7 +143,9 @@ def open_targets(folder: Path, key: dict[str, str], grid: int | None) -> Targets
         )
     path = folder / "calibration.safetensors"
     if not path.is_file() or fsio.sha256_file(path) != known["sha256"]:
-        raise IntegrityError(f"{path}: missing, or its hash differs from calibration.json; delete {folder} and run `cmapkd cache`")
+        raise IntegrityError(
+            f"{path}: missing, or its hash differs from calibration.json; delete {folder} and run `cmapkd cache`"
+        )
     return Targets(load_file(str(path)), grid)
 
 
@@ -158,7 +168,9 @@ def open_cached_teacher(config: Config, samples: Samples) -> tuple[CachedTeacher
     targets = open_targets(folder, key, config.cache.grid)
     if targets is None:
         raise IntegrityError(f"cache {folder}: calibration.json is missing; delete {folder} and run `cmapkd cache`")
-    teacher = CachedTeacher(Store(folder / "image", key), Store(folder / "text", key), config.data.views, known["scale"])
+    teacher = CachedTeacher(
+        Store(folder / "image", key), Store(folder / "text", key), config.data.views, known["scale"]
+    )
     s = known["shape"]
     shape = Shape(tuple(s["image_widths"]), tuple(s["grids"]), tuple(s["text_widths"]), s["embedding"])
     return teacher, targets, shape
@@ -204,11 +216,14 @@ def fit_targets(config: Config, tower: Tower, samples: Samples) -> Targets:
     indices = np.unique(np.linspace(0, len(samples) - 1, count).astype(np.int64))
     indices = indices[np.random.default_rng(0).permutation(len(indices))]
     say(f"calibrating the teacher's levels and bridge on {len(indices)} samples")
-    targets = calibrate(tower, teacher_inputs(tower, samples, config.data, indices), config.cache.rank, config.cache.grid)
+    targets = calibrate(
+        tower, teacher_inputs(tower, samples, config.data, indices), config.cache.rank, config.cache.grid
+    )
     kept = ", ".join(f"{name} {float(targets.get(f'{name}/retained')):.0%}" for name in LEVELS)
     say(f"variance kept: {kept}")
     table = "; ".join(
-        f"{name} " + " ".join(f"{value:.2f}" for value in row) for name, row in zip(IMAGE_LEVELS, targets.pairs.recall.tolist(), strict=True)
+        f"{name} " + " ".join(f"{value:.2f}" for value in row)
+        for name, row in zip(IMAGE_LEVELS, targets.pairs.recall.tolist(), strict=True)
     )
     say(f"bridge, held-out R@1 of {len(indices) // 5} (columns L1-L4): {table}")
     return targets
@@ -230,7 +245,9 @@ def _fill(writer: StoreWriter, what: str, records) -> None:  # noqa: ANN001
     progress.close()
 
 
-def _image_records(tower: Tower, targets: Targets, samples: Samples, data: DataConfig, rows: range) -> dict[str, np.ndarray]:
+def _image_records(
+    tower: Tower, targets: Targets, samples: Samples, data: DataConfig, rows: range
+) -> dict[str, np.ndarray]:
     features = tower.image(_pixels(samples, data, np.asarray(rows), tower.size).to(tower.device))
     out = {name: targets.level(name, tokens) for name, tokens in zip(IMAGE_LEVELS, features.levels, strict=True)}
     return _numpy(out | _common(targets, features, IMAGE_LEVELS))
@@ -241,7 +258,9 @@ def _text_records(tower: Tower, targets: Targets, captions: list[str]) -> dict[s
     features = tower.text(ids.to(tower.device), words.to(tower.device))
     out = {name: targets.level(name, tokens) for name, tokens in zip(TEXT_LEVELS, features.levels, strict=True)}
     masks = {f"{name}-mask": mask for name, mask in zip(TEXT_LEVELS, features.masks, strict=True) if mask is not None}
-    return _numpy(out | _common(targets, features, TEXT_LEVELS)) | {k: m.cpu().numpy().astype(np.uint8) for k, m in masks.items()}
+    return _numpy(out | _common(targets, features, TEXT_LEVELS)) | {
+        k: m.cpu().numpy().astype(np.uint8) for k, m in masks.items()
+    }
 
 
 def _common(targets: Targets, features, levels: tuple[str, ...]) -> dict[str, Tensor]:  # noqa: ANN001

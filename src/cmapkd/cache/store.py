@@ -63,7 +63,12 @@ class StoreWriter:
         self._lease = fsio.exclusive(path / "writer.lock")
         self._lease.__enter__()
         fsio.sweep_temporaries(path)
-        plan = {"key": key, "fields": {k: f.describe() for k, f in fields.items()}, "rows": rows, "shard_rows": shard_rows}
+        plan = {
+            "key": key,
+            "fields": {k: f.describe() for k, f in fields.items()},
+            "rows": rows,
+            "shard_rows": shard_rows,
+        }
         building = path / "building.json"
         if building.is_file():
             _same_key(path, json.loads(building.read_text())["key"], key)
@@ -95,7 +100,9 @@ class StoreWriter:
         """Check that every shard is there and write the manifest; the store can be opened from now on."""
         missing = self.missing_shards()
         if missing:
-            raise IntegrityError(f"cache {self.path}: rows {missing[0].start}-{missing[0].stop} are missing; run `cmapkd cache` again")
+            raise IntegrityError(
+                f"cache {self.path}: rows {missing[0].start}-{missing[0].stop} are missing; run `cmapkd cache` again"
+            )
         shards = {}
         for file in sorted(self.path.glob("*.npy")) + sorted(self.path.glob("*.xxh3")):
             shards[file.name] = {"bytes": file.stat().st_size, "sha256": fsio.sha256_file(file)}
@@ -104,7 +111,9 @@ class StoreWriter:
             "fields": {k: f.describe() for k, f in self.fields.items()}, "shards": shards,
         }  # fmt: skip
         body = json.dumps(manifest, sort_keys=True)
-        fsio.write_json(self.path / "manifest.json", {"manifest": manifest, "xxh3": xxhash.xxh3_64_hexdigest(body.encode())})
+        fsio.write_json(
+            self.path / "manifest.json", {"manifest": manifest, "xxh3": xxhash.xxh3_64_hexdigest(body.encode())}
+        )
         (self.path / "building.json").unlink(missing_ok=True)
         self.close()
 
@@ -140,7 +149,9 @@ class Store:
         except (ValueError, KeyError, TypeError):
             intact = False
         if not intact:
-            raise IntegrityError(f"cache {path}: manifest.json is corrupt; delete the folder and run `cmapkd cache` again")
+            raise IntegrityError(
+                f"cache {path}: manifest.json is corrupt; delete the folder and run `cmapkd cache` again"
+            )
         if key is not None:
             _same_key(path, manifest["key"], key)
         self.key, self.rows, self.shard_rows = manifest["key"], manifest["rows"], manifest["shard_rows"]
@@ -156,7 +167,9 @@ class Store:
         seed, digest = field_seed(field), xxhash.xxh3_64_intdigest
         for position, row in enumerate(rows.tolist()):
             if not 0 <= row < self.rows:
-                raise IntegrityError(f"cache {self.path}: row {row} of {self.rows} asked for; the data changed since it was written")
+                raise IntegrityError(
+                    f"cache {self.path}: row {row} of {self.rows} asked for; the data changed since it was written"
+                )
             shard, place = divmod(row, self.shard_rows)
             data, sums = self._shard(field, shard)
             record = data[place]
@@ -176,7 +189,11 @@ class Store:
         """Every file against the manifest's SHA-256, every record against its checksum."""
         for name, stated in self._shards.items():
             file = self.path / name
-            if not file.is_file() or file.stat().st_size != stated["bytes"] or fsio.sha256_file(file) != stated["sha256"]:
+            if (
+                not file.is_file()
+                or file.stat().st_size != stated["bytes"]
+                or fsio.sha256_file(file) != stated["sha256"]
+            ):
                 raise IntegrityError(f"cache {self.path}: {name} is missing or differs from the manifest; {WAY_OUT}")
         for field in self.fields:
             for start in range(0, self.rows, self.shard_rows):

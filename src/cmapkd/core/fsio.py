@@ -164,7 +164,9 @@ def exclusive(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise IntegrityError(f"{path.parent}: in use by {file.read().strip() or 'another process'}; wait for it or end it") from None
+            raise IntegrityError(
+                f"{path.parent}: in use by {file.read().strip() or 'another process'}; wait for it or end it"
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
@@ -174,8 +176,12 @@ def exclusive(path: Path) -> Iterator[None]:
 def disk_error(path: Path, error: OSError) -> DiskError:
     """The one line for a failed write."""
     if error.errno == errno.ENOSPC:
-        return DiskError(f"disk full: writing {path} failed with {free_bytes(path.parent) / 1e6:.1f} MB free; what was committed before is intact; free some room and repeat")
-    return DiskError(f"{path}: {os.strerror(error.errno or 0)}; what was committed before is intact; check the folder's permissions and disk")
+        return DiskError(
+            f"disk full: writing {path} failed with {free_bytes(path.parent) / 1e6:.1f} MB free; what was committed before is intact; free some room and repeat"
+        )
+    return DiskError(
+        f"{path}: {os.strerror(error.errno or 0)}; what was committed before is intact; check the folder's permissions and disk"
+    )
 
 
 def _write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:

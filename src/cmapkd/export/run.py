@@ -38,7 +38,9 @@ def export_run(run: Path, to: list[str], out: Path | None = None, dtype: str = "
     """Write a finished run's student (or any open_clip folder) in other formats, under `out` or RUN/export."""
     folder = run / "student" if (run / "student").is_dir() else run
     if not (folder / "open_clip_config.json").is_file():
-        raise UsageError(f"export {run}: no finished student here; train one with `cmapkd distill`, or give an open_clip folder")
+        raise UsageError(
+            f"export {run}: no finished student here; train one with `cmapkd distill`, or give an open_clip folder"
+        )
     unknown = [name for name in to if name not in FORMATS]
     if unknown:
         raise UsageError(f"export: format '{unknown[0]}' is unknown; known: {', '.join(FORMATS)}")

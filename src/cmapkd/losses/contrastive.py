@@ -13,9 +13,7 @@ def similarity(a: Float[Tensor, "b e"], b: Float[Tensor, "c e"]) -> Float[Tensor
     return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
 
 
-def info_nce(
-    logits: Float[Tensor, "b c"], positives: Bool[Tensor, "b c"] | None = None
-) -> Float[Tensor, ""]:
+def info_nce(logits: Float[Tensor, "b c"], positives: Bool[Tensor, "b c"] | None = None) -> Float[Tensor, ""]:
     """Symmetric InfoNCE of a logit matrix, mean of both directions.
 
     −½ mean_b log Σ_{c∈pos(b)} softmax(z_b)_c − ½ the same over columns; with one positive each on the diagonal this

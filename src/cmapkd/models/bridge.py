@@ -54,7 +54,9 @@ def pair_information(
     for i in range(image.shape[1]):
         for j in range(text.shape[1]):
             cosine = image[:, i] @ text[:, j].T
-            losses = [0.5 * (F.cross_entropy(s * cosine, target) + F.cross_entropy(s * cosine.T, target)) for s in scales]
+            losses = [
+                0.5 * (F.cross_entropy(s * cosine, target) + F.cross_entropy(s * cosine.T, target)) for s in scales
+            ]
             best = int(torch.stack(losses).argmin())
             temperatures[i, j] = 1 / scales[best]
             information[i, j] = max(0.0, math.log(n) - float(losses[best]))

@@ -60,13 +60,19 @@ def identity(config: TowerConfig) -> dict[str, str]:
     folder = _folder_of(architecture)
     if folder is None:
         shape, words = json.dumps(architecture_config(architecture), sort_keys=True).encode(), config.tokenizer
-        return {"weights": "random" if weights is None else _file_hash(weights), "architecture": _hash(shape), "tokenizer": words}
+        return {
+            "weights": "random" if weights is None else _file_hash(weights),
+            "architecture": _hash(shape),
+            "tokenizer": words,
+        }
     files = sorted(p for p in folder.glob("*") if p.is_file() and p.suffix in (".json", ".safetensors", ".bin"))
     if not files:
         raise UsageError(f"model {config.model}: folder {folder} not found, or it holds no model")
     part = {
         "weights": [p for p in files if p.suffix != ".json"],
-        "architecture": [p for p in files if p.name in ("open_clip_config.json", "config.json", "preprocessor_config.json")],
+        "architecture": [
+            p for p in files if p.name in ("open_clip_config.json", "config.json", "preprocessor_config.json")
+        ],
         "tokenizer": [p for p in files if p.name in ("tokenizer.json", "vocab.json")],
     }
     return {name: _hash("".join(_file_hash(p) for p in paths).encode()) for name, paths in part.items()}
@@ -90,7 +96,9 @@ def architecture_config(name: str) -> dict[str, Any]:
         names = [path.stem for path in SHIPPED.glob("*.json")] + open_clip.list_models()
         near = difflib.get_close_matches(name, names, 1)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise UsageError(f"model '{name}' is neither a folder, nor a file, nor a known architecture{hint}; see `cmapkd list towers`")
+        raise UsageError(
+            f"model '{name}' is neither a folder, nor a file, nor a known architecture{hint}; see `cmapkd list towers`"
+        )
     return copy.deepcopy(found)
 
 
@@ -128,7 +136,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             loaded = torch.jit.load(str(path), map_location="cpu").state_dict()
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UsageError(f"weights {path}: neither tensors only nor a TorchScript archive ({reason[:120]})") from None
+            raise UsageError(
+                f"weights {path}: neither tensors only nor a TorchScript archive ({reason[:120]})"
+            ) from None
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UsageError(f"weights {path}: holds no plain table of tensors; export the model's state_dict")
@@ -274,5 +284,7 @@ def _load_strict(clip: torch.nn.Module, state: dict[str, Tensor], where: Path | 
             for label, keys in (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
             if keys
         )
-        raise UsageError(f"weights {where} are not of model '{name}': tensors {shown}; name the architecture they are of")
+        raise UsageError(
+            f"weights {where} are not of model '{name}': tensors {shown}; name the architecture they are of"
+        )
     clip.load_state_dict({key: state[key].reshape(wanted[key].shape) for key in wanted})

@@ -64,7 +64,9 @@ class Targets(nn.Module):
 
     @property
     def pairs(self) -> PairInformation:
-        return PairInformation(*(self.get(f"pairs/{key}") for key in ("temperatures", "information", "recall", "alpha")))
+        return PairInformation(
+            *(self.get(f"pairs/{key}") for key in ("temperatures", "information", "recall", "alpha"))
+        )
 
     def rank(self, level: str) -> int:
         return self.get(f"{level}/basis").shape[1]
@@ -78,7 +80,10 @@ class Targets(nn.Module):
 
     def bridge(self, features: Features, levels: tuple[str, ...]) -> Float[Tensor, "b k e"]:
         """Unit rows in the shared space, one per level."""
-        rows = [p.float() @ self.get(f"{k}/bridge") + self.get(f"{k}/bias") for k, p in zip(levels, features.pooled, strict=True)]
+        rows = [
+            p.float() @ self.get(f"{k}/bridge") + self.get(f"{k}/bias")
+            for k, p in zip(levels, features.pooled, strict=True)
+        ]
         return F.normalize(torch.stack(rows, 1), dim=-1)
 
     def teaching(self, features: Pair[Features], levels: Iterable[str], scale: float) -> Teaching:
@@ -140,7 +145,9 @@ def calibrate(tower: Tower, batches: Iterable[Inputs], rank: int, grid: int | No
                 for name, tokens, mask, pool in zip(names, part.levels, part.masks, part.pooled, strict=True):
                     moments[name].add(tokens, mask)
                     pooled[name].append(pool.float().cpu())
-            final.zip(features.map(lambda f: F.normalize(f.final.float(), dim=-1).cpu())).map(lambda pair: pair[0].append(pair[1]))
+            final.zip(features.map(lambda f: F.normalize(f.final.float(), dim=-1).cpu())).map(
+                lambda pair: pair[0].append(pair[1])
+            )
     if not moments["P2"].count:
         raise UsageError("calibration saw no samples; data.train is empty")
     tensors: dict[str, Tensor] = {}
@@ -163,7 +170,9 @@ def calibrate(tower: Tower, batches: Iterable[Inputs], rank: int, grid: int | No
             weight, bias = ridge(rows[:fit], target[:fit])
             tensors |= {f"{name}/bridge": weight, f"{name}/bias": bias}
             held[name] = rows[fit:] @ weight + bias
-    pairs = pair_information(torch.stack([held[k] for k in IMAGE_LEVELS], 1), torch.stack([held[k] for k in TEXT_LEVELS], 1))
+    pairs = pair_information(
+        torch.stack([held[k] for k in IMAGE_LEVELS], 1), torch.stack([held[k] for k in TEXT_LEVELS], 1)
+    )
     for key in ("temperatures", "information", "recall", "alpha"):
         tensors[f"pairs/{key}"] = getattr(pairs, key)
     return Targets(tensors, grid)

@@ -47,7 +47,9 @@ class Tokenizer:
         ids = torch.full((len(texts), self.context), self.pad, dtype=torch.int64)
         words = torch.full((len(texts), self.context), -1, dtype=torch.int64)
         for row, text in enumerate(texts):
-            pieces = [(piece, index) for index, word in enumerate(self.clean(text).split()) for piece in self.word(word)]
+            pieces = [
+                (piece, index) for index, word in enumerate(self.clean(text).split()) for piece in self.word(word)
+            ]
             pieces = pieces[: self.context - 2]
             length = len(pieces)
             ids[row, : length + 2] = torch.tensor([self.start, *(piece for piece, _ in pieces), self.end])
@@ -71,7 +73,9 @@ def from_open_clip(tokenizer: object, context: int) -> Tokenizer:
         start = inner.bos_token_id if inner.bos_token_id is not None else inner.cls_token_id
         end = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
         if start is None or end is None:
-            raise UsageError(f"tokenizer {inner.name_or_path} has no start or end token; CLIP-type text towers need both")
+            raise UsageError(
+                f"tokenizer {inner.name_or_path} has no start or end token; CLIP-type text towers need both"
+            )
         wrapped = Tokenizer(
             lambda word: inner(word, add_special_tokens=False).input_ids,
             tokenizer.clean_fn,  # type: ignore[attr-defined]

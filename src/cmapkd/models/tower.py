@@ -163,7 +163,9 @@ def _image_taps(visual: Any) -> tuple[bool, list[int]]:
         return False, [1, 2, 3, 4]
     trunk = getattr(visual, "trunk", None)
     if trunk is None or not hasattr(trunk, "forward_intermediates"):
-        raise UsageError(f"image tower {type(visual).__name__} gives no intermediate features; use an open_clip ViT or RN")
+        raise UsageError(
+            f"image tower {type(visual).__name__} gives no intermediate features; use an open_clip ViT or RN"
+        )
     if hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
         return True, lv.tap_blocks(len(trunk.blocks), lv.IMAGE_CUTS)
     return False, list(range(len(trunk.feature_info) - 4, len(trunk.feature_info)))

@@ -32,7 +32,9 @@ class Manual(nn.Module):
         raw = torch.tensor([config.weights.get(name, 1.0) for name in LEVELS])  # type: ignore[call-overload]
         sums = raw.view(2, 4).sum(1, keepdim=True)
         if (sums <= 0).any():
-            raise UsageError("policy.weights: all levels of one modality are 0; switch its term off with weights.intra_v: 0")
+            raise UsageError(
+                "policy.weights: all levels of one modality are 0; switch its term off with weights.intra_v: 0"
+            )
         self.register_buffer("level", (raw.view(2, 4) * 4 / sums).flatten(), persistent=False)
 
     def forward(self, teaching: Teaching, progress: float) -> tuple[Tensor | None, Tensor | None]:

@@ -23,7 +23,9 @@ class Balance:
 
     def __init__(self, share: dict[str, float], steps: int) -> None:
         self.share = share
-        self.due = [{start + k for k in range(MEASURES)} for start in (max(2, round(FIRST * steps)), round(SECOND * steps))]
+        self.due = [
+            {start + k for k in range(MEASURES)} for start in (max(2, round(FIRST * steps)), round(SECOND * steps))
+        ]
         self.due[1] -= self.due[0]
         self.norms: dict[str, list[float]] = {}
         self.table: list[dict[str, float | str | int]] = []

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save as serialise
+from safetensors.torch import load
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from cmapkd.core import fsio
@@ -78,7 +79,9 @@ def verify(path: Path) -> dict[str, bytes]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, object]]:
     """An optimizer's state as flat tensors and the scalars of its groups."""
     state = optimizer.state_dict()
-    tensors = {f"{index}/{name}": torch.as_tensor(v) for index, slots in state["state"].items() for name, v in slots.items()}
+    tensors = {
+        f"{index}/{name}": torch.as_tensor(v) for index, slots in state["state"].items() for name, v in slots.items()
+    }
     return tensors, {"groups": state["param_groups"]}
 
 

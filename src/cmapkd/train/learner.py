@@ -77,7 +77,9 @@ class Learner(nn.Module):
         errors: Pair[Tensor | None] = Pair(None, None)
         if teaching is not None and outputs.levels:
             by_level = self.level_errors(outputs, teaching)
-            errors = Pair(*(_stack([by_level[k] for k in names if k in by_level]) for names in (IMAGE_LEVELS, TEXT_LEVELS)))
+            errors = Pair(
+                *(_stack([by_level[k] for k in names if k in by_level]) for names in (IMAGE_LEVELS, TEXT_LEVELS))
+            )
         return View(outputs, self.student.scale, positives, teaching, errors, **extra)
 
 
@@ -95,7 +97,9 @@ def build_geometry(student: Shape, teacher: Shape, grid: int | None) -> dict[str
     return out
 
 
-def build_learner(student: Tower, teacher: Shape | None, targets: Targets | None, bridge: bool, levels: bool) -> Learner:
+def build_learner(
+    student: Tower, teacher: Shape | None, targets: Targets | None, bridge: bool, levels: bool
+) -> Learner:
     """`teacher` None: plain student. `levels`: with adapters; `bridge`: with V2L and L2V heads."""
     if teacher is None:
         return Learner(student, None, {})
@@ -124,5 +128,3 @@ def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 def _stack(rows: list[Tensor]) -> Tensor | None:
     return torch.stack(rows, 1) if rows else None
-
-

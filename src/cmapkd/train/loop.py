@@ -18,7 +18,8 @@ from cmapkd.core.log import MetricsLog, Progress, say
 from cmapkd.core.types import LEVELS, Batch, Teaching
 from cmapkd.data.loader import Loader
 from cmapkd.policy.gating import Gating
-from cmapkd.train import checkpoint, step as stepping
+from cmapkd.train import checkpoint
+from cmapkd.train import step as stepping
 from cmapkd.train.balance import Balance
 from cmapkd.train.credit import level_credit
 from cmapkd.train.learner import Learner
@@ -151,9 +152,7 @@ def improve_policy(run: Run, moment: Moment, step: int) -> None:
     run.policy_optimizer.step()
 
 
-def rebalance(
-    run: Run, batch: Batch, teaching: Teaching | None, moment: Moment, step: int, log: MetricsLog
-) -> None:
+def rebalance(run: Run, batch: Batch, teaching: Teaching | None, moment: Moment, step: int, log: MetricsLog) -> None:
     """Measure trunk-gradient norms on a slice of the batch, and set λ when the moment's measures are complete."""
     rows = torch.arange(min(len(batch), max(BALANCE_CHUNK, len(batch) // run.config.train.accumulate)))
     part, taught = stepping.slice_batch(batch, rows), stepping.slice_teaching(teaching, rows)
@@ -174,9 +173,7 @@ def trainable(run: Run, moment: Moment) -> list[torch.nn.Parameter]:
     return [p for p in run.learner.parameters() if p.grad is not None]
 
 
-def refuse_nonfinite(
-    run: Run, step: int, batch: Batch, total: Tensor, losses: dict[str, Tensor], norm: Tensor
-) -> None:
+def refuse_nonfinite(run: Run, step: int, batch: Batch, total: Tensor, losses: dict[str, Tensor], norm: Tensor) -> None:
     """Stop before the update; the weights are those of the step before and are saved."""
     bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss.detach()))]
     run.optimizer.zero_grad(set_to_none=True)

@@ -89,11 +89,21 @@ def assemble(config: Config, folder: Path) -> Run:
     terms = set(method.weights)
     learner = build_learner(student, shape, targets, bool(terms & READS_BRIDGE), bool(terms & READS_LEVELS)).to(device)
     mine = Reader(student.size, student.tokenizer)
-    theirs = Reader(tower.size, tower.tokenizer) if tower is not None and teacher is not None and teacher.needs_inputs else None
+    theirs = (
+        Reader(tower.size, tower.tokenizer)
+        if tower is not None and teacher is not None and teacher.needs_inputs
+        else None
+    )
     loader = Loader(samples, config.data, mine, theirs, config.train.batch, config.seed, pool)
     steps = config.train.steps or max(1, round(float(config.train.epochs or 0) * loader.steps_per_epoch))
-    held_out = Loader(samples, config.data, mine, theirs, min(config.train.batch, len(held)), config.seed, held) if len(held) else None
-    policy = POLICIES[config.policy.name](config.policy, shape.embedding if shape else student.shape.embedding).to(device)
+    held_out = (
+        Loader(samples, config.data, mine, theirs, min(config.train.batch, len(held)), config.seed, held)
+        if len(held)
+        else None
+    )
+    policy = POLICIES[config.policy.name](config.policy, shape.embedding if shape else student.shape.embedding).to(
+        device
+    )
     if policy.learns and held_out is None:
         raise UsageError(
             f"policy.name '{config.policy.name}' learns from held-out pairs, but data.holdout is 0; set data.holdout: 0.05"
@@ -157,8 +167,13 @@ def validator(config: Config, student: Tower):  # noqa: ANN201
             if task == "zeroshot":
                 if config.eval.zeroshot is None:
                     raise UsageError("eval.tasks has zeroshot, but eval.zeroshot (an image folder) is not set")
-                samples = open_samples(config.eval.zeroshot, config.data.model_copy(update={"format": "auto"}), config.data.val_split)
-            out |= {f"{task}/{k}" if task != "retrieval" else k: v for k, v in evaluate(student, samples, task, config.eval.batch).metrics.items()}
+                samples = open_samples(
+                    config.eval.zeroshot, config.data.model_copy(update={"format": "auto"}), config.data.val_split
+                )
+            out |= {
+                f"{task}/{k}" if task != "retrieval" else k: v
+                for k, v in evaluate(student, samples, task, config.eval.batch).metrics.items()
+            }
         return out
 
     return validate
@@ -170,14 +185,18 @@ def prepare_folder(config: Config, resume: bool) -> Path:
         raise UsageError(f"run {folder}: is a file; give another run folder")
     exists = folder.is_dir() and any(folder.iterdir())
     if exists and not resume:
-        raise UsageError(f"run {folder}: already exists; a new run never overwrites an old one: --resume it or give another run")
+        raise UsageError(
+            f"run {folder}: already exists; a new run never overwrites an old one: --resume it or give another run"
+        )
     if resume and not (folder / "config.yaml").is_file():
         raise UsageError(f"run {folder}: nothing to resume (no config.yaml); start it without --resume")
     text = dump_config(config)
     if resume and (folder / "config.yaml").read_text() != text:
         old = dict(_lines((folder / "config.yaml").read_text()))
         key, value = next(((k, v) for k, v in _lines(text) if old.get(k) != v), ("?", "?"))
-        raise IntegrityError(f"run {folder}: cannot resume, '{key}' is now {value} but was {old.get(key)}; use the run's own config.yaml")
+        raise IntegrityError(
+            f"run {folder}: cannot resume, '{key}' is now {value} but was {old.get(key)}; use the run's own config.yaml"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     fsio.sweep_temporaries(folder)
     fsio.write_bytes(folder / "config.yaml", text.encode())
@@ -200,7 +219,9 @@ def restore(run: Run) -> int:
     mine, theirs = run.learner.state_dict(), part("learner/")
     wrong = [k for k in mine if k not in theirs or theirs[k].shape != mine[k].shape]
     if wrong or set(theirs) - set(mine):
-        raise IntegrityError(f"checkpoint {path}: is of another model (tensor {(wrong or sorted(set(theirs) - set(mine)))[0]} differs)")
+        raise IntegrityError(
+            f"checkpoint {path}: is of another model (tensor {(wrong or sorted(set(theirs) - set(mine)))[0]} differs)"
+        )
     run.learner.load_state_dict(theirs)
     run.policy.load_state_dict(part("policy/"))
     checkpoint.restore_optimizer(run.optimizer, part("optimizer/"), state["optimizer"])
@@ -264,8 +285,9 @@ def _lines(text: str) -> list[tuple[str, str]]:
 
     def walk(prefix: str, node: object) -> list[tuple[str, str]]:
         if isinstance(node, dict):
-            return [leaf for key, value in node.items() for leaf in walk(f"{prefix}.{key}" if prefix else str(key), value)]
+            return [
+                leaf for key, value in node.items() for leaf in walk(f"{prefix}.{key}" if prefix else str(key), value)
+            ]
         return [(prefix, str(node))]
 
     return walk("", yaml.safe_load(text))
-

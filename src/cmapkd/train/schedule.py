@@ -73,7 +73,9 @@ def resolve_schedule(schedule: str | tuple[StageConfig, ...]) -> tuple[StageConf
             if term not in TERMS:
                 near = difflib.get_close_matches(term, TERMS, 1)
                 hint = f" (did you mean '{near[0]}'?)" if near else ""
-                raise UsageError(f"schedule stage '{stage.name}' scales unknown term '{term}'; known: {', '.join(TERMS)}{hint}")
+                raise UsageError(
+                    f"schedule stage '{stage.name}' scales unknown term '{term}'; known: {', '.join(TERMS)}{hint}"
+                )
     return schedule
 
 

@@ -65,7 +65,11 @@ def chunked(
     for piece, state in zip(pieces, states, strict=True):
         torch.set_rng_state(state)
         outputs = forward(learner, take(batch.student, piece), levels, _rows(weights, piece), precision)
-        pairs = [(out, g[piece]) for out, g in zip(tensors(outputs), gradients, strict=True) if g is not None and out.requires_grad]
+        pairs = [
+            (out, g[piece])
+            for out, g in zip(tensors(outputs), gradients, strict=True)
+            if g is not None and out.requires_grad
+        ]
         torch.autograd.backward([out for out, _ in pairs], [g for _, g in pairs])
     torch.set_rng_state(after)
     return total.detach(), losses
@@ -131,5 +135,3 @@ def concatenate(parts: list[Outputs]) -> Outputs:
 
 def _rows(weights: Tensor | None, piece: Tensor) -> Tensor | None:
     return None if weights is None else weights[piece]
-
-
