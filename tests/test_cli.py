@@ -127,7 +127,7 @@ def test_overrides_do_not_end_up_among_the_methods(called):
         (["eval", "m", "--data", "d", "--tasks", "a", "b"], "cmapkd.bench.evaluate", "evaluate_folder",
          ("m", "d", ["a", "b"], None)),
         (["report", "."], "cmapkd.bench.report_run", "report_run", (Path("."),)),
-        (["export", ".", "--to", "onnx", "hf"], "cmapkd.export.run", "export_run", (Path("."), ["onnx", "hf"], None)),
+        (["export", ".", "--to", "onnx", "open_clip"], "cmapkd.export.run", "export_run", (Path("."), ["onnx", "open_clip"], None)),
         (["efficiency", "a", "b"], "cmapkd.bench.efficiency", "print_efficiency", (["a", "b"],)),
     ],
 )  # fmt: skip

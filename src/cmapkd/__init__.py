@@ -1,3 +1,12 @@
 """CMAPKD: cross-modal adaptive pyramid knowledge distillation for image-text models."""
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """`cmapkd.distill` on first use, so that importing the package stays free of torch."""
+    if name == "distill":
+        from cmapkd.api import distill
+
+        return distill
+    raise AttributeError(f"module 'cmapkd' has no attribute '{name}'")

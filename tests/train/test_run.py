@@ -15,9 +15,10 @@ from cmapkd.cache.build import build_cache
 from cmapkd.cache.store import Store
 from cmapkd.config.load import dump_config
 from cmapkd.core.errors import IntegrityError, NonFiniteError, UsageError
-from cmapkd.train import checkpoint, loop
+from cmapkd.train import checkpoint, loop, teacher_score
 from cmapkd.train import run as running
 from cmapkd.train.run import distill
+from cmapkd.train.teacher_score import teacher_metrics
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,9 @@ def test_resuming_in_mid_epoch_is_bit_exact(root, tmp_path, monkeypatch, over):
 
 
 def test_a_warm_cache_never_wakes_the_teacher(root, monkeypatch):
+    teacher_metrics(world.config(root))  # the teacher's own score is kept beside the cache
     built, load = [], running.load_tower
+    monkeypatch.setattr(teacher_score, "load_tower", lambda *_, **__: pytest.fail("the teacher was built"))
     monkeypatch.setattr(
         running, "load_tower", lambda config, *a, **k: built.append(config.model) or load(config, *a, **k)
     )
@@ -220,6 +223,7 @@ import sys
 from pathlib import Path
 from cmapkd.config.load import load_config
 from cmapkd.train.run import distill
+from cmapkd.train.teacher_score import teacher_metrics
 distill(load_config(Path(sys.argv[1])), resume=len(sys.argv) > 2)
 """
 

@@ -19,6 +19,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
 from cmapkd.methods import resolve
 from cmapkd.train.run import distill
+from cmapkd.train.teacher_score import teacher_metrics
 
 COLUMNS = (
     "image_retrieval_recall@1", "image_retrieval_recall@5", "image_retrieval_recall@10",
@@ -48,7 +49,7 @@ def compare(config: Config, methods: list[str], seeds: int, out: Path) -> Path:
         for method in methods:
             one_run(config, method, seed, out / f"{method}-{seed}")
     arms = [read_arm(method, [out / f"{method}-{seed}" for seed in range(seeds)]) for method in methods]
-    write_tables(arms, out, teacher_scores(config))
+    write_tables(arms, out, teacher_metrics(config))
     return out / "table.md"
 
 
@@ -94,13 +95,6 @@ def interval(values: list[float]) -> tuple[float, float]:
 def paired(a: list[float], b: list[float]) -> tuple[float, float]:
     """Mean difference a − b over paired seeds and its 95 % half-width."""
     return interval([x - y for x, y in zip(a, b, strict=True)])
-
-
-def teacher_scores(config: Config) -> dict[str, float]:
-    """The teacher's figures on the same validation data, from its cache folder or measured now."""
-    from cmapkd.bench.evaluate import teacher_metrics
-
-    return teacher_metrics(config) if config.teacher is not None else {}
 
 
 def write_tables(arms: list[Arm], out: Path, teacher: dict[str, float]) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cmapkd.bench.evaluate import open_model
 from cmapkd.core.types import Pair
 
 BATCHES = (1, 32)
@@ -211,3 +212,10 @@ def device_name(device: torch.device) -> str:
     said = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in said if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def print_efficiency(models: list[str]) -> None:
+    """The figures of each model: a run folder, an open_clip folder or a model name."""
+    for model in models:
+        tower = open_model(model)
+        print(f"{model}: " + "\n  ".join(measure(tower.clip, tower.size, tower.tokenizer.context).lines()))

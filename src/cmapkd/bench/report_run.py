@@ -13,7 +13,6 @@ import torch
 
 import cmapkd
 from cmapkd.bench.compare import Arm, final_row, interval, read_arm
-from cmapkd.bench.evaluate import teacher_metrics
 from cmapkd.bench.figures import Matrix
 from cmapkd.bench.report import Report, Retrieved, write_report
 from cmapkd.bench.scores import Role, ScoreRow
@@ -29,6 +28,7 @@ from cmapkd.models.load import load_tower
 from cmapkd.models.targets import Targets
 from cmapkd.models.tower import Tower
 from cmapkd.train.schedule import resolve_schedule
+from cmapkd.train.teacher_score import teacher_metrics
 
 EXAMPLES, SHOWN = 8, 5
 

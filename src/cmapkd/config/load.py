@@ -59,7 +59,7 @@ def _read(path: Path) -> str:
         names = ", ".join(recipes()) or "none"
         raise UsageError(f"config {path}: no such file, and no recipe of that name; recipes: {names}{hint}")
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8") as file:
             return file.read(MAX_BYTES + 1)  # one more than `parse` takes, so that it is the one who refuses
     except (UnicodeDecodeError, OSError) as error:
         raise UsageError(f"config {path}: not readable as UTF-8 text ({type(error).__name__})") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from cmapkd.models.load import load_tower
 from cmapkd.models.targets import Targets
 from cmapkd.models.tower import Shape, Tower
 from cmapkd.policy import POLICIES
-from cmapkd.tasks.run import evaluate
+from cmapkd.tasks.validation import merged, open_validation
 from cmapkd.train import checkpoint
 from cmapkd.train.balance import Balance
 from cmapkd.train.learner import build_learner
@@ -38,8 +39,10 @@ from cmapkd.train.loop import Run, teach, train
 from cmapkd.train.objective import Objective
 from cmapkd.train.optimizer import build_optimizer
 from cmapkd.train.schedule import at, resolve_schedule
+from cmapkd.train.teacher_score import teacher_metrics
 
 UNIT_BATCHES = 4
+SHOWN = ("image_retrieval_recall@1", "text_retrieval_recall@1", "mean_recall@1", "zeroshot/acc1")
 
 
 def distill(config: Config, resume: bool = False, dry_run: bool = False) -> Path:
@@ -54,6 +57,9 @@ def distill(config: Config, resume: bool = False, dry_run: bool = False) -> Path
         torch.set_num_threads(config.train.threads)
     started = time.time()
     run = assemble(config, folder)
+    taught = teacher_metrics(config) if run.teacher is not None else {}
+    if taught:
+        say("teacher: " + ", ".join(f"{name} {100 * taught[name]:.1f} %" for name in SHOWN if name in taught))
     start = restore(run) if resume else 0
     log = MetricsLog(folder / "metrics.jsonl")
     if start == 0:
@@ -154,29 +160,10 @@ def split_holdout(n: int, share: float) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
-def validator(config: Config, student: Tower):  # noqa: ANN201
-    """A function that scores the student on data.val; {} where there is none."""
-    if config.data.val is None:
-        return dict
-    val = open_samples(config.data.val, config.data, config.data.val_split)
-
-    def validate() -> dict[str, float]:
-        out: dict[str, float] = {}
-        for task in config.eval.tasks:
-            samples = val
-            if task == "zeroshot":
-                if config.eval.zeroshot is None:
-                    raise UsageError("eval.tasks has zeroshot, but eval.zeroshot (an image folder) is not set")
-                samples = open_samples(
-                    config.eval.zeroshot, config.data.model_copy(update={"format": "auto"}), config.data.val_split
-                )
-            out |= {
-                f"{task}/{k}" if task != "retrieval" else k: v
-                for k, v in evaluate(student, samples, task, config.eval.batch).metrics.items()
-            }
-        return out
-
-    return validate
+def validator(config: Config, student: Tower) -> Callable[[], dict[str, float]]:
+    """A function that scores the student on the config's validation data; {} where there is none."""
+    validation = open_validation(config)
+    return lambda: merged(validation.scores(student))
 
 
 def prepare_folder(config: Config, resume: bool) -> Path:

@@ -1,0 +1,55 @@
+"""The validation of a run: every task of `eval.tasks` on the config's own validation data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cmapkd.config.schema import Config
+from cmapkd.core.errors import UsageError
+from cmapkd.data.readers import open_samples
+from cmapkd.data.samples import Samples
+from cmapkd.tasks.encoder import Encoder
+from cmapkd.tasks.run import evaluate
+from cmapkd.tasks.score import Score
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The samples of each task, opened once. `identity` changes with the data and the tasks."""
+
+    samples: dict[str, Samples]
+    batch: int
+
+    @property
+    def identity(self) -> str:
+        return " ".join(f"{task}:{samples.fingerprint()}" for task, samples in self.samples.items())
+
+    def scores(self, encoder: Encoder) -> list[Score]:
+        return [evaluate(encoder, samples, task, self.batch) for task, samples in self.samples.items()]
+
+
+def open_validation(config: Config) -> Validation:
+    """Open data.val (and eval.zeroshot where zero-shot is asked for); without data.val there is nothing to score."""
+    if config.data.val is None:
+        return Validation({}, config.eval.batch)
+    samples = {}
+    for task in config.eval.tasks:
+        if task == "zeroshot":
+            if config.eval.zeroshot is None:
+                raise UsageError(
+                    "eval.tasks has zeroshot, but eval.zeroshot is not set; give an image folder with a folder a class"
+                )
+            data = config.data.model_copy(update={"format": "auto", "images": None})
+            samples[task] = open_samples(config.eval.zeroshot, data)
+        else:
+            samples[task] = open_samples(config.data.val, config.data, config.data.val_split)
+    return Validation(samples, config.eval.batch)
+
+
+def merged(scores: list[Score]) -> dict[str, float]:
+    """All figures in one table; those of other tasks than retrieval carry the task's name: `zeroshot/acc1`."""
+    return {
+        name if score.task == "retrieval" else f"{score.task}/{name}": value
+        for score in scores
+        for name, value in score.metrics.items()
+    }

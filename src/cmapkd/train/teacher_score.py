@@ -1,0 +1,29 @@
+"""The teacher's own score, printed before a run starts: a broken teacher is caught there."""
+
+from __future__ import annotations
+
+import json
+
+from cmapkd.config.schema import Config
+from cmapkd.core import fsio
+from cmapkd.core.log import say
+from cmapkd.models.load import identity, load_tower
+from cmapkd.tasks.validation import merged, open_validation
+
+
+def teacher_metrics(config: Config) -> dict[str, float]:
+    """The teacher's own score on data.val; kept beside the cache, so that the model is not woken for it again."""
+    validation = open_validation(config)
+    if not validation.samples or config.teacher is None:
+        return {}
+    record = None if config.cache.path is None else config.cache.path / "scores.json"
+    known = json.loads(record.read_text()) if record is not None and record.is_file() else {}
+    key = f"{identity(config.teacher)['weights']} {validation.identity}"
+    if key not in known:
+        scores = validation.scores(load_tower(config.teacher, words=config.cache.words))
+        for score in scores:
+            say(f"teacher: {score.line()}")
+        known[key] = merged(scores)
+        if record is not None and record.parent.is_dir():
+            fsio.write_json(record, known)
+    return known[key]
