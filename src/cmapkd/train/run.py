@@ -56,10 +56,10 @@ def distill(config: Config, resume: bool = False, dry_run: bool = False) -> Path
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     started = time.time()
-    run = assemble(config, folder)
-    taught = teacher_metrics(config) if run.teacher is not None else {}
+    taught = teacher_metrics(config) if resolve(config.method, config.weights, config.share).needs_teacher else {}
     if taught:
         say("teacher: " + ", ".join(f"{name} {100 * taught[name]:.1f} %" for name in SHOWN if name in taught))
+    run = assemble(config, folder)
     start = restore(run) if resume else 0
     log = MetricsLog(folder / "metrics.jsonl")
     if start == 0:
@@ -251,7 +251,7 @@ def facts(run: Run, metrics: dict[str, float]) -> dict[str, object]:
         "student": config.student.model,
         "data": [f"{samples.name}: {len(samples)} images, {samples.n_captions} captions, {samples.fingerprint()[:12]}"],
         "scores": [f"{config.data.val}: {scores}"] if scores else ["not evaluated (data.val is not set)"],
-        "training": {"steps": run.steps, "batch": config.train.batch, "seed": config.seed, "lr": config.train.lr},
+        "training": f"{run.steps} steps of {config.train.batch}, seed {config.seed}, lr {config.train.lr:g}",
         "synthetic": config.data.train.startswith("scenes:"),
         "command": f"cmapkd distill --config {run.folder.name}/config.yaml",
     }
