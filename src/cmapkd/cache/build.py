@@ -39,7 +39,7 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     samples = open_samples(config.data.train, config.data, config.data.train_split)
     tower = load_tower(config.teacher, words=config.cache.words)
     folder, key = config.cache.path, cache_key(config, samples)
-    image_fields, text_fields = fields(tower, config.cache)
+    image_fields, text_fields = fields(tower.shape, tower.words, config.cache)
     image_rows, text_rows = len(samples) * config.data.views, samples.n_captions
     size = estimate_bytes(image_fields, image_rows) + estimate_bytes(text_fields, text_rows)
     say(
@@ -85,12 +85,10 @@ def recheck(config: Config, tower: Tower, samples: Samples) -> Path:
     return config.cache.path
 
 
-def fields(tower: Tower, config: CacheConfig) -> tuple[dict[str, Field], dict[str, Field]]:
+def fields(shape: Shape, words: int, config: CacheConfig) -> tuple[dict[str, Field], dict[str, Field]]:
     """Record layouts of the image and the text store."""
     from cmapkd.models.levels import PHRASE
     from cmapkd.models.targets import rank_for, stored_side
-
-    shape = tower.shape
 
     def level(tokens: int, width: int) -> Field:
         rank = rank_for(width, config.rank)
@@ -104,7 +102,7 @@ def fields(tower: Tower, config: CacheConfig) -> tuple[dict[str, Field], dict[st
         kept = stored_side(side, config.grid)
         image[name] = level(kept * kept + (2 if name == "P5" else 0), width)
     text = dict(common)
-    tokens = (tower.words, -(-tower.words // PHRASE), 1, 1)
+    tokens = (words, -(-words // PHRASE), 1, 1)
     for name, count, width in zip(TEXT_LEVELS, tokens, shape.text_widths, strict=True):
         text[name] = level(count, width)
         if name in MASKED:

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -93,7 +94,7 @@ class StoreWriter:
             if data.shape != (len(rows), *field.shape):
                 raise ValueError(f"field {name}: shape {data.shape}, expected {(len(rows), *field.shape)}")
             array, sums = _files(self.path, name, rows.start // self.shard_rows)
-            fsio.write_bytes(array, [_npy_header(data), memoryview(data.reshape(-1).view(np.uint8))])
+            fsio.write_bytes(array, [_npy_header(data), data.reshape(-1).view(np.uint8).data])
             fsio.write_bytes(sums, checksums(name, rows.start, data).tobytes())
 
     def finish(self) -> None:
@@ -164,7 +165,8 @@ class Store:
         layout = self.fields[field]
         out = np.empty((len(rows), *layout.shape), dtype=layout.dtype)
         self.bytes_read[field] += out.nbytes
-        seed, digest = field_seed(field), xxhash.xxh3_64_intdigest
+        seed = field_seed(field)
+        digest: Any = xxhash.xxh3_64_intdigest  # takes any buffer, though its stub says bytes
         for position, row in enumerate(rows.tolist()):
             if not 0 <= row < self.rows:
                 raise IntegrityError(

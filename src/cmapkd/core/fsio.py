@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from cmapkd.core.errors import DiskError, IntegrityError
 
@@ -52,7 +53,7 @@ class OS:
 system = OS()
 
 
-def write_bytes(path: Path, data: bytes | Iterable[bytes]) -> None:
+def write_bytes(path: Path, data: bytes | Iterable[Any]) -> None:
     """Replace `path` by `data`, whole or not at all. Raises DiskError; the old file then still stands."""
     temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
     chunks = [data] if isinstance(data, bytes | bytearray | memoryview) else data
@@ -184,7 +185,7 @@ def disk_error(path: Path, error: OSError) -> DiskError:
     )
 
 
-def _write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+def _write_all(descriptor: int, data: Any) -> None:
     view = memoryview(data).cast("B")
     while len(view):
         view = view[system.write(descriptor, view) :]

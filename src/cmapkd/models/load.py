@@ -214,7 +214,7 @@ def _tower(
     import open_clip
 
     size = clip.visual.image_size  # type: ignore[union-attr]
-    size = size if isinstance(size, int) else size[0]  # type: ignore[index]
+    size = int(size if isinstance(size, int) else size[0])  # type: ignore[index]
     mean, std = tuple(mean or open_clip.OPENAI_DATASET_MEAN), tuple(std or open_clip.OPENAI_DATASET_STD)
     return Tower(clip.float(), wrapped, size, mean, std, model_cfg, name, words)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,14 +58,14 @@ class Tokenizer:
         return ids, words
 
 
-def from_open_clip(tokenizer: object, context: int) -> Tokenizer:
+def from_open_clip(tokenizer: Any, context: int) -> Tokenizer:
     """Wrap an open_clip tokenizer (the CLIP BPE or a Hugging Face one); refuses one that merges across words."""
     if hasattr(tokenizer, "bpe_ranks"):
         wrapped = Tokenizer(
-            tokenizer.encode,  # type: ignore[attr-defined]
-            tokenizer.clean_fn,  # type: ignore[attr-defined]
-            tokenizer.sot_token_id,  # type: ignore[attr-defined]
-            tokenizer.eot_token_id,  # type: ignore[attr-defined]
+            tokenizer.encode,
+            tokenizer.clean_fn,
+            tokenizer.sot_token_id,
+            tokenizer.eot_token_id,
             0,
             context,
         )
@@ -78,7 +79,7 @@ def from_open_clip(tokenizer: object, context: int) -> Tokenizer:
             )
         wrapped = Tokenizer(
             lambda word: inner(word, add_special_tokens=False).input_ids,
-            tokenizer.clean_fn,  # type: ignore[attr-defined]
+            tokenizer.clean_fn,
             start,
             end,
             inner.pad_token_id or 0,
@@ -87,7 +88,7 @@ def from_open_clip(tokenizer: object, context: int) -> Tokenizer:
         )
     else:
         raise UsageError(f"tokenizer {type(tokenizer).__name__} is neither open_clip's nor Hugging Face's")
-    expected = tokenizer([PROBE])[0]  # type: ignore[operator]
+    expected = tokenizer([PROBE])[0]
     if not torch.equal(wrapped([PROBE])[0][0], expected.long()):
         raise UsageError(
             f"tokenizer {type(tokenizer).__name__} merges across words, so its tokens cannot be told apart by word; "
@@ -105,7 +106,12 @@ def from_folder(folder: Path, context: int) -> Tokenizer:
         raise UsageError(f"{folder}: no tokenizer.json here; give a folder that holds one, or tokenizer: own")
     fast = Fast.from_file(str(path))
     special = json.loads((folder / "tokenizer_config.json").read_text())
-    start, end, pad = (fast.token_to_id(special[key]) for key in ("bos_token", "eos_token", "pad_token"))
+    ids = [fast.token_to_id(special.get(key) or "") for key in ("bos_token", "eos_token", "pad_token")]
+    if None in ids:
+        raise UsageError(
+            f"{folder}: tokenizer_config.json must name bos_token, eos_token and pad_token of tokenizer.json"
+        )
+    start, end, pad = (int(i or 0) for i in ids)
     return Tokenizer(
         lambda word: fast.encode(word, add_special_tokens=False).ids,
         lambda text: " ".join(text.split()),

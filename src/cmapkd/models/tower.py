@@ -28,6 +28,10 @@ class Shape:
 class Tower(nn.Module):
     """A CLIP-like model with its own tokenizer, resolution, mean and std. `words` is the length of L1."""
 
+    mean: Tensor
+    std: Tensor
+    clip: Any
+
     def __init__(
         self,
         clip: nn.Module,

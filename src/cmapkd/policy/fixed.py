@@ -26,6 +26,7 @@ class Manual(nn.Module):
     """The config's `policy.weights`, scaled to mean 1 within each modality; a level not named has weight 1."""
 
     learns = False
+    level: Tensor
 
     def __init__(self, config: PolicyConfig, embedding: int) -> None:
         super().__init__()

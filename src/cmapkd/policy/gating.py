@@ -27,6 +27,10 @@ class Gating(nn.Module):
     """
 
     learns = True
+    rms: Tensor
+    mean: Tensor
+    square: Tensor
+    events: Tensor
 
     def __init__(self, config: PolicyConfig, embedding: int) -> None:
         super().__init__()

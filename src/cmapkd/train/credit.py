@@ -27,15 +27,16 @@ def level_credit(
     """
     with evaluating(module):
         gradients = torch.autograd.grad(held_out_loss(), parameters, allow_unused=True)
+        moved: list[Tensor] = list(parameters)
         direction = [_preconditioned(optimizer, p, g) for p, g in zip(parameters, gradients, strict=True)]
         size = torch.stack(torch._foreach_norm(direction)).norm()
         weight = torch.stack(torch._foreach_norm([p.detach() for p in parameters])).norm()
         epsilon = float(RELATIVE_STEP * weight / size.clamp_min(1e-30))
         saved = [p.detach().clone() for p in parameters]
         with torch.no_grad():
-            torch._foreach_add_(parameters, direction, alpha=epsilon)
+            torch._foreach_add_(moved, direction, alpha=epsilon)
             upper = errors()
-            torch._foreach_add_(parameters, direction, alpha=-2 * epsilon)
+            torch._foreach_add_(moved, direction, alpha=-2 * epsilon)
             lower = errors()
             for p, value in zip(parameters, saved, strict=True):
                 p.copy_(value)

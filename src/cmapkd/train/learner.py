@@ -21,6 +21,8 @@ class Learner(nn.Module):
     (FVU, fraction of variance unexplained). It is measured once on the first training batches and kept.
     """
 
+    unit: Tensor
+
     def __init__(self, student: Tower, necks: Necks | None, geometry: dict[str, GridError]) -> None:
         super().__init__()
         self.student, self.necks, self.geometry = student, necks, geometry
