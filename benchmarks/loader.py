@@ -63,7 +63,17 @@ def agree(file: Path) -> None:
 
     image = Image.open(file).convert("RGB")
     ours = torch.from_numpy(render(image, View(), SIZE)).float()
-    theirs = torch.from_numpy(np.array(resize(image, [SIZE, SIZE], InterpolationMode.BICUBIC))).permute(2, 0, 1).float()
+    theirs = (
+        torch.from_numpy(
+            np.array(
+                resize(  # pyright: ignore[reportArgumentType]
+                    image, [SIZE, SIZE], InterpolationMode.BICUBIC
+                )
+            )
+        )
+        .permute(2, 0, 1)
+        .float()
+    )
     difference = float((ours - theirs).abs().mean())
     if difference > 2.0:
         raise AssertionError(f"our resize differs from torchvision's by {difference:.2f} grey levels on average")

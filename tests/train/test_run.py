@@ -126,11 +126,26 @@ def test_a_level_that_is_off_is_not_read_from_the_cache(root, tmp_path):
     assert image.bytes_read["P5"] > 0 and image.bytes_read["P2"] == image.bytes_read["P4"] == 0
 
 
+def test_the_task_loss_trains_on_labelled_folders_and_asks_for_labels(root, tmp_path):
+    over = {"method": "scratch", "weights": {"task": 1.0}, "train__steps": 3, "eval__every": None}
+    folder = distill(world.config(root, run=str(tmp_path / "a"), data__train="scenes:objects:1:train", **over))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows[1]["loss/task"] > 0
+    with pytest.raises(UsageError, match="needs labelled data, but .* has captions only"):
+        distill(world.config(root, run=str(tmp_path / "b"), **over))
+
+
 def test_an_existing_run_is_never_overwritten(root):
     config = world.config(root, run=str(root / "once"), method="scratch", train__steps=2)
     distill(config)
     with pytest.raises(UsageError, match="never overwrites an old one: --resume"):
         distill(config)
+
+
+def test_a_run_that_cannot_start_leaves_no_folder_in_the_way(root, tmp_path):
+    with pytest.raises(UsageError, match="method 'cmpkd' is unknown"):
+        distill(world.config(root, run=str(tmp_path / "run"), method="cmpkd"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_resuming_under_another_config_is_refused_naming_the_key(root):

@@ -128,7 +128,7 @@ def write_tables(arms: list[Arm], out: Path, teacher: dict[str, float]) -> None:
             lines.append(json.dumps({"method": arm.method, "seed": seed, "seconds": arm.seconds[seed],
                                      "metrics": {k: v[seed] for k, v in arm.values.items()}}))  # fmt: skip
     fsio.write_bytes(out / "results.jsonl", ("\n".join(lines) + "\n").encode())
-    say(markdown.rstrip())
+    print(markdown.rstrip(), flush=True)
 
 
 def short(column: str) -> str:

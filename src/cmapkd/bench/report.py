@@ -46,7 +46,7 @@ class Report:
 
     data: lines with split, counts and fingerprint. metrics: the lines of metrics.jsonl, that is {step, loss/<term>,
     weight/<level>, stage} while training, {kind: val, step, <metric>} or val/<metric> for validation, and {kind:
-    balance, …} when terms were calibrated. stages: names in order. example_weights: samples × levels. coupling: student
+    balance, …} when terms were calibrated. stages: names in order. stage_levels: stages × levels. example_weights: samples × levels. coupling: student
     × teacher levels. bridge: R@1 between image level i and text level j, fractions. config: YAML as it was run.
     """
 
@@ -58,6 +58,7 @@ class Report:
     data: tuple[str, ...] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     stages: tuple[str, ...] = ()
+    stage_levels: Matrix | None = None
     example_weights: Matrix | None = None
     coupling: Matrix | None = None
     bridge: Matrix | None = None
@@ -129,6 +130,7 @@ def sections(facts: Report) -> list[Section]:
         )
         found.append(Section("Level weights", Markup(svg), caption))
     for name, title, matrix, scale, decimals, caption in (
+        ("stages", "Levels of each stage", facts.stage_levels, 1, 0, "1: the level teaches in this stage."),
         ("samples", "Level weights of single samples", facts.example_weights, 1, 2, "One row a sample."),
         (
             "coupling",

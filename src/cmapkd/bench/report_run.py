@@ -16,17 +16,19 @@ from cmapkd.bench.compare import Arm, final_row, interval, read_arm
 from cmapkd.bench.figures import Matrix
 from cmapkd.bench.report import Report, Retrieved, write_report
 from cmapkd.bench.scores import Role, ScoreRow
-from cmapkd.cache.build import open_targets_of
+from cmapkd.cache.build import open_cached_teacher, open_targets_of
 from cmapkd.config.load import load_config
 from cmapkd.config.schema import Config, TowerConfig
 from cmapkd.core.errors import UsageError
-from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS
+from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs
 from cmapkd.data.loader import read_images
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from cmapkd.models.load import load_tower
 from cmapkd.models.targets import Targets
 from cmapkd.models.tower import Tower
+from cmapkd.policy import POLICIES
+from cmapkd.train import checkpoint
 from cmapkd.train.schedule import resolve_schedule
 from cmapkd.train.teacher_score import teacher_metrics
 
@@ -67,7 +69,8 @@ def _page(config: Config, runs: dict[str, list[Path]], main: Path, out: Path, co
             data=tuple(lines),
             metrics=metrics,
             stages=tuple(stage.name for stage in resolve_schedule(config.schedule)),
-            example_weights=_stage_levels(config),
+            stage_levels=_stage_levels(config),
+            example_weights=example_weights(config, main, train),
             coupling=_matrix(targets, "pairs/alpha"),
             bridge=_matrix(targets, "pairs/recall"),
             examples=tuple(retrieved(student, val)) if val else (),
@@ -95,6 +98,26 @@ def score_rows(config: Config, runs: dict[str, list[Path]]) -> list[ScoreRow]:
         size = _size(load_tower(TowerConfig(model=f"local-dir:{folders[0] / 'student'}")))
         rows.append(ScoreRow(method, role, {n: m for n, (m, _) in means.items()}, *size, len(folders), spread))
     return rows
+
+
+def example_weights(config: Config, run: Path, samples: Samples, count: int = EXAMPLES) -> Matrix | None:
+    """Level weights that the run's final policy gives single samples; None where the policy is uniform or uncached."""
+    path = checkpoint.latest(run / "checkpoints")
+    if config.policy.name == "uniform" or config.cache.path is None or config.teacher is None or path is None:
+        return None
+    teacher, _, shape = open_cached_teacher(config, samples)
+    policy = POLICIES[config.policy.name](config.policy, shape.embedding)
+    tensors = checkpoint.load_generation(path)[0]
+    policy.load_state_dict({k.removeprefix("policy/"): v for k, v in tensors.items() if k.startswith("policy/")})
+    rows = torch.from_numpy(np.linspace(0, len(samples) - 1, count).astype(np.int64))
+    captions = torch.from_numpy(samples.caption_offsets[rows.numpy()])
+    nothing = torch.empty(0)
+    batch = Batch(rows, captions, torch.zeros_like(rows), Inputs(nothing, nothing, nothing))
+    weights, _ = policy(teacher.teach(batch, (), bridge=False), 1.0)
+    if weights is None:
+        return None
+    names = tuple(samples.captions[int(i)][0][:40] for i in rows)
+    return Matrix(names, LEVELS, tuple(tuple(row) for row in weights.tolist()))
 
 
 def retrieved(tower: Tower, samples: Samples, count: int = EXAMPLES) -> list[Retrieved]:

@@ -17,13 +17,17 @@ from cmapkd.train.schedule import Moment
 
 @dataclass
 class Objective:
-    """weights are the current λ of each term (the balance may change them); pairs holds τ and α of the bridge."""
+    """weights are the current λ of each term (the balance may change them); pairs holds τ and α of the bridge.
+
+    labels [samples] and class_ids [C, L] (token ids of the class texts) are what L_task needs of labelled data.
+    """
 
     learner: Learner
     method: Method
     weights: dict[str, float]
     pairs: PairInformation | None
     labels: Tensor | None = None
+    class_ids: Tensor | None = None
 
     def levels(self, moment: Moment) -> tuple[str, ...]:
         """The levels that some active term reads now; the others are neither computed nor read from the cache."""
@@ -58,12 +62,19 @@ class Objective:
             coupling=alpha,
             temperatures=None if self.pairs is None else self.pairs.temperatures,
             labels=None if self.labels is None else self.labels[batch.samples],
+            classes=self._classes(moment),
         )
         return {term: TERMS[term](view) for term in self.active(moment)}
 
     def total(self, losses: dict[str, Tensor], moment: Moment) -> Tensor:
         """L = Σ λ_k · factor_k · L_k."""
         return torch.stack([self._weight(term, moment) * loss for term, loss in losses.items()]).sum()
+
+    def _classes(self, moment: Moment) -> Tensor | None:
+        """The student's embeddings of the class texts, only where L_task is active."""
+        if self.class_ids is None or self._weight("task", moment) == 0:
+            return None
+        return self.learner.student.clip.encode_text(self.class_ids).float()
 
     def _weight(self, term: str, moment: Moment) -> float:
         return self.weights.get(term, 0.0) * moment.factors.get(term, 1.0)

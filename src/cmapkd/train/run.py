@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,6 +43,7 @@ from cmapkd.train.schedule import at, resolve_schedule
 from cmapkd.train.teacher_score import teacher_metrics
 
 UNIT_BATCHES = 4
+CLASS_TEXT = "a photo of a {}"
 SHOWN = ("image_retrieval_recall@1", "text_retrieval_recall@1", "mean_recall@1", "zeroshot/acc1")
 
 
@@ -56,10 +58,16 @@ def distill(config: Config, resume: bool = False, dry_run: bool = False) -> Path
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     started = time.time()
-    taught = teacher_metrics(config) if resolve(config.method, config.weights, config.share).needs_teacher else {}
+    try:
+        run = assemble(config, folder)
+    except BaseException:
+        if not resume:  # nothing was trained yet, and the mended command shall not meet a folder that exists
+            shutil.rmtree(folder)
+        raise
+    taught = teacher_metrics(config) if run.teacher is not None else {}
     if taught:
         say("teacher: " + ", ".join(f"{name} {100 * taught[name]:.1f} %" for name in SHOWN if name in taught))
-    run = assemble(config, folder)
+    torch.manual_seed(config.seed)
     start = restore(run) if resume else 0
     log = MetricsLog(folder / "metrics.jsonl")
     if start == 0:
@@ -114,7 +122,9 @@ def assemble(config: Config, folder: Path) -> Run:
         raise UsageError(
             f"policy.name '{config.policy.name}' learns from held-out pairs, but data.holdout is 0; set data.holdout: 0.05"
         )
-    objective = Objective(learner, method, dict(method.weights), None if targets is None else targets.pairs)
+    labels, class_ids = labelled(samples, student, device) if "task" in terms else (None, None)
+    pairs = None if targets is None else targets.pairs
+    objective = Objective(learner, method, dict(method.weights), pairs, labels, class_ids)
     run = Run(
         config, folder, steps, learner, build_optimizer(learner, config.train), loader, stages, objective,
         Balance(method.share, steps), policy,
@@ -123,6 +133,16 @@ def assemble(config: Config, folder: Path) -> Run:
     )  # fmt: skip
     measure_units(run)
     return run
+
+
+def labelled(samples: Samples, student: Tower, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(labels of all samples, token ids of the class texts) for L_task. Raises UsageError for data without labels."""
+    if samples.labels is None or samples.classes is None:
+        raise UsageError(
+            f"weights.task needs labelled data, but {samples.name} has captions only; give an image folder or drop it"
+        )
+    ids, _ = student.tokenizer([CLASS_TEXT.format(name) for name in samples.classes])
+    return torch.tensor(samples.labels, device=device), ids.to(device)
 
 
 def open_teacher(

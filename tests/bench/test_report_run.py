@@ -1,0 +1,64 @@
+import os
+
+import pytest
+
+import world
+from cmapkd.bench.compare import compare, interval, paired
+from cmapkd.bench.report_run import report_comparison, report_run
+from cmapkd.cache.build import build_cache
+from cmapkd.core.errors import UsageError
+from cmapkd.train.run import distill
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    os.environ["CMAPKD_DATA"] = str(root / "data")
+    world.teacher_folder(root / "teacher", seed=0, width=48)
+    world.teacher_folder(root / "student-init", seed=1, width=32)
+    build_cache(world.config(root))
+    return root
+
+
+def test_a_comparison_is_finished_once_and_its_table_has_teacher_and_methods(root, capsys, monkeypatch):
+    config = world.config(root, train__steps=3, eval__every=None)
+    out = root / "compare"
+    compare(config, ["scratch", "fd", "cmapkd"], 2, out)
+    table = (out / "table.md").read_text()
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["teacher", "scratch", "fd", "cmapkd"]
+    monkeypatch.setattr("cmapkd.bench.compare.distill", lambda *_, **__: pytest.fail("ran again"))
+    compare(config, ["scratch", "fd", "cmapkd"], 2, out)
+    page = report_comparison(config, ["scratch", "fd", "cmapkd"], out, "cmapkd compare").read_text()
+    assert "Synthetic data" in page and "http" not in page.split("<body")[1].split("Configuration")[0].replace(
+        "http://www.w3.org", ""
+    )
+
+
+def test_runs_of_one_seed_start_from_the_same_student(root):
+    from cmapkd.train import run as running
+
+    starts = []
+    for method in ("scratch", "cmapkd"):
+        config = world.config(root, run=str(root / f"start-{method}"), method=method)
+        run = running.assemble(config, running.prepare_folder(config, False))
+        starts.append({k: v.clone() for k, v in run.learner.student.state_dict().items()})
+        assert run.loader.batch(0).samples.tolist() == run.loader.batch(0).samples.tolist()
+    assert all(v.equal(starts[1][k]) for k, v in starts[0].items())
+
+
+def test_the_report_of_a_gated_run_shows_weights_of_single_samples(root):
+    over = {"policy__name": "manual", "policy__weights": {"P2": 3.0}, "train__steps": 3}
+    folder = distill(world.config(root, run=str(root / "manual"), **over))
+    page = report_run(folder).read_text()
+    assert "Level weights of single samples" in page and "Levels of each stage" in page
+
+
+def test_an_unfinished_run_has_no_report(root, tmp_path):
+    with pytest.raises(UsageError, match="no finished run here"):
+        report_run(tmp_path)
+
+
+def test_the_interval_is_students_t():
+    mean, half = interval([1.0, 2.0, 3.0])
+    assert mean == 2.0 and abs(half - 4.303 / 3**0.5) < 1e-3
+    assert paired([2.0, 3.0], [1.0, 2.0]) == (1.0, 0.0)
