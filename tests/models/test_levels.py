@@ -62,3 +62,20 @@ def test_area_matrix_rows_sum_to_one_and_cover_all_cells():
 def test_pooled_features_of_an_empty_text_are_finite():
     mask = torch.zeros(2, 3, dtype=torch.bool)
     assert lv.mean_max(torch.randn(2, 3, 4), mask).isfinite().all()
+
+
+def test_sampling_a_map_at_its_own_cells_is_a_gather_and_elsewhere_is_bilinear():
+    tokens = torch.randn(1, 16, 3)
+    places = torch.tensor([[5, 0, 15]])
+    torch.testing.assert_close(lv.sample_at(tokens, places, 4), tokens[:, [5, 0, 15]])
+    fine = lv.sample_at(tokens, torch.tensor([[9]]), 8)  # row 1, column 1 of 8: a quarter cell from the first centre
+    w = torch.tensor([0.75, 0.25])
+    expected = torch.einsum("r,c,rcd->d", w, w, tokens.unflatten(1, (4, 4))[0, :2, :2])
+    torch.testing.assert_close(fine[0, 0], expected)
+
+
+def test_key_places_are_the_tokens_most_like_the_summary_whatever_their_norm():
+    summary = torch.randn(1, 8)
+    tokens = torch.randn(1, 10, 8)
+    tokens[0, 3], tokens[0, 7] = 0.01 * summary[0], 5 * summary[0]
+    assert lv.key_places(tokens, summary, 2).tolist() == [[3, 7]]

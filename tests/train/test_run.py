@@ -115,6 +115,26 @@ def test_cached_and_live_teaching_agree(root, tmp_path):
         assert abs(totals[0][name] - totals[1][name]) <= 1e-2 * abs(totals[1][name]) + 1e-4, name
 
 
+def test_key_tokens_are_stored_with_their_places_and_teach_as_the_live_ones(root, tmp_path):
+    over = {"cache__tokens": 5, "cache__path": str(root / "cache-tokens")}
+    build_cache(world.config(root, **over))
+    totals = []
+    for path in (over["cache__path"], None):
+        config = world.config(root, run=str(tmp_path / f"r{len(totals)}"), **{**over, "cache__path": path})
+        run = running.assemble(config, running.prepare_folder(config, False))
+        batch, moment = run.loader.batch(0), running.at(run.stages, 0.0)
+        teaching = loop.teach(run, run.teacher, batch, moment)
+        assert teaching.levels["P2"].shape[1] == 5 and teaching.places.shape == (8, 5)
+        outputs = loop.stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, torch.float32)
+        losses = run.objective.losses(outputs, teaching, batch, moment)
+        totals.append({k: float(v.detach()) for k, v in losses.items()})
+    for name in totals[0]:
+        assert abs(totals[0][name] - totals[1][name]) <= 1e-2 * abs(totals[1][name]) + 1e-4, name
+    assert (
+        Store(root / "cache-tokens" / "image").fields["P2"].nbytes < Store(root / "cache" / "image").fields["P2"].nbytes
+    )
+
+
 def test_a_level_that_is_off_is_not_read_from_the_cache(root, tmp_path):
     config = world.config(
         root, run=str(tmp_path / "run"), schedule=[{"name": "deep", "until": 1.0, "levels": ["P5", "L4"]}]
@@ -166,6 +186,7 @@ def test_resuming_under_another_config_is_refused_naming_the_key(root):
         ({"cache__rank": 16}, "'rank' is"),
         ({"cache__dtype": "fp16"}, "'dtype' is"),
         ({"cache__grid": 2}, "'grid' is"),
+        ({"cache__tokens": 5}, "'grid' is"),
         ({"cache__words": 10}, "'words' is"),
         ({"cache__calibration_samples": 40}, "'calibration' is"),
         ({"data__holdout": 0.1}, "'calibration' is"),

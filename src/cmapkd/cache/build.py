@@ -53,7 +53,7 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     if (folder / "teacher.json").is_file():
         return recheck(config, tower, samples)
     precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-    targets = open_targets(folder, key, config.cache.grid) or _calibrate(folder, key, config, tower, samples)
+    targets = open_targets(folder, key, config.cache) or _calibrate(folder, key, config, tower, samples)
     targets.to(device)
     with (
         evaluating(tower),
@@ -100,7 +100,10 @@ def fields(shape: Shape, words: int, config: CacheConfig) -> tuple[dict[str, Fie
     image = dict(common)
     for name, side, width in zip(IMAGE_LEVELS, shape.grids, shape.image_widths, strict=True):
         kept = stored_side(side, config.grid)
-        image[name] = level(kept * kept + (2 if name == "P5" else 0), width)
+        cells = kept * kept if config.tokens is None or name == "P5" else min(config.tokens, shape.grids[2] ** 2)
+        image[name] = level(cells + (2 if name == "P5" else 0), width)
+    if config.tokens is not None:
+        image["places"] = Field((min(config.tokens, shape.grids[2] ** 2),), "int32")
     text = dict(common)
     tokens = (words, -(-words // PHRASE), 1, 1)
     for name, count, width in zip(TEXT_LEVELS, tokens, shape.text_widths, strict=True):
@@ -119,14 +122,14 @@ def cache_key(config: Config, samples: Samples) -> dict[str, str]:
         "data": samples.fingerprint(),
         "views": f"{config.data.views} crop {config.data.crop} flip {config.data.flip}",
         "rank": str(config.cache.rank),
-        "grid": str(config.cache.grid),
+        "grid": f"{config.cache.grid} tokens {config.cache.tokens}",
         "dtype": config.cache.dtype,
         "words": str(config.cache.words),
         "calibration": f"{config.cache.calibration_samples} samples, held out {config.data.holdout}",
     }
 
 
-def open_targets(folder: Path, key: dict[str, str], grid: int | None) -> Targets | None:
+def open_targets(folder: Path, key: dict[str, str], config: CacheConfig) -> Targets | None:
     """The stored calibration if it was made under the same key, else None."""
     record = folder / "calibration.json"
     if not record.is_file():
@@ -144,7 +147,7 @@ def open_targets(folder: Path, key: dict[str, str], grid: int | None) -> Targets
         raise IntegrityError(
             f"{path}: missing, or its hash differs from calibration.json; delete {folder} and run `cmapkd cache`"
         )
-    return Targets(load_file(str(path)), grid)
+    return Targets(load_file(str(path)), config.grid, config.tokens)
 
 
 def open_targets_of(config: Config) -> Targets | None:
@@ -152,7 +155,7 @@ def open_targets_of(config: Config) -> Targets | None:
     folder = config.cache.path
     if folder is None or not (folder / "calibration.safetensors").is_file():
         return None
-    return Targets(load_file(str(folder / "calibration.safetensors")), config.cache.grid)
+    return Targets(load_file(str(folder / "calibration.safetensors")), config.cache.grid, config.cache.tokens)
 
 
 def open_cached_teacher(config: Config, samples: Samples) -> tuple[CachedTeacher, Targets, Shape]:
@@ -163,11 +166,15 @@ def open_cached_teacher(config: Config, samples: Samples) -> tuple[CachedTeacher
     if not record.is_file():
         raise UsageError(f"cache {folder}: no finished cache here; run `cmapkd cache` with this config first")
     known, key = json.loads(record.read_text()), cache_key(config, samples)
-    targets = open_targets(folder, key, config.cache.grid)
+    targets = open_targets(folder, key, config.cache)
     if targets is None:
         raise IntegrityError(f"cache {folder}: calibration.json is missing; delete {folder} and run `cmapkd cache`")
     teacher = CachedTeacher(
-        Store(folder / "image", key), Store(folder / "text", key), config.data.views, known["scale"]
+        Store(folder / "image", key),
+        Store(folder / "text", key),
+        config.data.views,
+        known["scale"],
+        known["shape"]["grids"][2],
     )
     s = known["shape"]
     shape = Shape(tuple(s["image_widths"]), tuple(s["grids"]), tuple(s["text_widths"]), s["embedding"])
@@ -215,7 +222,11 @@ def fit_targets(config: Config, tower: Tower, samples: Samples) -> Targets:
     indices = indices[np.random.default_rng(0).permutation(len(indices))]
     say(f"calibrating the teacher's levels and bridge on {len(indices)} samples")
     targets = calibrate(
-        tower, teacher_inputs(tower, samples, config.data, indices), config.cache.rank, config.cache.grid
+        tower,
+        teacher_inputs(tower, samples, config.data, indices),
+        config.cache.rank,
+        config.cache.grid,
+        config.cache.tokens,
     )
     kept = ", ".join(f"{name} {float(targets.get(f'{name}/retained')):.0%}" for name in LEVELS)
     say(f"variance kept: {kept}")
@@ -247,8 +258,9 @@ def _image_records(
     tower: Tower, targets: Targets, samples: Samples, data: DataConfig, rows: range
 ) -> dict[str, np.ndarray]:
     features = tower.image(_pixels(samples, data, np.asarray(rows), tower.size).to(tower.device))
-    out = {name: targets.level(name, tokens) for name, tokens in zip(IMAGE_LEVELS, features.levels, strict=True)}
-    return _numpy(out | _common(targets, features, IMAGE_LEVELS))
+    out, places, _ = targets.image_levels(features, IMAGE_LEVELS)
+    kept = {} if places is None else {"places": places.cpu().numpy()}
+    return _numpy(out | _common(targets, features, IMAGE_LEVELS)) | kept
 
 
 def _text_records(tower: Tower, targets: Targets, captions: list[str]) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cmapkd.cache.store import Store
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Pair, Teaching
-from cmapkd.models.targets import Targets
+from cmapkd.models.targets import SPATIAL, Targets
 from cmapkd.models.tower import Tower, evaluating
 
 MASKED = ("L1", "L2")
@@ -48,8 +48,8 @@ class CachedTeacher:
 
     needs_inputs = False
 
-    def __init__(self, image: Store, text: Store, views: int, scale: float) -> None:
-        self.image, self.text, self.views, self.scale = image, text, views, scale
+    def __init__(self, image: Store, text: Store, views: int, scale: float, side: int = 0) -> None:
+        self.image, self.text, self.views, self.scale, self.side = image, text, views, scale, side
 
     def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
         rows = Pair((batch.samples * self.views + batch.views).cpu().numpy(), batch.captions.cpu().numpy())
@@ -69,4 +69,7 @@ class CachedTeacher:
             read(self.text, "bridge", rows.text) if bridge else torch.empty(0),
         )
         final = Pair(read(self.image, "final", rows.image), read(self.text, "final", rows.text))
-        return Teaching(out, masks, shared, final, self.scale)
+        places = None
+        if "places" in self.image.fields and wanted & set(SPATIAL):
+            places = torch.from_numpy(self.image.read("places", rows.image)).to(device).long()
+        return Teaching(out, masks, shared, final, self.scale, places, self.side)

@@ -62,12 +62,14 @@ class CacheConfig(Section):
     """The teacher's stored features. Without `path` the teacher runs live in every step.
 
     rank: kept principal components per level (a power of 2). grid: side that spatial levels are pooled to
-    before storing; none keeps the teacher's own grid. tokens: keep only this many key tokens of each spatial level.
+    before storing; none keeps the teacher's own grid. tokens: instead of a grid, keep this many key tokens of P2-P4
+    with their places.
     """
 
     path: Path | None = None
     rank: Annotated[int, Field(ge=2, le=4096)] = 256
     grid: Annotated[int, Field(ge=1, le=64)] | None = None
+    tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
     dtype: Literal["int8", "fp16"] = "int8"
     calibration_samples: Annotated[int, Field(ge=16)] = 2048
     shard_rows: Annotated[int, Field(ge=1)] = 4096
@@ -77,6 +79,12 @@ class CacheConfig(Section):
     def rank_is_power_of_two(self) -> CacheConfig:
         if self.rank & (self.rank - 1):
             raise ValueError(f"rank is {self.rank}, but must be a power of 2 (Hadamard rotation); try 128 or 256")
+        return self
+
+    @model_validator(mode="after")
+    def grid_or_tokens(self) -> CacheConfig:
+        if self.grid is not None and self.tokens is not None:
+            raise ValueError("grid and tokens are two ways to keep less of a map; give one of them")
         return self
 
 

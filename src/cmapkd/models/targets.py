@@ -19,10 +19,11 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.grid import area_matrix
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Features, Inputs, Pair, Teaching
 from cmapkd.models.bridge import PairInformation, pair_information, ridge
-from cmapkd.models.levels import resample_grid
+from cmapkd.models.levels import key_places, resample_grid, sample_at
 from cmapkd.models.tower import Tower, evaluating
 
 MIN_RETAINED = 0.8
+SPATIAL = ("P2", "P3", "P4")
 
 
 def hadamard(size: int) -> Float[Tensor, "r r"]:
@@ -46,12 +47,13 @@ def stored_side(native: int, grid: int | None) -> int:
 class Targets(nn.Module):
     """Buffers only: per level μ [D], basis [D, r], bridge weight [2D, E] and bias [E]; τ, information, recall, α [4, 4].
 
-    `grid` pools spatial levels (P2-P4, and P5's map) to that side before they are kept.
+    `grid` pools spatial levels (P2-P4, and P5's map) to that side before they are kept; `tokens` keeps only that many key
+    tokens of P2-P4, the same places for all three.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], grid: int | None) -> None:
+    def __init__(self, tensors: dict[str, Tensor], grid: int | None, tokens: int | None = None) -> None:
         super().__init__()
-        self.grid = grid
+        self.grid, self.tokens = grid, tokens
         for name, tensor in tensors.items():
             self.register_buffer(name.replace("/", "_"), tensor, persistent=False)
         self.names = tuple(tensors)
@@ -89,15 +91,27 @@ class Targets(nn.Module):
     def teaching(self, features: Pair[Features], levels: Iterable[str], scale: float) -> Teaching:
         """Everything the losses need of the teacher on one batch."""
         wanted = set(levels)
-        out, masks = {}, {}
-        for names, part in ((IMAGE_LEVELS, features.image), (TEXT_LEVELS, features.text)):
-            for name, tokens, mask in zip(names, part.levels, part.masks, strict=True):
-                if name in wanted:
-                    out[name] = self.level(name, tokens)
-                    if mask is not None:
-                        masks[name] = mask
+        out, places, side = self.image_levels(features.image, wanted)
+        masks = {}
+        for name, tokens, mask in zip(TEXT_LEVELS, features.text.levels, features.text.masks, strict=True):
+            if name in wanted:
+                out[name] = self.level(name, tokens)
+                if mask is not None:
+                    masks[name] = mask
         bridge = Pair(self.bridge(features.image, IMAGE_LEVELS), self.bridge(features.text, TEXT_LEVELS))
-        return Teaching(out, masks, bridge, features.map(lambda f: F.normalize(f.final.float(), dim=-1)), scale)
+        return Teaching(
+            out, masks, bridge, features.map(lambda f: F.normalize(f.final.float(), dim=-1)), scale, places, side
+        )
+
+    def image_levels(self, image: Features, wanted: Iterable[str]) -> tuple[dict[str, Tensor], Tensor | None, int]:
+        """(targets, places of the key tokens or None, side of their grid) of the image levels asked for."""
+        tokens = dict(zip(IMAGE_LEVELS, image.levels, strict=True))
+        side = round(tokens["P4"].shape[1] ** 0.5)
+        places = None
+        if self.tokens is not None:
+            places = key_places(tokens["P4"].float(), tokens["P5"][:, -2].float(), self.tokens)
+            tokens |= {name: sample_at(tokens[name].float(), places, side) for name in SPATIAL}
+        return {name: self.level(name, tokens[name]) for name in IMAGE_LEVELS if name in wanted}, places, side
 
     def _pool(self, name: str, tokens: Tensor) -> Tensor:
         extra = 2 if name == "P5" else 0
@@ -129,7 +143,7 @@ class _Moments:
 
 
 @torch.no_grad()
-def calibrate(tower: Tower, batches: Iterable[Inputs], rank: int, grid: int | None) -> Targets:
+def calibrate(tower: Tower, batches: Iterable[Inputs], rank: int, grid: int | None, keep: int | None = None) -> Targets:
     """One pass of the frozen teacher over train-split inputs (their pixels as they will be cached).
 
     Fits μ, the PCA-Hadamard basis and the bridge of each level. The last fifth of the samples is kept out of the
@@ -175,7 +189,7 @@ def calibrate(tower: Tower, batches: Iterable[Inputs], rank: int, grid: int | No
     )
     for key in ("temperatures", "information", "recall", "alpha"):
         tensors[f"pairs/{key}"] = getattr(pairs, key)
-    return Targets(tensors, grid)
+    return Targets(tensors, grid, keep)
 
 
 def _principal(moment: _Moments, rank: int) -> tuple[Tensor, Tensor, float]:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Outputs, Pair, Teaching, View
 from cmapkd.losses.feature import GridError, gate, grid_error, token_error
-from cmapkd.models.levels import mean_tokens
+from cmapkd.models.levels import mean_tokens, sample_at
 from cmapkd.models.necks import Necks
-from cmapkd.models.targets import Targets, stored_side
+from cmapkd.models.targets import SPATIAL, Targets, stored_side
 from cmapkd.models.tower import Shape, Tower
 
 
@@ -52,7 +52,9 @@ class Learner(nn.Module):
         errors = {}
         for name, prediction in outputs.levels.items():
             target, prediction = teaching.levels[name], prediction.float()
-            if name in self.geometry:
+            if teaching.places is not None and name in SPATIAL:
+                error = token_error(sample_at(prediction, teaching.places, teaching.side), target)
+            elif name in self.geometry:
                 error = _spatial(self.geometry[name], name, prediction, target)
             else:
                 error = token_error(prediction, target, _both(outputs.masks.get(name), teaching.masks.get(name)))
@@ -67,7 +69,7 @@ class Learner(nn.Module):
             for teaching in teachings:
                 target = teaching.levels[name]
                 zero = torch.zeros_like(target)
-                if name in self.geometry:
+                if name in self.geometry and (teaching.places is None or name not in SPATIAL):
                     geometry = self.geometry[name]
                     powers.append(_spatial(geometry, name, None, target))
                 else:

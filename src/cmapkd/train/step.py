@@ -103,7 +103,8 @@ def slice_teaching(teaching: Teaching | None, rows: Tensor) -> Teaching | None:
     bridge = teaching.bridge.map(lambda t: t[rows] if t.numel() else t)
     pick = {k: v[rows] for k, v in teaching.levels.items()}
     masks = {k: v[rows] for k, v in teaching.masks.items()}
-    return Teaching(pick, masks, bridge, teaching.final.map(lambda t: t[rows]), teaching.scale)
+    places = None if teaching.places is None else teaching.places[rows]
+    return Teaching(pick, masks, bridge, teaching.final.map(lambda t: t[rows]), teaching.scale, places, teaching.side)
 
 
 def tensors(outputs: Outputs) -> list[Tensor]:
