@@ -82,11 +82,13 @@ def _rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
 class World:
     """Student, store, learner and, once woken, the teacher; each method is one forward and backward."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, distils: bool = True) -> None:
         self.student = load_tower(TowerConfig(model=STUDENT))
+        self.batch, self.moment = random_batch(self.student), at(SCHEDULES["all_on"], 0.0)
+        if not distils:
+            return
         self.store = cached_teacher(folder, self.student.words)
         self.learner, self.objective = cmapkd_learner(self.student)
-        self.batch, self.moment = random_batch(self.student), at(SCHEDULES["all_on"], 0.0)
         self.held = self.store.teach(self.batch, LEVELS)
 
     def wake_teacher(self) -> None:
@@ -270,7 +272,7 @@ def _one_kind(kind: str) -> None:
     """Two steps of one kind with an optimizer, then this process's peak memory in MB."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder))
+        world = World(Path(folder), distils=kind != "plain")
         if kind == "online":
             world.wake_teacher()
         optimizer = torch.optim.AdamW((world.student if kind == "plain" else world.learner).parameters())
