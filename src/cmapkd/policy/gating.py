@@ -20,7 +20,9 @@ ROOM = 0.2  # share of every weight that stays uniform
 
 
 class Gating(nn.Module):
-    """State: the teacher's final embeddings, their cosine, and progress. p = softmax per modality, w = 4 ((1 − ε) p + ε/4).
+    """Level weights from the sample, learnt on the held-out credit of each level.
+
+    State: the teacher's final embeddings, their cosine, and progress. p = softmax per modality, w = 4 ((1 − ε) p + ε/4).
 
     The last layer starts at zero, so that the first policy is uniform. Objective, ascended on (state, credit A):
     J = mean_b [Σ_k p_k A_k − τ KL(p ‖ uniform)], whose optimum is p ∝ exp(A / τ).
