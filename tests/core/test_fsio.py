@@ -1,176 +1,326 @@
+"""Durable writes: whole or not at all under every failed primitive, every kill and every legal power loss."""
+
+from __future__ import annotations
+
+import ctypes
 import errno
 import json
 import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
 from cmapkd.core import fsio
-from cmapkd.core.errors import DiskError
-from cmapkd.train import checkpoint
+from cmapkd.core.errors import DiskError, IntegrityError
+from cmapkd.core.primitives import OS
+from tests.core.crash_states import Folder, Recorder, build, kill_state, power_loss_states
+from tests.core.dying import Unsynced
+
+ERRNOS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT)
+OPERATIONS = {name for name in vars(OS) if not name.startswith("_")}
 
 
-class Recorder(fsio.OS):
-    """Does everything and writes down what a power loss could undo."""
+class Failing(Unsynced):
+    """Fails the n-th primitive from now on with an errno; a failed write has written a part."""
 
-    def __init__(self):
-        self.log, self.names = [], {}
+    def __init__(self, n: int, number: int) -> None:
+        self.left, self.number, self.failed = n, number, False
 
-    def create(self, path):
-        descriptor = super().create(path)
-        self.names[descriptor] = str(path)
-        self.log.append(("create", str(path)))
-        return descriptor
+    def __getattribute__(self, name):
+        real = object.__getattribute__(self, name)
+        if name not in OPERATIONS:
+            return real
 
-    def write(self, descriptor, data):
-        n = os.write(descriptor, data)
-        self.log.append(("write", self.names[descriptor], bytes(data[:n])))
-        return n
+        def call(*args):
+            if self.failed or self.left > 0:
+                self.left -= 1
+                return real(*args)
+            self.failed = True
+            if name == "write":
+                real(args[0], args[1][:3])
+            if name == "close":
+                real(*args)
+            raise OSError(self.number, os.strerror(self.number))
 
-    def fsync(self, descriptor):
-        os.fsync(descriptor)
-        self.log.append(("fsync", self.names[descriptor]))
-
-    def rename(self, a, b):
-        os.replace(a, b)
-        self.log.append(("rename", str(a), str(b)))
-
-    def sync_folder(self, path):
-        super().sync_folder(path)
-        self.log.append(("sync", str(path)))
+        return call
 
 
-def power_losses(log):
-    """Every file system state after a power loss at each point: data not fsynced may be cut anywhere or be absent, a
-    rename that its folder did not sync may or may not have happened."""
-    for end in range(len(log) + 1):
-        for keep_renames in (True, False):
-            for share in (0.0, 0.3, 0.7, 1.0):
-                yield replay(log[:end], keep_renames, share)
+def every_failure(monkeypatch, number, act):
+    """Run `act` with its first, second, … primitive failing; yields the error of each, and stops where none failed."""
+    for n in range(1000):
+        failing = Failing(n, number)
+        monkeypatch.setattr(fsio, "system", failing)
+        try:
+            act()
+            error = None
+        except DiskError as raised:
+            error = raised
+        monkeypatch.setattr(fsio, "system", Unsynced())
+        yield error
+        if not failing.failed:
+            assert n >= 3
+            monkeypatch.setattr(fsio, "system", OS())
+            return
 
 
-def replay(log, keep_renames, share):
-    files, durable, pending = {}, {}, []
-    for event in log:
-        kind, name = event[0], event[1]
-        if kind == "create":
-            files[name], durable[name] = b"", b""
-        elif kind == "write":
-            files[name] += event[2]
-        elif kind == "fsync":
-            durable[name] = files[name]
-        elif kind == "rename":
-            pending.append((name, event[2]))
-        elif kind == "sync":
-            for a, b in pending:
-                _move(files, durable, a, b)
-            pending = []
-    if keep_renames:
-        for a, b in pending:
-            _move(files, durable, a, b)
-    out = {}
-    for name, data in files.items():
-        kept = len(durable[name]) + int(share * (len(data) - len(durable[name])))
-        out[name] = data[:kept]
-    return out
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def _move(files, durable, a, b):
-    for table in (files, durable):
-        for name in [n for n in table if n == a or n.startswith(a + "/")]:
-            table[b + name[len(a) :]] = table.pop(name)
+def draft(folder: Path, text: bytes) -> Path:
+    fsio.make_folder(folder)
+    fsio.write_bytes(folder / "a", text)
+    return folder
 
 
-def test_no_power_loss_leaves_a_torn_file_or_loses_a_committed_one(tmp_path, monkeypatch):
-    recorder = Recorder()
-    monkeypatch.setattr(fsio, "system", recorder)
-    target, states, committed = tmp_path / "state.json", 0, []
-    for version in range(16):
-        fsio.write_bytes(target, json.dumps({"version": version, "pad": "x" * 50}).encode())
-        committed.append(len(recorder.log))
-    for end in range(len(recorder.log) + 1):
-        acknowledged = sum(mark <= end for mark in committed)
-        for keep_renames in (True, False):
-            for share in range(16):
-                states += 1
-                state = replay(recorder.log[:end], keep_renames, share / 15)
-                found = json.loads(state[str(target)])["version"] + 1 if str(target) in state else 0
-                assert found >= acknowledged
-    assert states > 2000
+def test_bytes_chunks_and_json_come_back_and_the_hash_is_told(tmp_path):
+    told = fsio.write_bytes(tmp_path / "a", (part for part in (b"on", b"e")))
+    assert (tmp_path / "a").read_bytes() == b"one" and told == fsio.sha256_file(tmp_path / "a")
+    fsio.write_bytes(tmp_path / "a", [memoryview(b"tw"), b"o"])
+    assert (tmp_path / "a").read_bytes() == b"two"
+    fsio.write_json(tmp_path / "b", {"z": 1, "a": [2.5, None]})
+    assert json.loads((tmp_path / "b").read_text()) == {"a": [2.5, None], "z": 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_no_power_loss_leaves_a_checkpoint_whose_manifest_does_not_hold(tmp_path, monkeypatch):
-    import torch
+def test_a_short_write_is_continued(tmp_path, monkeypatch):
+    class Short(OS):
+        write = staticmethod(lambda descriptor, data: os.write(descriptor, data[:7]))
 
-    recorder, folder, states = Recorder(), tmp_path / "checkpoints", 0
-    monkeypatch.setattr(fsio, "system", recorder)
-    for step in range(1, 4):
-        checkpoint.save(folder, step, {"w": torch.arange(step)}, {"step": step}, keep=10)
-    for state in power_losses(recorder.log):
-        states += 1
-        for name in state:
-            if name.endswith("MANIFEST.json") and ".tmp." not in name:
-                manifest = json.loads(state[name])
-                for part, stated in manifest["files"].items():
-                    data = state[name.replace("MANIFEST.json", part)]
-                    assert len(data) == stated["bytes"]
-    assert states > 200
+    monkeypatch.setattr(fsio, "system", Short())
+    fsio.write_bytes(tmp_path / "a", bytes(range(100)))
+    assert (tmp_path / "a").read_bytes() == bytes(range(100))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT])
-@pytest.mark.parametrize("operation", ["create", "write", "fsync", "rename", "sync_folder"])
-def test_a_failed_operation_is_one_line_and_the_old_file_stands(tmp_path, monkeypatch, operation, number):
-    target = tmp_path / "a.json"
-    fsio.write_bytes(target, b"old")
-    broken = fsio.OS()
-
-    def fail(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(broken, operation, fail, raising=False)
-    monkeypatch.setattr(fsio, "system", broken)
-    with pytest.raises(DiskError) as caught:
-        fsio.write_bytes(target, b"new")
-    assert "\n" not in str(caught.value) and "intact" in str(caught.value)
-    assert target.read_bytes() == (b"new" if operation == "sync_folder" else b"old")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+@pytest.mark.parametrize("number", ERRNOS)
+def test_any_failed_primitive_leaves_the_old_or_the_new_file_and_no_temporary(tmp_path, monkeypatch, number):
+    path = tmp_path / "a"
+    for error in every_failure(monkeypatch, number, lambda: fsio.write_bytes(path, b"new" * 10)):
+        if error is not None:
+            assert "\n" not in str(error) and "intact" in str(error) and "a" in str(error) and error.code == 5
+        assert tree(tmp_path) in ([{"a": b"old"}, {"a": b"new" * 10}] if path.exists() else [{}])
+        fsio.write_bytes(path, b"old")
 
 
-def test_a_full_disk_is_named_with_what_is_free(tmp_path, monkeypatch):
-    broken = fsio.OS()
-
-    def fail(*_):
-        raise OSError(errno.ENOSPC, "no space")
-
-    monkeypatch.setattr(broken, "write", fail, raising=False)
-    monkeypatch.setattr(fsio, "system", broken)
-    with pytest.raises(DiskError, match="disk full: writing .* MB free; what was committed before is intact"):
-        fsio.write_bytes(tmp_path / "x", b"data")
-
-
-def test_short_writes_are_continued(tmp_path, monkeypatch):
-    slow = fsio.OS()
-    monkeypatch.setattr(slow, "write", lambda d, data: os.write(d, data[:3]), raising=False)
-    monkeypatch.setattr(fsio, "system", slow)
-    fsio.write_bytes(tmp_path / "x", b"0123456789")
-    assert (tmp_path / "x").read_bytes() == b"0123456789"
+@pytest.mark.parametrize("number", ERRNOS)
+def test_any_failed_primitive_leaves_the_old_or_the_new_folder(tmp_path, monkeypatch, number):
+    final, temporary = tmp_path / "final", tmp_path / f"final.tmp.{os.getpid()}"
+    draft(final, b"old")
+    for _ in every_failure(monkeypatch, number, lambda: fsio.commit_dir(draft(temporary, b"new"), final)):
+        assert tree(final) in ({"a": b"old"}, {"a": b"new"})
+        fsio.sweep_temporaries(tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == ["final"]
+        fsio.write_bytes(final / "a", b"old")
 
 
-def test_a_torn_last_line_is_cut_and_whole_ones_stay(tmp_path):
-    path = tmp_path / "m.jsonl"
-    path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"st')
-    assert fsio.repair_jsonl(path) == 4
-    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
-    assert fsio.repair_jsonl(path) == 0
+def test_a_full_disk_is_told_in_bytes(tmp_path, monkeypatch):
+    for error in every_failure(monkeypatch, errno.ENOSPC, lambda: fsio.write_bytes(tmp_path / "a", bytes(2_500_000))):
+        if error is not None:
+            assert "disk full: 2.500 MB needed" in str(error) and "MB free" in str(error)
 
 
-def test_what_dead_writers_left_is_swept_and_the_living_are_spared(tmp_path):
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    (tmp_path / f"a.json.tmp.{child}").write_text("torn")
-    (tmp_path / f"step-1.trash.{child}").mkdir()
-    (tmp_path / f"b.json.tmp.{os.getppid()}").write_text("alive")
-    (tmp_path / "notes.tmp.txt").write_text("mine")
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting needs root")
+def test_a_disk_that_is_really_full_keeps_the_old_file(tmp_path):
+    libc = ctypes.CDLL(None, use_errno=True)
+    small = tmp_path / "small"
+    small.mkdir()
+    if libc.mount(b"none", bytes(small), b"tmpfs", 0, b"size=1m"):
+        pytest.skip("no permission to mount")
+    try:
+        fsio.write_bytes(small / "a", bytes(600_000))
+        with pytest.raises(DiskError, match=r"disk full: 0\.700 MB needed"):
+            fsio.write_bytes(small / "a", b"x" * 700_000)
+        assert tree(small) == {"a": bytes(600_000)}
+    finally:
+        libc.umount(bytes(small))
+
+
+def test_an_exception_of_the_producer_leaves_no_temporary(tmp_path):
+    def chunks():
+        yield b"begun"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fsio.write_bytes(tmp_path / "a", chunks())
+    assert not list(tmp_path.iterdir())
+
+
+def test_lines_are_appended_and_a_failed_append_leaves_no_part_of_a_line(tmp_path, monkeypatch):
+    path = tmp_path / "log.jsonl"
+    fsio.append_line(path, '{"step": 0}')
+    for n, error in enumerate(every_failure(monkeypatch, errno.ENOSPC, lambda: fsio.append_line(path, '{"step": 9}'))):
+        assert set(path.read_text().splitlines()) <= {'{"step": 0}', '{"step": 9}'}, n
+        assert path.read_text().endswith("\n") and (error is None or "disk full" in str(error))
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (b'{"a": 1}\n{"a": 2}\n', b'{"a": 1}\n{"a": 2}\n'),
+        (b'{"a": 1}\n{"a"', b'{"a": 1}\n'),
+        (b'{"a": 1}\n\0\0\0\n{"a": 3}\n{', b'{"a": 1}\n{"a": 3}\n'),
+        (b'{"a"', b""),
+        (b"", b""),
+    ],
+)
+def test_a_torn_log_is_repaired(tmp_path, text, kept):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(text)
+    assert fsio.repair_jsonl(path) == len(text) - len(kept)
+    assert path.read_bytes() == kept
+
+
+def test_what_dead_writers_left_is_swept_and_what_living_ones_write_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f"a.tmp.{dead.pid}", f"b.trash.{dead.pid}/c/d", f"e/f.old.{dead.pid}/g", f"k.old.{dead.pid}/g"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "k").mkdir()
+    alive = (f"a.tmp.{os.getppid()}", "a.tmp.txt", "plain")
+    for name in alive:
+        (tmp_path / name).write_bytes(b"x")
     fsio.sweep_temporaries(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"b.json.tmp.{os.getppid()}", "notes.tmp.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*alive, "e", "k"])
+    assert (tmp_path / "e/f/g").read_bytes() == b"x"  # a folder set aside, whose successor never came
+    fsio.sweep_temporaries(tmp_path / "is not there")
+
+
+def test_a_second_holder_is_refused_by_the_first_ones_name_and_a_dead_holder_is_no_obstacle(tmp_path):
+    lease = tmp_path / "new" / "writer.lock"
+    ready = tmp_path / "ready"
+    pid = os.fork()
+    if pid == 0:
+        with fsio.exclusive(lease):
+            ready.touch()
+            signal.pause()
+    try:
+        while not ready.exists():
+            time.sleep(0.001)
+        with pytest.raises(IntegrityError, match=f"process {pid} on .* since 20"), fsio.exclusive(lease):
+            pass
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    with fsio.exclusive(lease), pytest.raises(IntegrityError, match=f"process {os.getpid()} "), fsio.exclusive(lease):
+        pass
+    assert lease.read_bytes() == b""
+
+
+def test_free_bytes_of_a_path_that_is_not_there_yet(tmp_path):
+    assert fsio.free_bytes(tmp_path / "a" / "b") > 0
+    assert fsio.free_bytes(Path("nowhere/yet")) > 0
+
+
+def generations(root: Path, acknowledge, steps: int = 20) -> None:
+    """Generations of two files and a manifest, the newest two kept, and a file replaced along with each."""
+    fsio.make_folder(root / "run" / "checkpoints")
+    for step in range(steps):
+        temporary = root / "run" / "checkpoints" / f"{step // 2:03d}.tmp.{os.getpid()}"
+        fsio.make_folder(temporary)
+        content = [f"{name}{step}".encode() * 9 for name in "ab"]
+        hashes = [fsio.write_bytes(temporary / name, data) for name, data in zip("ab", content, strict=True)]
+        fsio.write_json(temporary / "MANIFEST.json", hashes)
+        final = root / "run" / "checkpoints" / f"{step // 2:03d}"  # every second one replaces the one before
+        fsio.commit_dir(temporary, final)
+        fsio.write_json(root / "run" / "state.json", step)
+        acknowledge(step)
+        if step % 2 and step > 4:
+            fsio.retire_dir(root / "run" / "checkpoints" / f"{step // 2 - 2:03d}")
+
+
+def fault_of(state: dict, acknowledged: int) -> str | None:
+    """What is wrong with a state after the sweep that every start begins with; None when nothing is."""
+    seen = {name: content for name, content in state.items() if content is not None}
+    file = seen.get("run/state.json")
+    if file is None:
+        if acknowledged >= 0:
+            return "the file is lost"
+    elif not file.endswith(b"\n") or not file[:-1].isdigit():
+        return "the file is corrupt"
+    elif int(file) < acknowledged:
+        return "the file is older than what was acknowledged"
+    steps = [-1]
+    # As sweep_temporaries does: what was set aside gets its name back where no successor has it.
+    folders = {name: name for name, content in state.items() if content is None and name.count("/") == 2}
+    for name in list(folders):
+        final, _, rest = name.partition(".old.")
+        if rest.isdigit() and final not in folders:
+            folders[final] = name
+    for name, place in folders.items():
+        if "." in name:
+            continue
+        manifest = seen.get(f"{place}/MANIFEST.json")
+        parts = [seen.get(f"{place}/{part}") for part in "ab"]
+        if manifest is None or None in parts or manifest != fsio.json_bytes([sha256(p).hexdigest() for p in parts]):
+            return f"generation {name} is corrupt"
+        steps.append(int(parts[0][1 : len(parts[0]) // 9]))
+    return "an acknowledged generation is lost" if max(steps) < acknowledged else None
+
+
+def simulate(tmp_path: Path, monkeypatch, without: str | None = None) -> tuple[int, int, list[str]]:
+    """(kill states, power-loss states, faults) of `generations`, with one primitive left out if wanted."""
+    rng, acknowledged, seen, faults = random.Random(0), [-1], [0, 0], []
+
+    def after(disk: Folder) -> None:
+        for kind, states in enumerate(([kill_state(disk)], power_loss_states(disk, rng))):
+            for state in states:
+                seen[kind] += 1
+                fault = fault_of(state, acknowledged[0])
+                faults.extend([fault] if fault else [])
+
+    recorder = Recorder(tmp_path, after)
+    if without:
+        monkeypatch.setattr(recorder, without, lambda _: None)
+    monkeypatch.setattr(fsio, "system", recorder)
+    generations(tmp_path, lambda step: acknowledged.__setitem__(0, step), 4 if without else 20)
+    return seen[0], seen[1], faults
+
+
+def test_no_legal_state_after_a_power_loss_is_corrupt_or_older_than_acknowledged(tmp_path, monkeypatch):
+    killed, lost, faults = simulate(tmp_path, monkeypatch)
+    assert not faults
+    assert killed > 500 and lost >= 10_000
+
+
+def test_a_committed_folder_keeps_the_names_that_nobody_synced(tmp_path, monkeypatch):
+    last: list[Folder] = []
+    recorder = Recorder(tmp_path, last.append)
+    monkeypatch.setattr(fsio, "system", recorder)
+    fsio.make_folder(tmp_path / "draft")
+    recorder.fsync(recorder.create(tmp_path / "draft" / "a"))
+    fsio.commit_dir(tmp_path / "draft", tmp_path / "final")
+    assert all(state == {"final": None, "final/a": b""} for state in power_loss_states(last[-1], random.Random(0)))
+
+
+@pytest.mark.parametrize("primitive", ["fsync", "sync_folder"])
+def test_the_simulator_finds_the_corruption_that_a_missing_sync_allows(tmp_path, monkeypatch, primitive):
+    assert len(simulate(tmp_path, monkeypatch, without=primitive)[2]) > 100
+
+
+def test_the_simulated_states_are_what_the_real_sweep_and_reader_see(tmp_path, monkeypatch):
+    states: dict[str, dict] = {}
+    rng = random.Random(1)
+
+    def after(disk: Folder) -> None:
+        for state in power_loss_states(disk, rng):
+            states.setdefault(repr(state), state)
+
+    (tmp_path / "work").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(fsio, "system", Recorder(tmp_path / "work", after))
+        generations(tmp_path / "work", lambda step: None)
+    for k, state in enumerate(rng.sample(list(states.values()), 100)):
+        root = tmp_path / str(k)
+        root.mkdir()
+        build(state, root)
+        fsio.sweep_temporaries(root)
+        for folder in root.glob("run/checkpoints/*"):
+            stated = json.loads((folder / "MANIFEST.json").read_text())
+            assert folder.name.isdigit() and stated == [fsio.sha256_file(folder / name) for name in "ab"]

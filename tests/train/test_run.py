@@ -112,7 +112,7 @@ def test_cached_and_live_teaching_agree(root, tmp_path):
         losses = run.objective.losses(outputs, teaching, batch, moment)
         totals.append({k: float(v.detach()) for k, v in losses.items()})
     for name in totals[0]:
-        assert abs(totals[0][name] - totals[1][name]) <= 1e-2 * abs(totals[1][name]) + 1e-4, name
+        assert abs(totals[0][name] - totals[1][name]) <= 3e-2 * abs(totals[1][name]) + 1e-3, name
 
 
 def test_key_tokens_are_stored_with_their_places_and_teach_as_the_live_ones(root, tmp_path):
@@ -129,7 +129,7 @@ def test_key_tokens_are_stored_with_their_places_and_teach_as_the_live_ones(root
         losses = run.objective.losses(outputs, teaching, batch, moment)
         totals.append({k: float(v.detach()) for k, v in losses.items()})
     for name in totals[0]:
-        assert abs(totals[0][name] - totals[1][name]) <= 1e-2 * abs(totals[1][name]) + 1e-4, name
+        assert abs(totals[0][name] - totals[1][name]) <= 3e-2 * abs(totals[1][name]) + 1e-3, name
     assert (
         Store(root / "cache-tokens" / "image").fields["P2"].nbytes < Store(root / "cache" / "image").fields["P2"].nbytes
     )
@@ -252,6 +252,16 @@ def test_a_finished_cache_is_verified_and_its_canaries_re_encoded(root, capsys):
     build_cache(world.config(root))
     assert "8 images re-encoded" in capsys.readouterr().err
     assert Store(root / "cache" / "image").rows == 96
+
+
+def test_a_damaged_shard_of_a_finished_cache_is_mended_by_writing_the_cache_again(root):
+    config = world.config(root, cache__path=str(root / "cache-mended"))
+    build_cache(config)
+    file = root / "cache-mended" / "image" / "P3-00001.npy"
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    build_cache(config)
+    assert file.read_bytes() == good
 
 
 SCRIPT = """

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 import cmapkd
-from cmapkd.cache.store import Field, Store, StoreWriter, estimate_bytes
+from cmapkd.cache.shards import Field
+from cmapkd.cache.store import Store, StoreWriter, estimate_bytes
 from cmapkd.cache.teacher import MASKED, CachedTeacher
 from cmapkd.config.schema import CacheConfig, Config, DataConfig
 from cmapkd.core import fsio
@@ -50,8 +51,7 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         return folder
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tower.to(device)
-    if (folder / "teacher.json").is_file():
-        return recheck(config, tower, samples)
+    finished = (folder / "teacher.json").is_file()
     precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     targets = open_targets(folder, key, config.cache) or _calibrate(folder, key, config, tower, samples)
     targets.to(device)
@@ -60,29 +60,19 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         torch.inference_mode(),
         torch.autocast(device.type, precision, enabled=precision != torch.float32),
     ):
-        writer = StoreWriter(folder / "image", image_fields, image_rows, config.cache.shard_rows, key)
-        _fill(writer, "images", lambda rows: _image_records(tower, targets, samples, config.data, rows))
-        writer = StoreWriter(folder / "text", text_fields, text_rows, config.cache.shard_rows, key)
+        with StoreWriter(folder / "image", image_fields, image_rows, config.cache.shard_rows, key) as writer:
+            _fill(writer, "images", lambda rows: _image_records(tower, targets, samples, config.data, rows))
         captions = samples.flat_captions()
-        _fill(writer, "captions", lambda rows: _text_records(tower, targets, [captions[k] for k in rows]))
+        with StoreWriter(folder / "text", text_fields, text_rows, config.cache.shard_rows, key) as writer:
+            _fill(writer, "captions", lambda rows: _text_records(tower, targets, [captions[k] for k in rows]))
     fsio.write_json(
         folder / "teacher.json", {"key": key, "scale": float(tower.scale.detach()), "shape": asdict(tower.shape)}
     )
-    say(f"cache complete: {folder}")
+    if finished:
+        worst = check_canaries(open_cached_teacher(config, samples)[0], tower, samples, config.data)
+        say(f"{CANARIES} images re-encoded, smallest cosine with the stored ones {worst:.5f}")
+    say(f"cache complete and verified: {folder}")
     return folder
-
-
-def recheck(config: Config, tower: Tower, samples: Samples) -> Path:
-    """A finished cache: verify every byte and re-encode the canaries."""
-    assert config.cache.path is not None
-    teacher, _, _ = open_cached_teacher(config, samples)
-    teacher.image.verify_all()
-    teacher.text.verify_all()
-    worst = check_canaries(teacher, tower, samples, config.data)
-    say(
-        f"cache {config.cache.path} is complete and verified; {CANARIES} images re-encoded, smallest cosine {worst:.5f}"
-    )
-    return config.cache.path
 
 
 def fields(shape: Shape, words: int, config: CacheConfig) -> tuple[dict[str, Field], dict[str, Field]]:

@@ -1,53 +1,26 @@
-"""The feature store: fixed-stride memory-mapped shards, one per field, with a checksum of every record.
-
-A folder holds `FIELD-00003.npy` arrays, `FIELD-00003.xxh3` with 8 bytes a record, and manifest.json written last. The
-field's name and the row's number are part of every checksum, so that shards that were exchanged are found too.
-"""
+"""The feature store: memory-mapped shards of fixed-stride records with a checksum each, and a manifest written last."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
 
+import cmapkd
+from cmapkd.cache.shards import NAME, Field, as_bytes, checksums, field_seed, map_shard, npy_header, shard_files
 from cmapkd.core import fsio
-from cmapkd.core.errors import DiskError, IntegrityError, UsageError
+from cmapkd.core.errors import DiskError, IntegrityError, NonFiniteError, UsageError
+
+__all__ = ["Field", "Store", "StoreWriter", "estimate_bytes"]
 
 SCHEMA = 1
-WAY_OUT = "delete that file and run `cmapkd cache` again"
-
-
-@dataclass(frozen=True)
-class Field:
-    """A record's shape and dtype; int8 fields carry a scale per last-axis channel: x ≈ q · scale."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    scale: np.ndarray | None = None
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Values as stored; int8 rounds to the nearest step and saturates at ±127."""
-        if self.scale is None:
-            return np.ascontiguousarray(values, dtype=self.dtype)
-        return np.clip(np.rint(values / self.scale), -127, 127).astype(np.int8)
-
-    def describe(self) -> dict[str, object]:
-        scale = None if self.scale is None else [float(v) for v in self.scale]
-        return {"shape": list(self.shape), "dtype": self.dtype, "scale": scale}
-
-    @staticmethod
-    def parse(row: dict) -> Field:
-        scale = None if row["scale"] is None else np.asarray(row["scale"], dtype=np.float32)
-        return Field(tuple(row["shape"]), row["dtype"], scale)
+AGAIN = "run `cmapkd cache --config …` again"
+WAY_OUT = f"delete that file and {AGAIN}"
+PLAN = ("rows", "shard_rows", "fields")
 
 
 def estimate_bytes(fields: dict[str, Field], rows: int) -> int:
@@ -56,201 +29,241 @@ def estimate_bytes(fields: dict[str, Field], rows: int) -> int:
 
 
 class StoreWriter:
-    """Writes a store shard by shard; what is complete is kept when the build is resumed, under the same key only."""
+    """Writes a store shard by shard; what is complete is kept when the build is resumed, under the same key only.
+
+    Holds the folder until it is finished, closed, or left as a context. Raises DiskError where the disk will not hold it, IntegrityError when another process writes here or the folder was
+    begun under another key or layout.
+    """
 
     def __init__(self, path: Path, fields: dict[str, Field], rows: int, shard_rows: int, key: dict[str, str]) -> None:
+        wrong = [name for name in fields if not NAME.fullmatch(name)]
+        if wrong or rows < 1 or shard_rows < 1:
+            raise ValueError(
+                f"store of {rows} rows in shards of {shard_rows}, field names {list(fields)}: not possible"
+            )
         self.path, self.fields, self.rows, self.shard_rows, self.key = path, fields, rows, shard_rows, key
-        path.mkdir(parents=True, exist_ok=True)
+        self._plan = {"key": key, "fields": {k: f.describe() for k, f in fields.items()}, "rows": rows,
+                      "shard_rows": shard_rows}  # fmt: skip
+        self._written: dict[str, dict[str, object]] = {}
         self._lease = fsio.exclusive(path / "writer.lock")
         self._lease.__enter__()
-        fsio.sweep_temporaries(path)
-        plan = {
-            "key": key,
-            "fields": {k: f.describe() for k, f in fields.items()},
-            "rows": rows,
-            "shard_rows": shard_rows,
-        }
-        building = path / "building.json"
-        if building.is_file():
-            _same_key(path, json.loads(building.read_text())["key"], key)
-        missing = sum(len(rows) for rows in self.missing_shards())
-        needed, free = estimate_bytes(fields, missing), fsio.free_bytes(path)
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        fsio.sweep_temporaries(self.path)
+        known = _plan_of(self.path)
+        if known is not None:
+            _same(self.path, known, self._plan)
+            for rows in self._ranges():
+                for name in self.fields:
+                    self._keep_if_complete(name, rows)
+        missing = self.missing_shards()
+        needed, free = estimate_bytes(self.fields, sum(len(rows) for rows in missing)), fsio.free_bytes(self.path)
         if needed > free:
             raise DiskError(
-                f"cache {path}: needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; "
+                f"cache {self.path}: needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; "
                 "use a smaller cache.grid, cache.rank or data.views, or another cache.path"
             )
-        fsio.write_json(building, plan)
+        if missing:
+            fsio.write_json(self.path / "building.json", self._plan)
+            # Readers must not open a store that is being mended.
+            fsio.remove_file(self.path / "manifest.json")
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def missing_shards(self) -> list[range]:
-        """Row ranges whose arrays or checksums are not complete and valid."""
-        ranges = [range(a, min(a + self.shard_rows, self.rows)) for a in range(0, self.rows, self.shard_rows)]
-        return [r for r in ranges if not all(self._complete(name, r) for name in self.fields)]
+        """Row ranges still to be written: those whose arrays or checksums were not there, complete and valid."""
+        return [r for r in self._ranges() if not all(file in self._written for file in self._files(r))]
 
     def write_shard(self, rows: range, arrays: dict[str, np.ndarray]) -> None:
-        """Records of `rows` for every field, as float or raw arrays [len(rows), *shape]."""
+        """Records of `rows` for every field, as float or raw arrays [len(rows), *shape].
+
+        Raises DiskError, NonFiniteError, or ValueError when the rows are no shard or an array has another shape.
+        """
+        if rows not in self._ranges() or set(arrays) != set(self.fields):
+            raise ValueError(f"rows {rows} with fields {sorted(arrays)}: not a shard of {self.path}")
         for name, field in self.fields.items():
-            data = field.encode(arrays[name])
-            if data.shape != (len(rows), *field.shape):
-                raise ValueError(f"field {name}: shape {data.shape}, expected {(len(rows), *field.shape)}")
-            array, sums = _files(self.path, name, rows.start // self.shard_rows)
-            fsio.write_bytes(array, [_npy_header(data), data.reshape(-1).view(np.uint8).data])
-            fsio.write_bytes(sums, checksums(name, rows.start, data).tobytes())
+            try:
+                data = field.encode(arrays[name])
+            except (NonFiniteError, ValueError) as error:
+                raise type(error)(f"cache {self.path}: field {name} of rows from {rows.start}: {error}") from None
+            array, sums = shard_files(self.path, name, rows.start // self.shard_rows)
+            parts = [npy_header(field, len(rows)), as_bytes(data, len(rows)).reshape(-1).data]
+            self._note(array, fsio.write_bytes(array, parts))
+            self._note(sums, fsio.write_bytes(sums, checksums(name, rows.start, data).tobytes()))
 
     def finish(self) -> None:
-        """Check that every shard is there and write the manifest; the store can be opened from now on."""
+        """Write the manifest; the store can be opened from now on. Raises IntegrityError when shards are missing."""
         missing = self.missing_shards()
         if missing:
-            raise IntegrityError(
-                f"cache {self.path}: rows {missing[0].start}-{missing[0].stop} are missing; run `cmapkd cache` again"
-            )
-        shards = {}
-        for file in sorted(self.path.glob("*.npy")) + sorted(self.path.glob("*.xxh3")):
-            shards[file.name] = {"bytes": file.stat().st_size, "sha256": fsio.sha256_file(file)}
-        manifest = {
-            "schema": SCHEMA, "key": self.key, "rows": self.rows, "shard_rows": self.shard_rows,
-            "fields": {k: f.describe() for k, f in self.fields.items()}, "shards": shards,
-        }  # fmt: skip
-        body = json.dumps(manifest, sort_keys=True)
-        fsio.write_json(
-            self.path / "manifest.json", {"manifest": manifest, "xxh3": xxhash.xxh3_64_hexdigest(body.encode())}
-        )
-        (self.path / "building.json").unlink(missing_ok=True)
+            raise IntegrityError(f"cache {self.path}: rows {missing[0].start}-{missing[0].stop} are missing; {AGAIN}")
+        manifest = {"schema": SCHEMA, "tool": cmapkd.__version__, **self._plan, "shards": self._written}
+        fsio.write_bytes(self.path / "manifest.json", _sealed(manifest))
+        fsio.remove_file(self.path / "building.json")
         self.close()
 
     def close(self) -> None:
+        """Give the lease back. What was written stays, and a later writer goes on from there."""
         self._lease.__exit__(None, None, None)
 
-    def _complete(self, name: str, rows: range) -> bool:
-        array, sums = _files(self.path, name, rows.start // self.shard_rows)
+    def _ranges(self) -> list[range]:
+        return [range(a, min(a + self.shard_rows, self.rows)) for a in range(0, self.rows, self.shard_rows)]
+
+    def _files(self, rows: range) -> list[str]:
+        return [f.name for name in self.fields for f in shard_files(self.path, name, rows.start // self.shard_rows)]
+
+    def _note(self, file: Path, sha256: str) -> None:
+        self._written[file.name] = {"bytes": file.stat().st_size, "sha256": sha256}
+
+    def _keep_if_complete(self, name: str, rows: range) -> None:
+        array, sums = shard_files(self.path, name, rows.start // self.shard_rows)
         if not array.is_file() or not sums.is_file():
-            return False
-        try:
-            data = np.load(array, allow_pickle=False)
-        except (ValueError, OSError, EOFError):
-            return False
-        field = self.fields[name]
-        if data.shape != (len(rows), *field.shape) or data.dtype != np.dtype(field.dtype):
-            return False
-        return checksums(name, rows.start, data).tobytes() == sums.read_bytes()
+            return
+        data = map_shard(array, self.fields[name], len(rows))
+        if data is not None and checksums(name, rows.start, data).tobytes() == sums.read_bytes():
+            self._note(array, fsio.sha256_file(array))
+            self._note(sums, fsio.sha256_file(sums))
 
 
 class Store:
-    """A finished store. `key` given: every field must agree. Each record is verified when it is read."""
+    """A finished store. `key` given: every field must agree. Each record is verified when it is read.
+
+    Raises UsageError when it is missing or unfinished, IntegrityError when it is corrupt or stale. `bytes_read` counts
+    what was read of each field.
+    """
 
     def __init__(self, path: Path, key: dict[str, str] | None = None, verify: bool = True) -> None:
         self.path, self.verify, self.bytes_read = path, verify, Counter()
-        if not (path / "manifest.json").is_file():
+        manifest = _manifest(path)
+        if manifest is None:
             state = "is unfinished" if (path / "building.json").is_file() else "does not exist"
-            raise UsageError(f"cache {path}: {state}; run `cmapkd cache` with this config first")
-        try:
-            whole = json.loads((path / "manifest.json").read_bytes())
-            manifest = whole["manifest"]
-            intact = xxhash.xxh3_64_hexdigest(json.dumps(manifest, sort_keys=True).encode()) == whole["xxh3"]
-        except (ValueError, KeyError, TypeError):
-            intact = False
-        if not intact:
-            raise IntegrityError(
-                f"cache {path}: manifest.json is corrupt; delete the folder and run `cmapkd cache` again"
-            )
+            raise UsageError(f"cache {path}: {state}; run `cmapkd cache --config …` with this config first")
         if key is not None:
-            _same_key(path, manifest["key"], key)
+            _same(path, {"key": manifest["key"]}, {"key": key})
         self.key, self.rows, self.shard_rows = manifest["key"], manifest["rows"], manifest["shard_rows"]
         self.fields = {name: Field.parse(row) for name, row in manifest["fields"].items()}
         self._shards = manifest["shards"]
-        self._open: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._mapped: dict[str, dict[int, tuple[memoryview, list[int]]]] = {name: {} for name in self.fields}
 
     def read(self, field: str, rows: np.ndarray) -> np.ndarray:
         """Stored records [len(rows), *shape] in a fresh array, each checked. Raises IntegrityError naming a bad one."""
-        layout = self.fields[field]
-        out = np.empty((len(rows), *layout.shape), dtype=layout.dtype)
+        layout, wanted = self.fields[field], rows.tolist()
+        if wanted and not 0 <= min(wanted) <= max(wanted) < self.rows:
+            raise IntegrityError(
+                f"cache {self.path}: rows {min(wanted)} to {max(wanted)} asked for, {self.rows} are there; the data "
+                f"changed since it was written: delete the folder and {AGAIN}"
+            )
+        size, shard_rows, verify = layout.nbytes, self.shard_rows, self.verify
+        seed, digest = field_seed(field), xxhash.xxh3_64_intdigest
+        out = np.empty(len(wanted) * size, dtype=np.uint8)
         self.bytes_read[field] += out.nbytes
-        seed = field_seed(field)
-        digest: Any = xxhash.xxh3_64_intdigest  # takes any buffer, though its stub says bytes
-        for position, row in enumerate(rows.tolist()):
-            if not 0 <= row < self.rows:
-                raise IntegrityError(
-                    f"cache {self.path}: row {row} of {self.rows} asked for; the data changed since it was written"
-                )
-            shard, place = divmod(row, self.shard_rows)
-            data, sums = self._shard(field, shard)
-            record = data[place]
-            if self.verify and digest(record, seed + row) != sums[place]:
-                file = _files(self.path, field, shard)[0].name
+        target, end, mapped = out.data, 0, self._mapped[field]
+        for row in wanted:
+            shard, place = row // shard_rows, row % shard_rows
+            data, sums = mapped.get(shard) or self._map(field, shard)
+            start, end = end, end + size
+            copy = target[start:end]
+            copy[:] = data[place * size : place * size + size]
+            # The copy is what is checked: the file may change under the map at any time.
+            if verify and digest(copy, seed + row) != sums[place]:
+                file = shard_files(self.path, field, shard)[0].name
                 raise IntegrityError(f"cache {self.path}: {field} of row {row} in {file} fails its checksum; {WAY_OUT}")
-            out[position] = record.view(layout.dtype).reshape(layout.shape)
-        return out
+        return out.view(layout.dtype).reshape(len(wanted), *layout.shape)
 
     def read_float(self, field: str, rows: np.ndarray) -> np.ndarray:
-        """Records as float32, int8 fields dequantised."""
-        values = self.read(field, rows).astype(np.float32)
-        scale = self.fields[field].scale
-        return values if scale is None else np.multiply(values, scale, out=values)
+        """Records as float32 [len(rows), *shape], int8 fields dequantised."""
+        return self.fields[field].decode(self.read(field, rows))
 
     def verify_all(self) -> None:
-        """Every file against the manifest's SHA-256, every record against its checksum."""
+        """Every file against the manifest's SHA-256, and no shard too many. Raises IntegrityError."""
         for name, stated in self._shards.items():
             file = self.path / name
-            if (
-                not file.is_file()
-                or file.stat().st_size != stated["bytes"]
-                or fsio.sha256_file(file) != stated["sha256"]
-            ):
+            there = file.is_file() and file.stat().st_size == stated["bytes"]
+            if not there or fsio.sha256_file(file) != stated["sha256"]:
                 raise IntegrityError(f"cache {self.path}: {name} is missing or differs from the manifest; {WAY_OUT}")
-        for field in self.fields:
-            for start in range(0, self.rows, self.shard_rows):
-                self.read(field, np.arange(start, min(start + self.shard_rows, self.rows)))
+        for file in sorted(self.path.iterdir()):
+            if file.suffix in (".npy", ".xxh3") and file.name not in self._shards:
+                raise IntegrityError(f"cache {self.path}: {file.name} is not in the manifest; {WAY_OUT}")
 
-    def _shard(self, field: str, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        """(records as bytes [rows, nbytes], checksums [rows]) of a shard, mapped on first use."""
-        if (field, shard) in self._open:
-            return self._open[field, shard]
-        array, sums = _files(self.path, field, shard)
+    def _map(self, field: str, shard: int) -> tuple[memoryview, list[int]]:
+        """(bytes of all records, their checksums) of a shard, mapped on first use."""
+        array, sums = shard_files(self.path, field, shard)
         rows = min(self.shard_rows, self.rows - shard * self.shard_rows)
-        layout = self.fields[field]
-        for file in (array, sums):
-            stated = self._shards.get(file.name)
-            if stated is None or not file.is_file() or file.stat().st_size != stated["bytes"]:
-                raise IntegrityError(f"cache {self.path}: {file.name} is missing or truncated; {WAY_OUT}")
-        offset = array.stat().st_size - rows * layout.nbytes
-        data = np.asarray(np.memmap(array, np.uint8, "r", offset, (rows, layout.nbytes)))
-        self._open[field, shard] = data, np.fromfile(sums, dtype="<u8")
-        return self._open[field, shard]
+        try:
+            stated = sums.read_bytes()
+            data = map_shard(array, self.fields[field], rows)
+        except OSError as error:
+            name = Path(error.filename or array).name
+            raise IntegrityError(f"cache {self.path}: {name} is missing or unreadable; {WAY_OUT}") from None
+        if hashlib.sha256(stated).hexdigest() != self._shards[sums.name]["sha256"]:
+            raise IntegrityError(f"cache {self.path}: {sums.name} differs from the manifest; {WAY_OUT}")
+        if data is None:
+            raise IntegrityError(f"cache {self.path}: {array.name} has not a shard's size and header; {WAY_OUT}")
+        self._mapped[field][shard] = data.reshape(-1).data, np.frombuffer(stated, dtype="<u8").tolist()
+        return self._mapped[field][shard]
 
 
-def checksums(field: str, first: int, data: np.ndarray) -> np.ndarray:
-    """uint64 [n]: xxh3 of each record, seeded with its field and row number."""
-    raw = np.ascontiguousarray(data).reshape(len(data), -1).view(np.uint8)
-    seed = field_seed(field)
-    return np.array([xxhash.xxh3_64_intdigest(raw[k], seed + first + k) for k in range(len(raw))], dtype="<u8")
+def _sealed(manifest: dict[str, object]) -> bytes:
+    body = json.dumps(manifest, sort_keys=True).encode()
+    return fsio.json_bytes({"manifest": manifest, "xxh3": xxhash.xxh3_64_hexdigest(body)})
 
 
-def field_seed(field: str) -> int:
-    """A 63-bit seed of the field's name, leaving room for the row number."""
-    return xxhash.xxh3_64_intdigest(field.encode()) >> 1
+def _manifest(path: Path) -> dict | None:
+    """The manifest, whose text must be to the byte what was written; None where there is none."""
+    try:
+        raw = (path / "manifest.json").read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        manifest = json.loads(raw)["manifest"]
+        intact = _sealed(manifest) == raw and manifest["schema"] == SCHEMA
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise IntegrityError(
+            f"cache {path}: manifest.json is corrupt or of another format; delete the folder and {AGAIN}"
+        )
+    return manifest
 
 
-def _files(path: Path, field: str, shard: int) -> tuple[Path, Path]:
-    return path / f"{field}-{shard:05d}.npy", path / f"{field}-{shard:05d}.xxh3"
+def _plan_of(path: Path) -> dict | None:
+    """What the shards in a folder were written for; None when nothing says so, and then none of them counts."""
+    manifest = _manifest(path)
+    if manifest is not None:
+        return {name: value for name, value in manifest.items() if name in ("key", *PLAN)}
+    if not (path / "building.json").is_file():
+        return None
+    try:
+        plan = json.loads((path / "building.json").read_bytes())
+        return {"key": dict(plan["key"]), **{name: plan[name] for name in PLAN}}
+    except (ValueError, KeyError, TypeError):
+        raise IntegrityError(f"cache {path}: building.json is corrupt; delete the folder and {AGAIN}") from None
 
 
-def _npy_header(data: np.ndarray) -> bytes:
-    import io
+def _same(path: Path, known: dict, wanted: dict) -> None:
+    """Raise IntegrityError with every field that differs and both of its values."""
+    pairs = {name: (known["key"].get(name), wanted["key"].get(name)) for name in {**known["key"], **wanted["key"]}}
+    pairs |= {name: (known.get(name), wanted.get(name)) for name in PLAN if name in wanted}
+    differing = [
+        f"'{name}' is {_brief(old)} there but {_brief(new)} in this run"
+        for name, (old, new) in sorted(pairs.items())
+        if old != new
+    ]
+    if differing:
+        raise IntegrityError(
+            f"cache {path}: {', '.join(differing)}; a cache serves one teacher, transform and data set: give another "
+            f"cache.path, or delete the folder and {AGAIN}"
+        )
 
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(data))
-    return buffer.getvalue()
 
-
-def _same_key(path: Path, known: dict[str, str], wanted: dict[str, str]) -> None:
-    for name in sorted(set(known) | set(wanted)):
-        if known.get(name) != wanted.get(name):
-            raise IntegrityError(
-                f"cache {path}: '{name}' is {_brief(known.get(name))} there but {_brief(wanted.get(name))} in this run; a cache serves "
-                "one teacher, transform and data set: give another cache.path, or delete the folder and run `cmapkd cache`"
-            )
-
-
-def _brief(value: str | None) -> str:
+def _brief(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:60]}…{text[-12:]}"
