@@ -11,7 +11,7 @@ from cmapkd.cache.build import build_cache
 from cmapkd.config.load import load_config
 from cmapkd.core.log import say
 
-METHODS = ["scratch", "kd", "cmapkd"]
+METHODS = ["scratch", "cmapkd"]
 
 
 def demo(out: Path) -> Path:
