@@ -93,6 +93,14 @@ def test_a_text_longer_than_the_context_keeps_its_end_token(tmp_path):
     assert ids[0, -1] == words.end and ids.shape == (1, 16)
 
 
+def test_a_tokenizer_trained_twice_on_the_same_captions_is_the_same_file(tmp_path):
+    files = set()
+    for name in "abcd":
+        toy.tokenizer(tmp_path / name)
+        files.add((tmp_path / name / "tokenizer.json").read_bytes())
+    assert len(files) == 1
+
+
 def test_a_trained_tokenizer_has_its_end_token_as_largest_id(tmp_path):
     words = toy.tokenizer(tmp_path)
     assert words.end == tok.vocabulary(tmp_path) - 1 and words.pad == 0

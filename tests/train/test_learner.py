@@ -51,14 +51,14 @@ def world(tmp_path):
 def test_every_method_overfits_one_batch_and_leaves_the_teacher_alone(tmp_path, method):
     world = World(tmp_path, method)
     before = {k: v.clone() for k, v in world.tower.state_dict().items()}
-    optimizer = torch.optim.Adam(world.learner.parameters(), lr=3e-3)
-    first = float(world.total())
-    for _ in range(25):
+    optimizer = torch.optim.Adam(world.learner.parameters(), lr=1e-3)  # steady for every method
+    first = world.total().item()
+    for _ in range(30):
         optimizer.zero_grad()
         loss = world.total()
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.8 * first
+    assert loss.item() < 0.8 * first
     assert all(torch.equal(v, before[k]) for k, v in world.tower.state_dict().items())
 
 

@@ -126,20 +126,23 @@ def from_folder(folder: Path, context: int) -> Tokenizer:
 def train(texts: Iterable[str], size: int, context: int, folder: Path) -> Tokenizer:
     """Learn a lower-casing BPE of at most `size` entries and write it to `folder` in Hugging Face's format.
 
-    The end token has the largest id, as CLIP's pooling by argmax needs; padding is 0.
+    The end token has the largest id, as CLIP's pooling by argmax needs; padding is 0. Words are marked by a leading
+    character and not by CLIP's `</w>` suffix: the trainer numbers suffixed letters in the order of a hash table, so
+    that two trainings on the same captions would differ.
     """
-    from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from tokenizers import Tokenizer as Fast
 
-    fast = Fast(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    fast = Fast(models.BPE(unk_token="<unk>"))
     fast.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    fast.pre_tokenizer = pre_tokenizers.Split(
-        Regex(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"), behavior="removed", invert=True
+    pieces = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
+    fast.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(pieces, behavior="removed", invert=True), pre_tokenizers.Metaspace()]
     )
+    fast.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(
         vocab_size=size - 1,
         special_tokens=["<pad>", "<start>", "<unk>"],
-        end_of_word_suffix="</w>",
         show_progress=False,
         min_frequency=2,
     )
