@@ -200,7 +200,7 @@ def cmapkd_learner(student: Tower) -> tuple[Learner, Objective]:
             torch.zeros(width, rank_for(width, CONFIG.rank)),
         )
     targets = Targets(tensors, CONFIG.grid)
-    learner = build_learner(student, LARGE, targets, bridge=True, levels=True).train()
+    learner = build_learner(student, LARGE, targets, METHODS["cmapkd"].weights).train()
     method = METHODS["cmapkd"]
     return learner, Objective(learner, method, dict(method.weights), targets.pairs)
 

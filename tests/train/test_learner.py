@@ -4,8 +4,7 @@ import torch
 import toy
 from cmapkd.cache.teacher import LiveTeacher
 from cmapkd.core.types import LEVELS, Outputs, Pair
-from cmapkd.methods import METHODS, resolve
-from cmapkd.methods.terms import READS_BRIDGE, READS_LEVELS, TERMS
+from cmapkd.methods import METHODS, TERMS, reading, resolve
 from cmapkd.models.tower import evaluating
 from cmapkd.train import step as stepping
 from cmapkd.train.learner import build_learner
@@ -22,10 +21,9 @@ class World:
         self.student = toy.tower(folder, seed=2, width=32, embedding=over.pop("embedding", 24))
         self.method = resolve(method, over, {})
         terms = set(self.method.weights)
-        shape = self.tower.shape if self.method.needs_teacher else None
-        self.learner = build_learner(
-            self.student, shape, self.targets, bool(terms & READS_BRIDGE), bool(terms & READS_LEVELS)
-        )
+        self.distils = bool(reading("teacher", terms))
+        shape = self.tower.shape if self.distils else None
+        self.learner = build_learner(self.student, shape, self.targets, terms, samples=16, classes=5)
         self.teacher = LiveTeacher(self.tower, self.targets)
         self.objective = Objective(self.learner, self.method, dict(self.method.weights), self.targets.pairs)
         self.batch = toy.batch(self.student, self.tower, 16)
@@ -34,7 +32,7 @@ class World:
     def losses(self, weights=None, moment=None):
         moment = moment or self.moment
         levels = self.objective.levels(moment)
-        teaching = self.teacher.teach(self.batch, levels) if self.method.needs_teacher else None
+        teaching = self.teacher.teach(self.batch, levels) if self.distils else None
         outputs = stepping.forward(self.learner, self.batch.student, levels, weights, torch.float32)
         return self.objective.losses(outputs, teaching, self.batch, moment)
 

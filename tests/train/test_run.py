@@ -15,6 +15,7 @@ from cmapkd.cache.build import build_cache
 from cmapkd.cache.store import Store
 from cmapkd.config.load import dump_config
 from cmapkd.core.errors import IntegrityError, NonFiniteError, UsageError
+from cmapkd.train import assemble as assembling
 from cmapkd.train import checkpoint, loop, teacher_score
 from cmapkd.train import run as running
 from cmapkd.train.run import distill
@@ -92,10 +93,10 @@ def test_resuming_in_mid_epoch_is_bit_exact(root, tmp_path, monkeypatch, over):
 
 def test_a_warm_cache_never_wakes_the_teacher(root, monkeypatch):
     teacher_metrics(world.config(root))  # the teacher's own score is kept beside the cache
-    built, load = [], running.load_tower
+    built, load = [], assembling.load_tower
     monkeypatch.setattr(teacher_score, "load_tower", lambda *_, **__: pytest.fail("the teacher was built"))
     monkeypatch.setattr(
-        running, "load_tower", lambda config, *a, **k: built.append(config.model) or load(config, *a, **k)
+        assembling, "load_tower", lambda config, *a, **k: built.append(config.model) or load(config, *a, **k)
     )
     distill(world.config(root, run=str(root / "warm")))
     assert built == [str(root / "student-init")]
@@ -105,8 +106,8 @@ def test_cached_and_live_teaching_agree(root, tmp_path):
     totals = []
     for path in (str(root / "cache"), None):
         config = world.config(root, run=str(tmp_path / f"r{len(totals)}"), cache__path=path)
-        run = running.assemble(config, running.prepare_folder(config, False))
-        batch, moment = run.loader.batch(0), running.at(run.stages, 0.0)
+        run = assembling.assemble(config, running.prepare_folder(config, False))
+        batch, moment = run.loader.batch(0), assembling.at(run.stages, 0.0)
         teaching = loop.teach(run, run.teacher, batch, moment)
         outputs = loop.stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, torch.float32)
         losses = run.objective.losses(outputs, teaching, batch, moment)
@@ -121,8 +122,8 @@ def test_key_tokens_are_stored_with_their_places_and_teach_as_the_live_ones(root
     totals = []
     for path in (over["cache__path"], None):
         config = world.config(root, run=str(tmp_path / f"r{len(totals)}"), **{**over, "cache__path": path})
-        run = running.assemble(config, running.prepare_folder(config, False))
-        batch, moment = run.loader.batch(0), running.at(run.stages, 0.0)
+        run = assembling.assemble(config, running.prepare_folder(config, False))
+        batch, moment = run.loader.batch(0), assembling.at(run.stages, 0.0)
         teaching = loop.teach(run, run.teacher, batch, moment)
         assert teaching.levels["P2"].shape[1] == 5 and teaching.places.shape == (8, 5)
         outputs = loop.stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, torch.float32)
@@ -139,10 +140,10 @@ def test_a_level_that_is_off_is_not_read_from_the_cache(root, tmp_path):
     config = world.config(
         root, run=str(tmp_path / "run"), schedule=[{"name": "deep", "until": 1.0, "levels": ["P5", "L4"]}]
     )
-    run = running.assemble(config, running.prepare_folder(config, False))
+    run = assembling.assemble(config, running.prepare_folder(config, False))
     image = run.teacher.image
     image.bytes_read.clear()
-    loop.teach(run, run.teacher, run.loader.batch(0), running.at(run.stages, 0.0))
+    loop.teach(run, run.teacher, run.loader.batch(0), assembling.at(run.stages, 0.0))
     assert image.bytes_read["P5"] > 0 and image.bytes_read["P2"] == image.bytes_read["P4"] == 0
 
 
@@ -210,22 +211,22 @@ def test_a_policy_that_learns_asks_for_held_out_data(root, tmp_path):
 
 
 def test_held_out_samples_enter_no_training_batch(root):
-    pool, held = running.split_holdout(48, 0.2)
+    pool, held = assembling.split_holdout(48, 0.2)
     assert len(held) == 10 and not set(pool) & set(held) and len(set(pool) | set(held)) == 48
 
 
 @pytest.mark.parametrize("term", ["intra_v", "align", "relation"])
 def test_a_loss_that_is_not_finite_stops_before_the_update(root, tmp_path, monkeypatch, term):
     config = world.config(root, run=str(tmp_path / "run"))
-    real, calls = running.Objective.losses, []
+    real, calls = assembling.Objective.losses, []
 
     def poisoned(self, *args):
         losses = real(self, *args)
         calls.append(1)
         return {**losses, term: losses[term] * float("nan")} if len(calls) == 3 else losses
 
-    monkeypatch.setattr(running.Objective, "losses", poisoned)
-    monkeypatch.setattr(running.Balance, "is_due", lambda *_: False)
+    monkeypatch.setattr(assembling.Objective, "losses", poisoned)
+    monkeypatch.setattr(assembling.Balance, "is_due", lambda *_: False)
     before = {}
     step = torch.optim.AdamW.step
     monkeypatch.setattr(

@@ -60,7 +60,7 @@ def one_run(config: Config, method: str, seed: int, folder: Path) -> None:
     own = method == config.method
     update: dict[str, object] = {"run": folder, "seed": seed, "method": method}
     if not own:
-        update |= {"weights": {}, "share": {}, "schedule": "all_on", "policy": type(config.policy)()}
+        update |= {"weights": {}, "share": {}, "schedule": None, "policy": type(config.policy)()}
     started = (folder / "config.yaml").is_file()
     say(f"{method} seed {seed}{' (resumed)' if started else ''}")
     distill(config.model_copy(update=update), resume=started)

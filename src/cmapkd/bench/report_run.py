@@ -18,12 +18,13 @@ from cmapkd.bench.report import Report, Retrieved, write_report
 from cmapkd.bench.scores import Role, ScoreRow
 from cmapkd.cache.build import open_cached_teacher, open_targets_of
 from cmapkd.config.load import load_config
-from cmapkd.config.schema import Config, TowerConfig
+from cmapkd.config.schema import Config, StageConfig, TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs
 from cmapkd.data.loader import read_images
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
+from cmapkd.methods import METHODS
 from cmapkd.models.load import load_tower
 from cmapkd.models.targets import Targets
 from cmapkd.models.tower import Tower
@@ -68,7 +69,7 @@ def _page(config: Config, runs: dict[str, list[Path]], main: Path, out: Path, co
             scores=tuple(score_rows(config, runs)),
             data=tuple(lines),
             metrics=metrics,
-            stages=tuple(stage.name for stage in resolve_schedule(config.schedule)),
+            stages=tuple(stage.name for stage in _stages(config)),
             stage_levels=_stage_levels(config),
             example_weights=example_weights(config, main, train),
             coupling=_matrix(targets, "pairs/alpha"),
@@ -146,7 +147,7 @@ def _size(tower: Tower) -> tuple[int, float]:
 
 def _stage_levels(config: Config) -> Matrix:
     """Which levels each stage teaches."""
-    stages = resolve_schedule(config.schedule)
+    stages = _stages(config)
     values = tuple(tuple(float(level in stage.levels) for level in LEVELS) for stage in stages)
     return Matrix(tuple(stage.name for stage in stages), LEVELS, values)
 
@@ -161,5 +162,11 @@ def _data_line(role: str, samples: Samples) -> str:
     return f"{role}: {samples.name}, {len(samples)} images, {samples.n_captions} captions, {samples.fingerprint()[:12]}"
 
 
+def _stages(config: Config) -> tuple[StageConfig, ...]:
+    return resolve_schedule(config.schedule, METHODS[config.method])
+
+
 def _schedule_name(config: Config) -> str:
+    if config.schedule is None:
+        return "of the method"
     return config.schedule if isinstance(config.schedule, str) else "of the config"

@@ -151,7 +151,8 @@ class Config(Section):
     """One run. `method` names a list of terms; `weights` and `share` override its numbers.
 
     share: a term's target ratio of trunk-gradient norm to the final terms' (calibrated during the run);
-    weights: a fixed weight, which switches the calibration of that term off.
+    weights: a fixed weight, which switches the calibration of that term off. schedule: a named order of the levels,
+    a list of stages, or nothing for the method's own (all levels throughout, unless it says otherwise).
     """
 
     run: Path
@@ -164,6 +165,6 @@ class Config(Section):
     weights: dict[str, Weight] = Field(default_factory=dict)
     share: dict[str, Weight] = Field(default_factory=dict)
     policy: PolicyConfig = PolicyConfig()
-    schedule: str | tuple[StageConfig, ...] = "all_on"
+    schedule: str | tuple[StageConfig, ...] | None = None
     train: TrainConfig
     eval: EvalConfig = EvalConfig()

@@ -6,11 +6,11 @@ W words, K = 4 levels per modality, H side of a square token grid, V views.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -106,7 +106,7 @@ class Outputs:
     """What the learner says of a batch, before any loss: every tensor here has the batch as its first axis.
 
     final: student embeddings [B, E_s]; projected: the same in the teacher's width [B, E]; levels: predictions
-    S_k [B, N_k, r]; pooled: native level summaries [B, D_k]; bridge: [B, 4, E] or None; masks: of L1 and L2.
+    S_k [B, N_k, r]; pooled: native level summaries [B, D_k]; bridge: [B, 4, E] or None; masks: of L1 and L2; masked: [B, E], projected image embeddings of masked images.
     """
 
     final: Pair[Tensor]
@@ -115,6 +115,7 @@ class Outputs:
     masks: dict[str, Tensor]
     pooled: dict[str, Tensor]
     bridge: Pair[Tensor] | None
+    masked: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ class View:
 
     errors: normalised level errors [B, K_active] per modality, in the order of `levels`, or None;
     coupling: α_ij [4, 4] or per sample [B, 4, 4]; temperatures: τ_ij [4, 4]; positives: bool [B, B];
-    labels: int64 [B], −1 where unknown; classes: class text embeddings [C, E_s] or None.
+    labels: int64 [B], −1 where unknown; classes: class text embeddings [C, E_s] or None; bank: the teacher's class
+    texts, unit rows [C, E]; samples: int64 [B] image indices; parts: what is learnt for single terms, by term;
+    inputs: the teacher's own pixels and ids; progress: share of the training that is done.
     """
 
     student: Outputs
@@ -135,3 +138,14 @@ class View:
     temperatures: Tensor | None = None
     labels: Tensor | None = None
     classes: Tensor | None = None
+    bank: Tensor | None = None
+    samples: Tensor | None = None
+    parts: Mapping[str, nn.Module] = field(default_factory=dict)
+    inputs: Inputs | None = None
+    progress: float = 0.0
+
+    @property
+    def taught(self) -> Teaching:
+        """The teaching, for terms that read one."""
+        assert self.teaching is not None, "this term reads a teacher, and there is none"
+        return self.teaching

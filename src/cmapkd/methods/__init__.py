@@ -1,42 +1,39 @@
-"""METHODS: a method is a named list of terms with weights; an ablation is a method with a term less."""
+"""METHODS and TERMS: every file of this package brings its own; adding a method costs nothing but its file.
+
+A method is a named list of terms with weights; an ablation is a method with a term less.
+"""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 from cmapkd.core.errors import UsageError
-from cmapkd.methods.terms import FINAL, NEEDS_TEACHER, TERMS
+from cmapkd.methods.term import Method, Read, Term
 
 
-@dataclass(frozen=True)
-class Method:
-    """weights: each term's fixed weight. share: the target ratio of a term's trunk gradient to the final terms';
-    where a share stands, the weight is only what the term starts with until it is calibrated.
-    """
-
-    weights: dict[str, float]
-    share: dict[str, float] = field(default_factory=dict)
-    about: str = ""
-
-    @property
-    def needs_teacher(self) -> bool:
-        return bool(set(self.weights) & NEEDS_TEACHER)
+def _found(name: str) -> dict[str, Any]:
+    """The entries called `name` of all files here, one dictionary; two files must not claim one name."""
+    out: dict[str, Any] = {}
+    for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
+        for key, entry in getattr(importlib.import_module(f"{__name__}.{module}"), name, {}).items():
+            assert key not in out, f"{name} '{key}' is defined twice"
+            out[key] = entry
+    return out
 
 
-FINAL_TERMS = {"align": 1.0, "logits": 1.0, "fd": 8.0}
+TERMS: dict[str, Term] = _found("TERMS")
+METHODS: dict[str, Method] = dict(sorted(_found("METHODS").items(), key=lambda m: (m[0] != "scratch", m[0])))
+FINAL = frozenset(name for name, term in TERMS.items() if term.final)
 
-METHODS: dict[str, Method] = {
-    "scratch": Method({"align": 1.0}, about="contrastive training without a teacher; trains teachers too"),
-    "kd": Method({"align": 1.0, "logits": 1.0}, about="logit distillation (Hinton et al. 2015) on CLIP's logits"),
-    "fd": Method({"align": 1.0, "fd": 8.0}, about="final-embedding mimicry, the strongest single term of CLIP-KD"),
-    "clip_kd": Method({**FINAL_TERMS, "icl": 1.0}, about="CLIP-KD's recipe: align + logits (CRD) + fd + icl"),
-    "cmapkd": Method(
-        {**FINAL_TERMS, "intra_v": 10.0, "intra_l": 10.0, "pyramid_align": 1.0, "relation": 1.0, "layer_relation": 0.5},
-        {"intra_v": 0.5, "intra_l": 0.5, "pyramid_align": 0.15, "relation": 0.1, "layer_relation": 0.05},
-        about="the final terms plus the pyramid at three levels: intra-modal, cross-modal, relational",
-    ),
-}
+
+def reading(what: Read, terms: Iterable[str]) -> frozenset[str]:
+    """Those of `terms` that read `what`."""
+    return frozenset(name for name in terms if what in TERMS[name].reads)
 
 
 def resolve(name: str, weights: dict[str, float], share: dict[str, float]) -> Method:
@@ -58,9 +55,9 @@ def resolve(name: str, weights: dict[str, float], share: dict[str, float]) -> Me
     merged = {term: value for term, value in merged.items() if shares.get(term, 1.0) > 0}
     if not set(merged) & FINAL:
         raise UsageError(f"method '{name}' is left without a final term; keep one of {', '.join(sorted(FINAL))}")
-    return Method(merged, {term: value for term, value in shares.items() if value > 0}, base.about)
+    return replace(base, weights=merged, share={term: value for term, value in shares.items() if value > 0})
 
 
-def _near(name: str, known: dict) -> str:
+def _near(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), 1)
     return f" (did you mean '{near[0]}'?)" if near else ""

@@ -109,6 +109,15 @@ class Tower(nn.Module):
         )
         return Features(tokens, (word_mask, phrase_mask, None, None), pooled, final)
 
+    def final(self, inputs: Inputs) -> Pair[Tensor]:
+        """Final embeddings alone, [B, E] each, not normalised: what `forward` gives as `final`, without the levels."""
+        return Pair(self.clip.encode_image(self.normalise(inputs.images)), self.clip.encode_text(inputs.ids))
+
+    @property
+    def patch(self) -> int:
+        """Pixels of a side of one token of the deepest map."""
+        return self.size // self.shape.grids[2]
+
     def forward(self, inputs: Inputs) -> Pair[Features]:
         return Pair(self.image(inputs.images), self.text(inputs.ids, inputs.words))
 

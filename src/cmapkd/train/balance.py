@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from cmapkd.methods.terms import FINAL
+from cmapkd.methods import FINAL
 
 MEASURES = 4
 FIRST, SECOND = 0.03, 0.30

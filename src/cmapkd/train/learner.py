@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Outputs, Pair, Teaching, View
 from cmapkd.losses.feature import GridError, gate, grid_error, token_error
+from cmapkd.methods import TERMS, reading
+from cmapkd.methods.term import Sizes
 from cmapkd.models.levels import mean_tokens, sample_at
 from cmapkd.models.necks import Necks
 from cmapkd.models.targets import SPATIAL, Targets, stored_side
 from cmapkd.models.tower import Shape, Tower
 
+MASKED = 0.75  # share of an image's patches that MFD hides
+
 
 class Learner(nn.Module):
-    """student and necks, and the geometry in which their levels are compared with the teacher's.
+    """student, necks and the terms' own parts, and the geometry in which their levels are compared with the teacher's.
 
     unit: per level the teacher's mean power under that level's metric, so that S = 0 has error 1 and S = T has 0
     (FVU, fraction of variance unexplained). It is measured once on the first training batches and kept.
@@ -23,17 +30,28 @@ class Learner(nn.Module):
 
     unit: Tensor
 
-    def __init__(self, student: Tower, necks: Necks | None, geometry: dict[str, GridError]) -> None:
+    def __init__(
+        self, student: Tower, necks: Necks | None, geometry: dict[str, GridError], parts: dict[str, nn.Module]
+    ) -> None:
         super().__init__()
         self.student, self.necks, self.geometry = student, necks, geometry
+        self.parts = nn.ModuleDict(parts)
         self.register_buffer("unit", torch.ones(len(LEVELS)))
 
-    def forward(self, inputs: Inputs, levels: tuple[str, ...] = (), weights: Tensor | None = None) -> Outputs:
-        """weights [B, 8] gate each level's gradient into the trunk; None is uniform. Levels not named cost nothing."""
+    def forward(
+        self, inputs: Inputs, levels: tuple[str, ...] = (), weights: Tensor | None = None, masked: bool = False
+    ) -> Outputs:
+        """weights [B, 8] gate each level's gradient into the trunk; None is uniform. Levels not named cost nothing.
+
+        masked: the images run a second time with most of each hidden.
+        """
+        again = self._masked(inputs.images) if masked else None
+        if self.necks is None or not (levels or len(self.necks.v2l)):
+            final = self.student.final(inputs)
+            projected = final if self.necks is None else self.necks.projected(final)
+            return Outputs(final, projected, {}, {}, {}, None, again)
         features = self.student(inputs)
         final = features.map(lambda f: f.final)
-        if self.necks is None:
-            return Outputs(final, final, {}, {}, {}, None)
         tokens, masks, pooled = {}, {}, {}
         for names, part in ((IMAGE_LEVELS, features.image), (TEXT_LEVELS, features.text)):
             for name, raw, mask in zip(names, part.levels, part.masks, strict=True):
@@ -45,7 +63,11 @@ class Learner(nn.Module):
                 if mask is not None:
                     masks[name] = mask
         bridge = self.necks.bridge(features) if len(self.necks.v2l) else None
-        return Outputs(final, self.necks.projected(final), tokens, masks, pooled, bridge)
+        return Outputs(final, self.necks.projected(final), tokens, masks, pooled, bridge, again)
+
+    def _masked(self, images: Tensor) -> Tensor:
+        final = self.student.clip.encode_image(hide_patches(self.student.normalise(images), self.student.patch))
+        return final if self.necks is None else self.necks.projected(Pair(final, final)).image
 
     def level_errors(self, outputs: Outputs, teaching: Teaching) -> dict[str, Tensor]:
         """FVU per active level, [B] each, float32."""
@@ -76,7 +98,7 @@ class Learner(nn.Module):
                     powers.append(token_error(zero, target, teaching.masks.get(name)))
             self.unit[LEVELS.index(name)] = torch.cat(powers).mean().clamp_min(1e-6)
 
-    def view(self, outputs: Outputs, teaching: Teaching | None, batch: Batch, **extra: Tensor | None) -> View:
+    def view(self, outputs: Outputs, teaching: Teaching | None, batch: Batch, **extra: Any) -> View:
         positives = batch.samples[:, None] == batch.samples[None, :]
         errors: Pair[Tensor | None] = Pair(None, None)
         if teaching is not None and outputs.levels:
@@ -84,7 +106,10 @@ class Learner(nn.Module):
             errors = Pair(
                 *(_stack([by_level[k] for k in names if k in by_level]) for names in (IMAGE_LEVELS, TEXT_LEVELS))
             )
-        return View(outputs, self.student.scale, positives, teaching, errors, **extra)
+        return View(
+            outputs, self.student.scale, positives, teaching, errors, samples=batch.samples, inputs=batch.teacher,
+            parts=dict(self.parts.items()), **extra,
+        )  # fmt: skip
 
 
 def build_geometry(student: Shape, teacher: Shape, grid: int | None) -> dict[str, GridError]:
@@ -102,14 +127,37 @@ def build_geometry(student: Shape, teacher: Shape, grid: int | None) -> dict[str
 
 
 def build_learner(
-    student: Tower, teacher: Shape | None, targets: Targets | None, bridge: bool, levels: bool
+    student: Tower,
+    teacher: Shape | None,
+    targets: Targets | None,
+    terms: Iterable[str],
+    samples: int = 0,
+    classes: int = 0,
+    tower: Tower | None = None,
 ) -> Learner:
-    """`teacher` None: plain student. `levels`: with adapters; `bridge`: with V2L and L2V heads."""
+    """What `terms` need beside the student: adapters for levels, V2L and L2V heads for the bridge, their own parts.
+
+    `teacher` None: a student alone. `samples`, `classes` and the teacher's own `tower` are what some parts need.
+    """
+    terms = list(terms)
+    sizes = Sizes(student.shape, teacher, samples, classes, tower)
+    parts = {name: build(sizes) for name in terms if (build := TERMS[name].part) is not None}
     if teacher is None:
-        return Learner(student, None, {})
+        return Learner(student, None, {}, parts)
+    levels = bool(reading("levels", terms)) and targets is not None
     ranks = {name: targets.rank(name) for name in LEVELS} if levels and targets is not None else {}
     geometry = build_geometry(student.shape, teacher, targets.grid) if levels and targets is not None else {}
-    return Learner(student, Necks(student.shape, ranks, teacher.embedding, bridge), geometry)
+    necks = Necks(student.shape, ranks, teacher.embedding, bool(reading("bridge", terms)))
+    return Learner(student, necks, geometry, parts)
+
+
+def hide_patches(images: Tensor, patch: int, ratio: float = MASKED) -> Tensor:
+    """Normalised images [B, 3, S, S] with a random `ratio` of each one's patch × patch squares set to 0, the mean colour."""
+    side = -(-images.shape[-1] // patch)
+    noise = torch.rand(len(images), side * side, device=images.device)
+    hidden = noise.argsort(1).argsort(1) < round(ratio * side * side)
+    mask = hidden.view(-1, 1, side, side).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+    return images.masked_fill(mask[..., : images.shape[-2], : images.shape[-1]], 0.0)
 
 
 def _spatial(geometry: GridError, name: str, student: Tensor | None, target: Tensor) -> Tensor:

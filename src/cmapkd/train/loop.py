@@ -74,13 +74,13 @@ def train(run: Run, start: int, log: MetricsLog) -> int:
             losses = run.objective.losses(outputs, teaching, batch, moment, coupling)
             return run.objective.total(losses, moment), losses
 
-        levels = run.objective.levels(moment)
+        levels, masked = run.objective.levels(moment), run.objective.needs("masked", moment)
         run.optimizer.zero_grad(set_to_none=True)
         if config.train.accumulate == 1:
-            total, losses = stepping.whole(run.learner, batch, levels, weights, losses_of, run.precision)
+            total, losses = stepping.whole(run.learner, batch, levels, weights, losses_of, run.precision, masked)
         else:
             total, losses = stepping.chunked(
-                run.learner, batch, levels, weights, losses_of, run.precision, config.train.accumulate
+                run.learner, batch, levels, weights, losses_of, run.precision, config.train.accumulate, masked
             )
         norm = torch.nn.utils.clip_grad_norm_(trainable(run, moment), config.train.clip)
         if not bool(torch.isfinite(norm) & torch.isfinite(total)):
@@ -114,7 +114,7 @@ def teach(run: Run, teacher: Teacher | None, batch: Batch, moment: Moment) -> Te
     """The teacher's word on a batch: only the levels that a term reads now."""
     if teacher is None:
         return None
-    return teacher.teach(batch, run.objective.levels(moment), run.objective.bridge(moment))
+    return teacher.teach(batch, run.objective.levels(moment), run.objective.needs("bridge", moment))
 
 
 def decide(run: Run, teaching: Teaching | None, moment: Moment, step: int) -> tuple[Tensor | None, Tensor | None]:

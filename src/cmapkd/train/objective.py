@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Outputs, Teaching
-from cmapkd.methods import Method
-from cmapkd.methods.terms import READS_BRIDGE, READS_LEVELS, TERMS
+from cmapkd.methods import TERMS, reading
+from cmapkd.methods.term import Method, Read
 from cmapkd.models.bridge import PairInformation
 from cmapkd.train.learner import Learner
 from cmapkd.train.schedule import Moment
@@ -19,7 +19,8 @@ from cmapkd.train.schedule import Moment
 class Objective:
     """weights are the current λ of each term (the balance may change them); pairs holds τ and α of the bridge.
 
-    labels [samples] and class_ids [C, L] (token ids of the class texts) are what L_task needs of labelled data.
+    labels [samples] and class_ids [C, L] (token ids of the class texts) are what labelled data adds; bank [C, E] holds
+    the teacher's unit embeddings of the class texts.
     """
 
     learner: Learner
@@ -28,14 +29,15 @@ class Objective:
     pairs: PairInformation | None
     labels: Tensor | None = None
     class_ids: Tensor | None = None
+    bank: Tensor | None = None
 
     def levels(self, moment: Moment) -> tuple[str, ...]:
         """The levels that some active term reads now; the others are neither computed nor read from the cache."""
-        return moment.levels if any(self._weight(t, moment) > 0 for t in READS_LEVELS) else ()
+        return moment.levels if self.needs("levels", moment) else ()
 
-    def bridge(self, moment: Moment) -> bool:
-        """Whether a term that reads the shared space is active."""
-        return any(self._weight(term, moment) > 0 for term in READS_BRIDGE)
+    def needs(self, what: Read, moment: Moment) -> bool:
+        """Whether a term that reads `what` is active."""
+        return any(self._weight(term, moment) > 0 for term in reading(what, self.weights))
 
     def active(self, moment: Moment) -> list[str]:
         levels = set(self.levels(moment))
@@ -63,8 +65,10 @@ class Objective:
             temperatures=None if self.pairs is None else self.pairs.temperatures,
             labels=None if self.labels is None else self.labels[batch.samples],
             classes=self._classes(moment),
+            bank=self.bank,
+            progress=moment.progress,
         )
-        return {term: TERMS[term](view) for term in self.active(moment)}
+        return {term: TERMS[term].loss(view) for term in self.active(moment)}
 
     def total(self, losses: dict[str, Tensor], moment: Moment) -> Tensor:
         """L = Σ λ_k · factor_k · L_k."""

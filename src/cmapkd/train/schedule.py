@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from cmapkd.config.schema import StageConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import LEVELS
-from cmapkd.methods.terms import FINAL, TERMS
+from cmapkd.methods import FINAL, TERMS
+from cmapkd.methods.term import Method
 
 DEEP = ("P5", "L4")
 MIDDLE = ("P4", "P5", "L3", "L4")
@@ -55,10 +56,15 @@ class Moment:
     lr: float
     policy: str
     trainable: str
+    progress: float = 0.0
 
 
-def resolve_schedule(schedule: str | tuple[StageConfig, ...]) -> tuple[StageConfig, ...]:
-    """A named schedule or the config's own stages, checked: ends rise to 1, scaled terms exist."""
+def resolve_schedule(
+    schedule: str | tuple[StageConfig, ...] | None, method: Method | None = None
+) -> tuple[StageConfig, ...]:
+    """A named schedule or the config's own stages, checked: ends rise to 1, scaled terms exist. None: the method's."""
+    if schedule is None:
+        schedule = (method.stages if method else ()) or "all_on"
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
             near = difflib.get_close_matches(schedule, SCHEDULES, 1)
@@ -89,7 +95,7 @@ def at(stages: tuple[StageConfig, ...], progress: float) -> Moment:
     inside = (progress - start) / max(stage.until - start, 1e-9)
     fade = 0.5 * (1 + math.cos(math.pi * min(max(inside, 0.0), 1.0))) if stage.anneal else 1.0
     factors = {term: stage.scale.get(term, 1.0) * (1.0 if term in FINAL else fade) for term in TERMS}
-    return Moment(stage.name, stage.levels, factors, stage.lr, stage.policy, stage.trainable)
+    return Moment(stage.name, stage.levels, factors, stage.lr, stage.policy, stage.trainable, progress)
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:

@@ -14,11 +14,16 @@ LossesOf = Callable[[Outputs], tuple[Tensor, dict[str, Tensor]]]
 
 
 def forward(
-    learner: Learner, inputs: Inputs, levels: tuple[str, ...], weights: Tensor | None, precision: torch.dtype
+    learner: Learner,
+    inputs: Inputs,
+    levels: tuple[str, ...],
+    weights: Tensor | None,
+    precision: torch.dtype,
+    masked: bool = False,
 ) -> Outputs:
     """Outputs in float32; the towers run under autocast when precision is bf16."""
     with torch.autocast(inputs.images.device.type, precision, enabled=precision != torch.float32):
-        outputs = learner(inputs, levels, weights)
+        outputs = learner(inputs, levels, weights, masked)
     return map_tensors(outputs, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
 
 
@@ -29,9 +34,10 @@ def whole(
     weights: Tensor | None,
     losses_of: LossesOf,
     precision: torch.dtype,
+    masked: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Forward and backward of the batch at once."""
-    total, losses = losses_of(forward(learner, batch.student, levels, weights, precision))
+    total, losses = losses_of(forward(learner, batch.student, levels, weights, precision, masked))
     total.backward()
     return total.detach(), losses
 
@@ -44,6 +50,7 @@ def chunked(
     losses_of: LossesOf,
     precision: torch.dtype,
     chunks: int,
+    masked: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The same gradients as `whole` at the memory of one chunk (GradCache, arXiv 2101.06983).
 
@@ -55,7 +62,7 @@ def chunked(
     with torch.no_grad():
         for piece in pieces:
             states.append(torch.get_rng_state())
-            parts.append(forward(learner, take(batch.student, piece), levels, _rows(weights, piece), precision))
+            parts.append(forward(learner, take(batch.student, piece), levels, _rows(weights, piece), precision, masked))
     joined = concatenate(parts)
     leaves = map_tensors(joined, lambda t: t.detach().requires_grad_() if t.is_floating_point() else t)
     total, losses = losses_of(leaves)
@@ -64,7 +71,7 @@ def chunked(
     gradients = [leaf.grad for leaf in tensors(leaves)]
     for piece, state in zip(pieces, states, strict=True):
         torch.set_rng_state(state)
-        outputs = forward(learner, take(batch.student, piece), levels, _rows(weights, piece), precision)
+        outputs = forward(learner, take(batch.student, piece), levels, _rows(weights, piece), precision, masked)
         pairs = [
             (out, g[piece])
             for out, g in zip(tensors(outputs), gradients, strict=True)
@@ -125,6 +132,7 @@ def map_tensors(outputs: Outputs, f: Callable[[Tensor], Tensor]) -> Outputs:
         {k: f(v) for k, v in outputs.masks.items()},
         {k: f(v) for k, v in outputs.pooled.items()},
         None if outputs.bridge is None else outputs.bridge.map(f),
+        None if outputs.masked is None else f(outputs.masked),
     )
 
 

@@ -1,0 +1,164 @@
+"""assemble: from a config to a Run, everything that one training consists of; what can fail early fails here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmapkd.cache.build import fit_targets, open_cached_teacher
+from cmapkd.cache.teacher import LiveTeacher, Teacher
+from cmapkd.config.schema import Config
+from cmapkd.core.errors import UsageError
+from cmapkd.core.log import say
+from cmapkd.core.order import permute
+from cmapkd.core.types import LEVELS
+from cmapkd.data.loader import Loader, Reader
+from cmapkd.data.readers import open_samples
+from cmapkd.data.samples import Samples
+from cmapkd.methods import reading, resolve
+from cmapkd.models.load import load_tower
+from cmapkd.models.targets import Targets
+from cmapkd.models.tower import Shape, Tower
+from cmapkd.policy import POLICIES
+from cmapkd.tasks.validation import merged, open_validation
+from cmapkd.train.balance import Balance
+from cmapkd.train.bank import CLASS_TEXT, Bank, open_bank
+from cmapkd.train.learner import build_learner
+from cmapkd.train.loop import Run, teach
+from cmapkd.train.objective import Objective
+from cmapkd.train.optimizer import build_optimizer
+from cmapkd.train.schedule import at, resolve_schedule
+
+UNIT_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Whom a run learns from. tower: the teacher itself, where it runs live or a term reads it; else None."""
+
+    teacher: Teacher
+    targets: Targets
+    shape: Shape
+    tower: Tower | None
+
+
+def assemble(config: Config, folder: Path) -> Run:
+    """Build everything that a run consists of. The student is initialised right after the seed is set."""
+    method = resolve(config.method, config.weights, config.share)
+    stages = resolve_schedule(config.schedule, method)
+    if config.policy.name not in POLICIES:
+        raise UsageError(f"policy.name '{config.policy.name}' is unknown; known: {', '.join(POLICIES)}")
+    samples = open_samples(config.data.train, config.data, config.data.train_split)
+    for note in samples.notes:
+        say(f"data: {note}")
+    pool, held = split_holdout(len(samples), config.data.holdout)
+    device = pick_device(config.train.device)
+    terms = list(method.weights)
+    taught = open_teacher(config, terms, samples, device)
+    torch.manual_seed(config.seed)
+    captions = samples.flat_captions() if config.student.tokenizer.startswith("train:") else ()
+    student = load_tower(config.student, captions, folder / "tokenizer", config.teacher, config.cache.words)
+    student.to(device)
+    bank = open_bank(samples, taught.tower, taught.teacher) if taught and reading("bank", terms) else None
+    shape, targets, tower = (taught.shape, taught.targets, taught.tower) if taught else (None, None, None)
+    classes = 0 if bank is None else len(bank.texts)
+    learner = build_learner(student, shape, targets, terms, len(samples), classes, tower).to(device)
+    mine = Reader(student.size, student.tokenizer)
+    live = tower is not None and (reading("inputs", terms) or taught is not None and taught.teacher.needs_inputs)
+    theirs = Reader(tower.size, tower.tokenizer) if tower is not None and live else None
+    loader = Loader(samples, config.data, mine, theirs, config.train.batch, config.seed, pool)
+    steps = config.train.steps or max(1, round(float(config.train.epochs or 0) * loader.steps_per_epoch))
+    batch = min(config.train.batch, len(held))
+    held_out = Loader(samples, config.data, mine, theirs, batch, config.seed, held) if len(held) else None
+    policy = POLICIES[config.policy.name](config.policy, shape.embedding if shape else student.shape.embedding)
+    policy.to(device)
+    if policy.learns and held_out is None:
+        raise UsageError(
+            f"policy.name '{config.policy.name}' learns from held-out pairs, but data.holdout is 0; set data.holdout: 0.05"
+        )
+    labels, class_ids = labels_of(samples, student, bank, terms, device)
+    pairs = None if targets is None else targets.pairs
+    texts = None if bank is None else bank.texts.to(device)
+    objective = Objective(learner, method, dict(method.weights), pairs, labels, class_ids, texts)
+    run = Run(
+        config, folder, steps, learner, build_optimizer(learner, config.train), loader, stages, objective,
+        Balance(method.share, steps), policy,
+        torch.optim.Adam(policy.parameters(), lr=config.policy.lr) if policy.learns else None,
+        taught.teacher if taught else None, held_out, validator(config, student),
+    )  # fmt: skip
+    measure_units(run)
+    return run
+
+
+def labels_of(
+    samples: Samples, student: Tower, bank: Bank | None, terms: list[str], device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """(label of every sample, token ids of the class texts), each where a term needs it.
+
+    Raises UsageError for L_task on data without labels; a bank brings labels of its own where the data have none.
+    """
+    if "task" not in terms:
+        return (None if bank is None else bank.labels.to(device)), None
+    if samples.labels is None or samples.classes is None:
+        raise UsageError(
+            f"weights.task needs labelled data, but {samples.name} has captions only; give an image folder or drop it"
+        )
+    ids, _ = student.tokenizer([CLASS_TEXT.format(name) for name in samples.classes])
+    return torch.tensor(samples.labels, device=device), ids.to(device)
+
+
+def open_teacher(config: Config, terms: list[str], samples: Samples, device: torch.device) -> Taught | None:
+    """The teacher that `terms` read, or None. A finished cache wakes the model only for terms that read itself."""
+    if not reading("teacher", terms):
+        return None
+    if config.teacher is None:
+        raise UsageError(f"method '{config.method}' needs a teacher; set teacher.model, or method: scratch")
+    itself = reading("inputs", terms) | reading("bank", terms)
+    tower = None
+    if config.cache.path is None or itself:
+        tower = load_tower(config.teacher, words=config.cache.words).to(device).requires_grad_(False)
+    if config.cache.path is not None:
+        teacher, targets, shape = open_cached_teacher(config, samples)
+        return Taught(teacher, targets.to(device), shape, tower)
+    assert tower is not None
+    targets = fit_targets(config, tower, samples).to(device)
+    precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    return Taught(LiveTeacher(tower, targets, precision), targets, tower.shape, tower)
+
+
+def measure_units(run: Run) -> None:
+    """The learner's FVU denominators, from the teaching of the first training batches."""
+    moment = replace(at(run.stages, 0.0), levels=LEVELS)
+    if run.teacher is None or not run.objective.levels(moment):
+        return
+    count = min(UNIT_BATCHES, run.steps)
+    teachings = [teach(run, run.teacher, run.loader.batch(step), moment) for step in range(count)]
+    run.learner.measure_units([t for t in teachings if t is not None])
+
+
+def split_holdout(n: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """(training pool, policy hold-out) of sample indices, by a fixed keyed permutation; disjoint, train split only."""
+    order = permute(np.arange(n), n, 0, 0)
+    cut = n - round(share * n)
+    return np.sort(order[:cut]), np.sort(order[cut:])
+
+
+def validator(config: Config, student: Tower) -> Callable[[], dict[str, float]]:
+    """A function that scores the student on the config's validation data; {} where there is none."""
+    validation = open_validation(config)
+    return lambda: merged(validation.scores(student))
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is cuda where there is one. Raises UsageError for a name that torch does not know."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"train.device '{name}' is not a device; use auto, cpu or cuda") from None
