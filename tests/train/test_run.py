@@ -65,7 +65,16 @@ def test_same_seed_same_floats(root):
     [
         {},
         {"train__accumulate": 2},
-        {"policy__name": "gating", "policy__every": 2, "data__holdout": 0.2, "cache__path": "own"},
+        *(
+            {
+                "policy__name": name,
+                "policy__every": 2,
+                "policy__collect": 0.3,
+                "data__holdout": 0.2,
+                "cache__path": "own",
+            }
+            for name in ("random", "veto", "routing", "rl")
+        ),
     ],
 )
 def test_resuming_in_mid_epoch_is_bit_exact(root, tmp_path, monkeypatch, over):
@@ -108,7 +117,7 @@ def test_cached_and_live_teaching_agree(root, tmp_path):
         config = world.config(root, run=str(tmp_path / f"r{len(totals)}"), cache__path=path)
         run = assembling.assemble(config, running.prepare_folder(config, False))
         batch, moment = run.loader.batch(0), assembling.at(run.stages, 0.0)
-        teaching = loop.teach(run, run.teacher, batch, moment)
+        teaching = loop.teach(run, batch, moment)
         outputs = loop.stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, torch.float32)
         losses = run.objective.losses(outputs, teaching, batch, moment)
         totals.append({k: float(v.detach()) for k, v in losses.items()})
@@ -124,7 +133,7 @@ def test_key_tokens_are_stored_with_their_places_and_teach_as_the_live_ones(root
         config = world.config(root, run=str(tmp_path / f"r{len(totals)}"), **{**over, "cache__path": path})
         run = assembling.assemble(config, running.prepare_folder(config, False))
         batch, moment = run.loader.batch(0), assembling.at(run.stages, 0.0)
-        teaching = loop.teach(run, run.teacher, batch, moment)
+        teaching = loop.teach(run, batch, moment)
         assert teaching.levels["P2"].shape[1] == 5 and teaching.places.shape == (8, 5)
         outputs = loop.stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, torch.float32)
         losses = run.objective.losses(outputs, teaching, batch, moment)
@@ -143,7 +152,7 @@ def test_a_level_that_is_off_is_not_read_from_the_cache(root, tmp_path):
     run = assembling.assemble(config, running.prepare_folder(config, False))
     image = run.teacher.image
     image.bytes_read.clear()
-    loop.teach(run, run.teacher, run.loader.batch(0), assembling.at(run.stages, 0.0))
+    loop.teach(run, run.loader.batch(0), assembling.at(run.stages, 0.0))
     assert image.bytes_read["P5"] > 0 and image.bytes_read["P2"] == image.bytes_read["P4"] == 0
 
 

@@ -18,6 +18,7 @@ from cmapkd.cache.store import Store, StoreWriter, estimate_bytes
 from cmapkd.cache.teacher import MASKED, CachedTeacher
 from cmapkd.config.schema import CacheConfig, Config, DataConfig
 from cmapkd.core import fsio
+from cmapkd.core.device import pick_device, pick_precision
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import Progress, say
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Inputs
@@ -49,10 +50,10 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     )
     if estimate_only:
         return folder
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device(config.train.device)
     tower.to(device)
     finished = (folder / "teacher.json").is_file()
-    precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    precision = pick_precision(config.train.precision, device)
     targets = open_targets(folder, key, config.cache) or _calibrate(folder, key, config, tower, samples)
     targets.to(device)
     with (

@@ -105,15 +105,25 @@ class StageConfig(Section):
 
 
 class PolicyConfig(Section):
-    """Who decides how strongly each level teaches each sample."""
+    """Who decides how strongly each level teaches each sample: uniform, manual (by `weights`), random, or a policy that
+    learns from held-out pairs (veto, gating, routing, rl; they need data.holdout).
+
+    every: steps between credit events. collect: share of the run with uniform weights while credits are gathered.
+    entropy: τ, the pull towards uniform. cost: λ_c, reward lost per unit of a level's bytes (1 unit: an average level).
+    floor: mean weight under which a level counts as unused; after `patience` events in a row it sleeps, that is, it is
+    neither computed nor read, and every `probe` events it is measured again.
+    """
 
     name: str = "uniform"
     weights: dict[Level, Weight] = Field(default_factory=dict)
     every: Annotated[int, Field(ge=1)] = 20
+    collect: Fraction = 0.1
     lr: Positive = 1e-3
-    entropy: Weight = 1.0
+    entropy: Positive = 1.0
     cost: Weight = 0.0
     floor: Fraction = 0.05
+    patience: Annotated[int, Field(ge=1)] = 3
+    probe: Annotated[int, Field(ge=1)] = 5
 
 
 class TrainConfig(Section):
@@ -126,7 +136,7 @@ class TrainConfig(Section):
     warmup: Fraction = 0.05
     clip: Positive = 1.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     keep: Annotated[int, Field(ge=1)] = 2
     threads: Annotated[int, Field(ge=1)] | None = None

@@ -33,6 +33,21 @@ def pyramid_align(
     return (coupling[:, i, j].T * 0.5 * (rows + columns)).sum(0).mean()
 
 
+def pair_divergence(
+    student_image: Float[Tensor, "b i e"],
+    student_text: Float[Tensor, "b j e"],
+    teacher_image: Float[Tensor, "b i e"],
+    teacher_text: Float[Tensor, "b j e"],
+    temperatures: Float[Tensor, "i j"],
+) -> Float[Tensor, "b i j"]:
+    """½ [KL(P_ij^T ‖ P_ij^S) + the same over texts] of every sample and pair: what α_ij(b) weighs in L_pyramid_align."""
+    i, j = torch.ones_like(temperatures).nonzero().unbind(1)
+    teacher = _pair_logits(teacher_image.detach(), teacher_text.detach(), i, j, temperatures)
+    student = _pair_logits(student_image, student_text, i, j, temperatures)
+    both = 0.5 * (_kl(teacher, student, 2) + _kl(teacher, student, 1))
+    return both.T.unflatten(1, tuple(temperatures.shape))
+
+
 def _pair_logits(image: Tensor, text: Tensor, i: Tensor, j: Tensor, temperatures: Tensor) -> Float[Tensor, "p b c"]:
     image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
     return torch.einsum("bpe,cpe->pbc", image[:, i], text[:, j]) / temperatures[i, j][:, None, None]

@@ -1,11 +1,18 @@
 """POLICIES: who decides how strongly each pyramid level teaches each sample.
 
-A policy is a module: forward(teaching, progress) gives level weights [B, 8] with mean 1 per modality (None: uniform)
-and a coupling factor [B, 4, 4] (None: the bridge's own α). One that `learns` also has objective(teaching, progress,
-credit); its optimizer and state are its own and travel in the checkpoint.
+uniform, manual and random learn nothing; veto, gating, routing and rl learn from the credit of each level on held-out
+pairs. Their state travels in the checkpoint, and their draws are their own.
 """
 
-from cmapkd.policy.fixed import Manual, Uniform
+from cmapkd.policy.base import Credit, Policy
+from cmapkd.policy.fixed import Manual, Random, Uniform
 from cmapkd.policy.gating import Gating
+from cmapkd.policy.rl import RL
+from cmapkd.policy.routing import Routing
+from cmapkd.policy.veto import Veto
 
-POLICIES = {"uniform": Uniform, "manual": Manual, "gating": Gating}
+POLICIES: dict[str, type[Policy]] = {
+    "uniform": Uniform, "manual": Manual, "random": Random, "veto": Veto, "gating": Gating, "routing": Routing, "rl": RL,
+}  # fmt: skip
+
+__all__ = ["POLICIES", "Credit", "Policy"]

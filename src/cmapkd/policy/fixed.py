@@ -1,35 +1,30 @@
-"""Policies that learn nothing: uniform weights, and weights written by hand."""
+"""Policies that learn nothing: uniform weights, weights written by hand, random weights."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cmapkd.config.schema import PolicyConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import LEVELS, Teaching
+from cmapkd.policy.base import Policy
 
 
-class Uniform(nn.Module):
+class Uniform(Policy):
     """Every level teaches every sample equally; says None, so that nothing is gated at all."""
-
-    learns = False
-
-    def __init__(self, config: PolicyConfig, embedding: int) -> None:
-        super().__init__()
 
     def forward(self, teaching: Teaching, progress: float) -> tuple[Tensor | None, Tensor | None]:
         return None, None
 
 
-class Manual(nn.Module):
+class Manual(Policy):
     """The config's `policy.weights`, scaled to mean 1 within each modality; a level not named has weight 1."""
 
-    learns = False
     level: Tensor
 
     def __init__(self, config: PolicyConfig, embedding: int) -> None:
-        super().__init__()
+        super().__init__(config, embedding)
         raw = torch.tensor([config.weights.get(name, 1.0) for name in LEVELS])  # type: ignore[call-overload]
         sums = raw.view(2, 4).sum(1, keepdim=True)
         if (sums <= 0).any():
@@ -40,3 +35,32 @@ class Manual(nn.Module):
 
     def forward(self, teaching: Teaching, progress: float) -> tuple[Tensor | None, Tensor | None]:
         return self.level.expand(len(teaching.final.image), -1), None
+
+    def awake(self, levels: tuple[str, ...], probing: bool = False) -> tuple[str, ...]:
+        return tuple(name for name in levels if float(self.level[LEVELS.index(name)]) > 0)
+
+
+class Random(Policy):
+    """w = 4 softmax(z) per modality and sample, z ~ N(0, 1) drawn anew in every step (RLW, Lin et al. 2022, arXiv 2111.10603).
+
+    The control that any learnt policy has to beat. The draw depends on the number of draws before it and on nothing
+    else, so that a resumed run repeats it.
+    """
+
+    draws: Tensor
+
+    def __init__(self, config: PolicyConfig, embedding: int) -> None:
+        super().__init__(config, embedding)
+        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, teaching: Teaching, progress: float) -> tuple[Tensor | None, Tensor | None]:
+        size = len(teaching.final.image)
+        z = draw(self.draws, (size, 2, 4)).to(teaching.final.image.device)
+        return (4 * z.softmax(-1)).flatten(1), None
+
+
+def draw(count: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """N(0, 1) of `shape` from a generator that is seeded by `count`, which moves on by one."""
+    generator = torch.Generator().manual_seed(1_000_003 * int(count) + 17)
+    count.add_(1)
+    return torch.randn(shape, generator=generator)

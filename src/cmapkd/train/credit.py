@@ -1,4 +1,4 @@
-"""Credit: how much a step on level k of sample b lowers the loss on held-out pairs, for all b and k at once."""
+"""Credit: how much a step on level k (or pair i, j) of sample b lowers the loss on held-out pairs, for all at once."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from torch import Tensor, nn
 
 from cmapkd.core.types import LEVELS
 from cmapkd.models.tower import evaluating
+from cmapkd.policy import Credit
 
 RELATIVE_STEP = 1e-3
+PAIRS = "pairs"
 
 
-def level_credit(
+def measure_credit(
     module: nn.Module,
     parameters: list[nn.Parameter],
     optimizer: torch.optim.Optimizer,
     held_out_loss: Callable[[], Tensor],
     errors: Callable[[], dict[str, Tensor]],
-) -> Tensor:
-    """a [B, 8]: a_k(b) = (ℓ_k(b; θ + εd) − ℓ_k(b; θ − εd)) / 2ε with d = P ∇Φ, Φ the held-out loss, P Adam's metric.
+) -> Credit:
+    """a_k(b) = (ℓ_k(b; θ + εd) − ℓ_k(b; θ − εd)) / 2ε with d = P ∇Φ, Φ the held-out loss, P Adam's metric.
 
-    The central difference of two forwards without gradient; parameters are restored to their very bits. A level that
-    `errors` does not name has credit 0. Positive credit: the level helps.
+    The central difference of two forwards without gradient; parameters are restored to their very bits. `errors` gives
+    ℓ_k [B] by level, and [B, 4, 4] under PAIRS where the pyramid's pairs are measured too; a level that it does not name
+    has credit 0.
     """
     with evaluating(module):
         gradients = torch.autograd.grad(held_out_loss(), parameters, allow_unused=True)
@@ -40,9 +43,9 @@ def level_credit(
             lower = errors()
             for p, value in zip(parameters, saved, strict=True):
                 p.copy_(value)
-    columns = [(upper[k] - lower[k]) / (2 * epsilon) if k in upper else None for k in LEVELS]
-    zero = torch.zeros_like(next(c for c in columns if c is not None))
-    return torch.stack([zero if c is None else c for c in columns], 1)
+    found = {k: (upper[k] - lower[k]) / (2 * epsilon) for k in upper}
+    zero = torch.zeros_like(next(value for k, value in found.items() if k != PAIRS))
+    return Credit(torch.stack([found.get(k, zero) for k in LEVELS], 1), found.get(PAIRS))
 
 
 def _preconditioned(optimizer: torch.optim.Optimizer, p: nn.Parameter, gradient: Tensor | None) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,15 +14,17 @@ from torch import Tensor
 
 from cmapkd.cache.teacher import Teacher
 from cmapkd.config.schema import Config, StageConfig
+from cmapkd.core.device import pick_precision
 from cmapkd.core.errors import NonFiniteError
 from cmapkd.core.log import MetricsLog, Progress, say
 from cmapkd.core.types import LEVELS, Batch, Teaching
 from cmapkd.data.loader import Loader
-from cmapkd.policy.gating import Gating
+from cmapkd.losses.alignment import pair_divergence
+from cmapkd.policy import Policy
 from cmapkd.train import checkpoint
 from cmapkd.train import step as stepping
 from cmapkd.train.balance import Balance
-from cmapkd.train.credit import level_credit
+from cmapkd.train.credit import PAIRS, measure_credit
 from cmapkd.train.learner import Learner
 from cmapkd.train.objective import Objective
 from cmapkd.train.optimizer import clamp_scale
@@ -44,7 +47,7 @@ class Run:
     stages: tuple[StageConfig, ...]
     objective: Objective
     balance: Balance
-    policy: torch.nn.Module
+    policy: Policy
     policy_optimizer: torch.optim.Optimizer | None
     teacher: Teacher | None
     held_out: Loader | None
@@ -54,7 +57,7 @@ class Run:
 
     @property
     def precision(self) -> torch.dtype:
-        return torch.bfloat16 if self.config.train.precision == "bf16" else torch.float32
+        return pick_precision(self.config.train.precision, self.learner.unit.device)
 
 
 def train(run: Run, start: int, log: MetricsLog) -> int:
@@ -64,9 +67,9 @@ def train(run: Run, start: int, log: MetricsLog) -> int:
     run.learner.train()
     for step, batch in run.loader.iterate(start, run.steps):
         batch = stepping.move(batch, run.learner.unit.device)
-        moment = at(run.stages, step / run.steps)
-        teaching = teach(run, run.teacher, batch, moment)
-        weights, coupling = decide(run, teaching, moment, step)
+        moment = awake(run, at(run.stages, step / run.steps))
+        teaching = teach(run, batch, moment)
+        weights, coupling = decide(run, teaching, moment, step, log)
         if run.balance.is_due(step):
             rebalance(run, batch, teaching, moment, step, log)
 
@@ -110,31 +113,47 @@ def due(step: int, every: int, steps: int) -> bool:
     return (step + 1) % every == 0 or step + 1 == steps
 
 
-def teach(run: Run, teacher: Teacher | None, batch: Batch, moment: Moment) -> Teaching | None:
+def awake(run: Run, moment: Moment, probing: bool = False) -> Moment:
+    """The moment without the levels that the policy has put to sleep."""
+    if moment.policy == "uniform":
+        return moment
+    return replace(moment, levels=run.policy.awake(moment.levels, probing))
+
+
+def teach(run: Run, batch: Batch, moment: Moment) -> Teaching | None:
     """The teacher's word on a batch: only the levels that a term reads now."""
-    if teacher is None:
+    if run.teacher is None:
         return None
-    return teacher.teach(batch, run.objective.levels(moment), run.objective.needs("bridge", moment))
+    bridge = run.objective.needs("bridge", moment) or run.policy.reads_bridge
+    return run.teacher.teach(batch, run.objective.levels(moment), bridge)
 
 
-def decide(run: Run, teaching: Teaching | None, moment: Moment, step: int) -> tuple[Tensor | None, Tensor | None]:
+def decide(
+    run: Run, teaching: Teaching | None, moment: Moment, step: int, log: MetricsLog
+) -> tuple[Tensor | None, Tensor | None]:
     """Level weights and coupling of this batch; a policy that learns first looks at the credit when it is due."""
-    if teaching is None or moment.policy == "uniform" or not run.objective.levels(moment):
+    if teaching is None or moment.policy == "uniform":
         return None, None
-    if run.policy_optimizer is not None and run.held_out is not None and (step + 1) % run.config.policy.every == 0:
-        improve_policy(run, moment, step)
+    if run.policy.learns and (step + 1) % run.config.policy.every == 0:
+        improve_policy(run, awake(run, at(run.stages, step / run.steps), probing=True), step, log)
+    if not run.objective.levels(moment):
+        return None, None
     return run.policy(teaching, step / run.steps)
 
 
-def improve_policy(run: Run, moment: Moment, step: int) -> None:
-    """One policy update: credit of a training batch against a held-out batch that no gradient of the student saw."""
-    assert run.held_out is not None and run.policy_optimizer is not None and isinstance(run.policy, Gating)
+def improve_policy(run: Run, moment: Moment, step: int, log: MetricsLog) -> None:
+    """One credit event: a training batch against a held-out batch that no gradient of the student ever saw."""
+    levels = run.objective.levels(moment)
+    if not levels:
+        return
+    assert run.held_out is not None
     event = step // run.config.policy.every
     device = run.learner.unit.device
     held, batch = (stepping.move(b, device) for b in (run.held_out.batch(event), run.loader.batch(step)))
-    levels = run.objective.levels(moment)
-    held_teaching, teaching = teach(run, run.teacher, held, moment), teach(run, run.teacher, batch, moment)
+    refuse_shared_samples(held, batch)
+    held_teaching, teaching = teach(run, held, moment), teach(run, batch, moment)
     assert teaching is not None
+    pairs = run.objective.pairs if "pyramid_align" in run.objective.active(moment) else None
 
     def held_out_loss() -> Tensor:
         outputs = stepping.forward(run.learner, held.student, levels, None, run.precision)
@@ -142,14 +161,25 @@ def improve_policy(run: Run, moment: Moment, step: int) -> None:
 
     def errors() -> dict[str, Tensor]:
         outputs = stepping.forward(run.learner, batch.student, levels, None, run.precision)
-        return run.learner.level_errors(outputs, teaching)
+        found = run.learner.level_errors(outputs, teaching)
+        if pairs is not None and outputs.bridge is not None:
+            mine, theirs = outputs.bridge, teaching.bridge
+            found[PAIRS] = pair_divergence(mine.image, mine.text, theirs.image, theirs.text, pairs.temperatures)
+        return found
 
     encoder = [p for name, p in run.learner.student.named_parameters() if p.requires_grad and "logit_scale" not in name]
-    credit = level_credit(run.learner, encoder, run.optimizer, held_out_loss, errors)
-    loss = run.policy.objective(teaching, step / run.steps, credit)
-    run.policy_optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    run.policy_optimizer.step()
+    credit = measure_credit(run.learner, encoder, run.optimizer, held_out_loss, errors)
+    figures = run.policy.observe(teaching, step / run.steps, credit, run.policy_optimizer)
+    log.write({"kind": "policy", "step": step + 1, **{k: v for k, v in figures.items() if math.isfinite(v)}})
+
+
+def refuse_shared_samples(held: Batch, batch: Batch) -> None:
+    """A reward measured on what the student trains on rewards memory; such a batch is a bug and stops the run."""
+    shared = set(held.samples.tolist()) & set(batch.samples.tolist())
+    if shared:
+        raise RuntimeError(
+            f"policy: sample {min(shared)} is both trained on and held out; the reward would be worthless"
+        )
 
 
 def rebalance(run: Run, batch: Batch, teaching: Teaching | None, moment: Moment, step: int, log: MetricsLog) -> None:
@@ -195,7 +225,7 @@ def record(
     if weights is not None:
         row |= {f"weight/{name}": weights[:, k].mean() for k, name in enumerate(LEVELS)}
         row |= {f"spread/{name}": weights[:, k].std() for k, name in enumerate(LEVELS)}
-    row["lr"] = torch.tensor(rate)
+    row["lr"], row["levels"] = torch.tensor(rate), torch.tensor(len(run.objective.levels(moment)))
     row["stage"] = torch.tensor([stage.name for stage in run.stages].index(moment.stage))
     run.pending.append((step, row))
     if due(step, LOG_EVERY, run.steps):
