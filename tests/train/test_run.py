@@ -15,6 +15,7 @@ from cmapkd.cache.build import build_cache
 from cmapkd.cache.store import Store
 from cmapkd.config.load import dump_config
 from cmapkd.core.errors import IntegrityError, NonFiniteError, UsageError
+from cmapkd.data.holdout import split_holdout
 from cmapkd.train import assemble as assembling
 from cmapkd.train import checkpoint, loop, teacher_score
 from cmapkd.train import run as running
@@ -199,7 +200,7 @@ def test_resuming_under_another_config_is_refused_naming_the_key(root):
         ({"cache__tokens": 5}, "'grid' is"),
         ({"cache__words": 10}, "'words' is"),
         ({"cache__calibration_samples": 40}, "'calibration' is"),
-        ({"data__holdout": 0.1}, "'calibration' is"),
+        ({"data__holdout": 0.3}, "'calibration' is"),
         ({"teacher__model": "STUDENT"}, "'teacher architecture' is|'teacher weights' is"),
     ],
 )
@@ -220,7 +221,7 @@ def test_a_policy_that_learns_asks_for_held_out_data(root, tmp_path):
 
 
 def test_held_out_samples_enter_no_training_batch(root):
-    pool, held = assembling.split_holdout(48, 0.2)
+    pool, held = split_holdout(48, 0.2)
     assert len(held) == 10 and not set(pool) & set(held) and len(set(pool) | set(held)) == 48
 
 

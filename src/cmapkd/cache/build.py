@@ -22,6 +22,7 @@ from cmapkd.core.device import pick_device, pick_precision
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import Progress, say
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Inputs
+from cmapkd.data.holdout import split_holdout
 from cmapkd.data.loader import read_views
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
@@ -30,6 +31,7 @@ from cmapkd.models.targets import Targets, calibrate
 from cmapkd.models.tower import Shape, Tower, evaluating
 
 SPREAD = 5.0  # int8 covers ±5 standard deviations of a unit-variance channel; its rounding noise is FVU 1.3e-4
+RESERVED = 0.1
 CANARIES = 8
 BATCH = 64
 
@@ -116,7 +118,7 @@ def cache_key(config: Config, samples: Samples) -> dict[str, str]:
         "grid": f"{config.cache.grid} tokens {config.cache.tokens}",
         "dtype": config.cache.dtype,
         "words": str(config.cache.words),
-        "calibration": f"{config.cache.calibration_samples} samples, held out {config.data.holdout}",
+        "calibration": f"{config.cache.calibration_samples} samples, held out {reserved(config.data)}",
     }
 
 
@@ -206,10 +208,16 @@ def _calibrate(folder: Path, key: dict[str, str], config: Config, tower: Tower, 
     return targets
 
 
+def reserved(data: DataConfig) -> float:
+    """Share of the train split that calibration never sees: at least a tenth, so that a cache serves any smaller holdout."""
+    return max(RESERVED, data.holdout)
+
+
 def fit_targets(config: Config, tower: Tower, samples: Samples) -> Targets:
-    """Calibrate on evenly spaced samples of the train split."""
-    count = min(config.cache.calibration_samples, len(samples))
-    indices = np.unique(np.linspace(0, len(samples) - 1, count).astype(np.int64))
+    """Calibrate on evenly spaced samples of the train split, a reserved slice of it left out."""
+    pool, _ = split_holdout(len(samples), reserved(config.data))
+    count = min(config.cache.calibration_samples, len(pool))
+    indices = pool[np.unique(np.linspace(0, len(pool) - 1, count).astype(np.int64))]
     indices = indices[np.random.default_rng(0).permutation(len(indices))]
     say(f"calibrating the teacher's levels and bridge on {len(indices)} samples")
     targets = calibrate(

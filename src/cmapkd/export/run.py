@@ -18,6 +18,7 @@ from cmapkd.models.load import load_tower
 from cmapkd.models.tower import Tower
 
 FORMATS = ("open_clip", "onnx")
+METHOD_TENSORS = "method.safetensors"  # beside a student that does not carry its method's result alone
 
 
 def export_student(
@@ -45,6 +46,8 @@ def export_run(run: Path, to: list[str], out: Path | None = None, dtype: str = "
     if unknown:
         raise UsageError(f"export: format '{unknown[0]}' is unknown; known: {', '.join(FORMATS)}")
     target = out or run / "export"
+    if (folder / METHOD_TENSORS).is_file():
+        say(f"export {run}: writes the student alone; the run's scores also took {METHOD_TENSORS} and the teacher")
     tower = load_tower(TowerConfig(model=f"local-dir:{folder}"))
     mean, std = tower.mean_std
     for name in to:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ Read = Literal["teacher", "levels", "bridge", "masked", "labels", "bank", "input
 class Sizes:
     """What a term's own module is built from; `teacher` is None where no term reads one, `classes` 0 without a bank.
 
-    tower: the teacher itself, for terms that read its `inputs` or a `bank`.
+    tower: the teacher itself, for terms that read its `inputs` or a `bank`. itself: the student, to look at only.
     """
 
     student: Shape
@@ -27,6 +28,7 @@ class Sizes:
     samples: int = 0
     classes: int = 0
     tower: Tower | None = None
+    itself: Tower | None = None
 
 
 @dataclass(frozen=True)
@@ -37,25 +39,45 @@ class Term:
     `levels`, its `bridge`, the student on `masked` images, class `labels`, the teacher's `bank` of class texts, the
     teacher's own `inputs`. final: it acts on final embeddings, never fades, and is what shares are measured against.
     part: builds the module that is learnt for this term alone; the loss finds it as `view.parts[name]`.
+    around: a context, of that part and the student, in which the student runs in training; without it the student is
+    plain again.
     """
 
     loss: Callable[[View], Tensor]
     reads: frozenset[Read] = frozenset()
     final: bool = True
     part: Callable[[Sizes], nn.Module] | None = None
+    around: Callable[[Any, Tower], AbstractContextManager[None]] | None = None
+
+
+@dataclass(frozen=True)
+class Served:
+    """How a method's result is used where the student alone does not carry it.
+
+    encoder: from the terms' parts, the student and the teacher to an Encoder (tasks/encoder.py) that validation
+    scores; says: what those scores belong to, for the model card. head: class logits [n, C] of uint8 images, scored
+    as `head/acc1` where the labelled validation data have the training classes.
+    """
+
+    encoder: Callable[[Mapping[str, nn.Module], Tower, Tower], Any]
+    says: str
+    head: Callable[[Mapping[str, nn.Module], Tower, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
 class Method:
     """weights: each term's fixed weight. share: the target ratio of a term's trunk gradient to the final terms';
     where a share stands, the weight is only what the term starts with until it is calibrated.
-    stages: the method's own schedule, where it has one; a schedule in the config replaces it.
+    stages: the method's own schedule, where it has one; a schedule in the config replaces it. student: a frozen one
+    stays as it was pre-trained, and only the terms' parts learn. served: for a result that is more than the student.
     """
 
     weights: dict[str, float]
     share: dict[str, float] = field(default_factory=dict)
     about: str = ""
     stages: tuple[StageConfig, ...] = ()
+    student: Literal["trained", "frozen"] = "trained"
+    served: Served | None = None
 
 
 def reads(*what: Read) -> frozenset[Read]:

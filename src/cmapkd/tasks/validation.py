@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cmapkd.config.schema import Config
 from cmapkd.core.errors import UsageError
+from cmapkd.data.holdout import HOLDOUT, split_holdout
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from cmapkd.tasks.encoder import Encoder
@@ -29,9 +30,14 @@ class Validation:
 
 
 def open_validation(config: Config) -> Validation:
-    """Open data.val (and eval.zeroshot where zero-shot is asked for); without data.val there is nothing to score."""
+    """Open data.val (and eval.zeroshot where zero-shot is asked for); without data.val there is nothing to score.
+
+    data.val: holdout is the slice that data.holdout keeps out of training.
+    """
     if config.data.val is None:
         return Validation({}, config.eval.batch)
+    if config.data.val == HOLDOUT and config.data.holdout == 0:
+        raise UsageError("data.val: holdout, but data.holdout is 0; set data.holdout: 0.1")
     samples = {}
     for task in config.eval.tasks:
         if task == "zeroshot":
@@ -41,6 +47,9 @@ def open_validation(config: Config) -> Validation:
                 )
             data = config.data.model_copy(update={"format": "auto", "images": None})
             samples[task] = open_samples(config.eval.zeroshot, data)
+        elif config.data.val == HOLDOUT:
+            train = open_samples(config.data.train, config.data, config.data.train_split)
+            samples[task] = train.subset(split_holdout(len(train), config.data.holdout)[1])
         else:
             samples[task] = open_samples(config.data.val, config.data, config.data.val_split)
     return Validation(samples, config.eval.batch)

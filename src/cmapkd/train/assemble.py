@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cmapkd.cache.build import fit_targets, open_cached_teacher
 from cmapkd.cache.teacher import LiveTeacher, Teacher
 from cmapkd.config.schema import Config
+from cmapkd.core.device import pick_device, pick_precision
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
-from cmapkd.core.order import permute
 from cmapkd.core.types import LEVELS
+from cmapkd.data.holdout import split_holdout
 from cmapkd.data.loader import Loader, Reader
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
-from cmapkd.methods import reading, resolve
-from cmapkd.models.load import load_tower
+from cmapkd.methods import METHODS, TERMS, reading, resolve
+from cmapkd.methods.term import Method
+from cmapkd.models.load import identity, load_tower
 from cmapkd.models.targets import Targets
 from cmapkd.models.tower import Shape, Tower
 from cmapkd.policy import POLICIES
-from cmapkd.tasks.validation import merged, open_validation
+from cmapkd.policy.base import Learning
 from cmapkd.train.balance import Balance
 from cmapkd.train.bank import CLASS_TEXT, Bank, open_bank
 from cmapkd.train.learner import build_learner
@@ -33,6 +33,7 @@ from cmapkd.train.loop import Run, teach
 from cmapkd.train.objective import Objective
 from cmapkd.train.optimizer import build_optimizer
 from cmapkd.train.schedule import at, resolve_schedule
+from cmapkd.train.serve import validator
 
 UNIT_BATCHES = 4
 
@@ -50,6 +51,7 @@ class Taught:
 def assemble(config: Config, folder: Path) -> Run:
     """Build everything that a run consists of. The student is initialised right after the seed is set."""
     method = resolve(config.method, config.weights, config.share)
+    check_student(config, method)
     stages = resolve_schedule(config.schedule, method)
     if config.policy.name not in POLICIES:
         raise UsageError(f"policy.name '{config.policy.name}' is unknown; known: {', '.join(POLICIES)}")
@@ -63,7 +65,7 @@ def assemble(config: Config, folder: Path) -> Run:
     torch.manual_seed(config.seed)
     captions = samples.flat_captions() if config.student.tokenizer.startswith("train:") else ()
     student = load_tower(config.student, captions, folder / "tokenizer", config.teacher, config.cache.words)
-    student.to(device)
+    student.to(device).requires_grad_(method.student == "trained")
     bank = open_bank(samples, taught.tower, taught.teacher) if taught and reading("bank", terms) else None
     shape, targets, tower = (taught.shape, taught.targets, taught.tower) if taught else (None, None, None)
     classes = 0 if bank is None else len(bank.texts)
@@ -88,11 +90,29 @@ def assemble(config: Config, folder: Path) -> Run:
     run = Run(
         config, folder, steps, learner, build_optimizer(learner, config.train), loader, stages, objective,
         Balance(method.share, steps), policy,
-        torch.optim.Adam(policy.parameters(), lr=config.policy.lr) if policy.learns else None,
-        taught.teacher if taught else None, held_out, validator(config, student),
+        torch.optim.Adam(policy.parameters(), lr=config.policy.lr) if list(policy.parameters()) else None,
+        taught.teacher if taught else None, held_out,
+        validator(config, method, learner, tower, samples.classes if bank is None or not bank.pseudo else None),
     )  # fmt: skip
     measure_units(run)
     return run
+
+
+def check_student(config: Config, method: Method) -> None:
+    """Raise UsageError for a frozen student that knows nothing, and for terms that cannot stand without their method."""
+    if method.served is not None and (lost := [t for t in METHODS[config.method].weights if t not in method.weights]):
+        raise UsageError(f"weights.{lost[0]}: 0 leaves nothing of method '{config.method}'; give it a weight")
+    if method.served is None and (worn := [name for name in method.weights if TERMS[name].around is not None]):
+        raise UsageError(f"weights.{worn[0]}: the student alone is not its result; set method: {worn[0]} instead")
+    if method.student == "trained":
+        return
+    if method.share:
+        raise UsageError(f"share.{next(iter(method.share))}: method '{config.method}' trains no trunk; drop it")
+    if identity(config.student)["weights"] == "random":
+        raise UsageError(
+            f"method '{config.method}' keeps the student as it is, but student.model {config.student.model} has no "
+            "weights; set student.weights, or student.model: local-dir:FOLDER of a trained model"
+        )
 
 
 def labels_of(
@@ -127,38 +147,19 @@ def open_teacher(config: Config, terms: list[str], samples: Samples, device: tor
         return Taught(teacher, targets.to(device), shape, tower)
     assert tower is not None
     targets = fit_targets(config, tower, samples).to(device)
-    precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-    return Taught(LiveTeacher(tower, targets, precision), targets, tower.shape, tower)
+    return Taught(
+        LiveTeacher(tower, targets, pick_precision(config.train.precision, device)), targets, tower.shape, tower
+    )
 
 
 def measure_units(run: Run) -> None:
-    """The learner's FVU denominators, from the teaching of the first training batches."""
+    """The learner's FVU denominators and the levels' costs, from the teaching of the first training batches."""
     moment = replace(at(run.stages, 0.0), levels=LEVELS)
     if run.teacher is None or not run.objective.levels(moment):
         return
     count = min(UNIT_BATCHES, run.steps)
-    teachings = [teach(run, run.teacher, run.loader.batch(step), moment) for step in range(count)]
-    run.learner.measure_units([t for t in teachings if t is not None])
-
-
-def split_holdout(n: int, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """(training pool, policy hold-out) of sample indices, by a fixed keyed permutation; disjoint, train split only."""
-    order = permute(np.arange(n), n, 0, 0)
-    cut = n - round(share * n)
-    return np.sort(order[:cut]), np.sort(order[cut:])
-
-
-def validator(config: Config, student: Tower) -> Callable[[], dict[str, float]]:
-    """A function that scores the student on the config's validation data; {} where there is none."""
-    validation = open_validation(config)
-    return lambda: merged(validation.scores(student))
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one. Raises UsageError for a name that torch does not know."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"train.device '{name}' is not a device; use auto, cpu or cuda") from None
+    teachings = [t for step in range(count) if (t := teach(run, run.loader.batch(step), moment)) is not None]
+    run.learner.measure_units(teachings)
+    if isinstance(run.policy, Learning):
+        size = torch.tensor([float(teachings[0].levels[k].numel()) for k in LEVELS])
+        run.policy.cost.copy_(len(LEVELS) * size / size.sum())

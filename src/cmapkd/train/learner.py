@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -38,13 +39,27 @@ class Learner(nn.Module):
         self.parts = nn.ModuleDict(parts)
         self.register_buffer("unit", torch.ones(len(LEVELS)))
 
+    def train(self, mode: bool = True) -> Learner:
+        """As any module, but a student without a parameter to train stays in eval mode."""
+        super().train(mode)
+        if not any(p.requires_grad for p in self.student.parameters()):
+            self.student.eval()
+        return self
+
     def forward(
         self, inputs: Inputs, levels: tuple[str, ...] = (), weights: Tensor | None = None, masked: bool = False
     ) -> Outputs:
         """weights [B, 8] gate each level's gradient into the trunk; None is uniform. Levels not named cost nothing.
 
-        masked: the images run a second time with most of each hidden.
+        masked: the images run a second time with most of each hidden. The student runs in what its terms put around it.
         """
+        with ExitStack() as worn:
+            for name, part in self.parts.items():
+                if (around := TERMS[name].around) is not None:
+                    worn.enter_context(around(part, self.student))
+            return self._outputs(inputs, levels, weights, masked)
+
+    def _outputs(self, inputs: Inputs, levels: tuple[str, ...], weights: Tensor | None, masked: bool) -> Outputs:
         again = self._masked(inputs.images) if masked else None
         if self.necks is None or not (levels or len(self.necks.v2l)):
             final = self.student.final(inputs)
@@ -140,7 +155,7 @@ def build_learner(
     `teacher` None: a student alone. `samples`, `classes` and the teacher's own `tower` are what some parts need.
     """
     terms = list(terms)
-    sizes = Sizes(student.shape, teacher, samples, classes, tower)
+    sizes = Sizes(student.shape, teacher, samples, classes, tower, student)
     parts = {name: build(sizes) for name in terms if (build := TERMS[name].part) is not None}
     if teacher is None:
         return Learner(student, None, {}, parts)
@@ -154,7 +169,7 @@ def build_learner(
 def hide_patches(images: Tensor, patch: int, ratio: float = MASKED) -> Tensor:
     """Normalised images [B, 3, S, S] with a random `ratio` of each one's patch × patch squares set to 0, the mean colour."""
     side = -(-images.shape[-1] // patch)
-    noise = torch.rand(len(images), side * side, device=images.device)
+    noise = torch.rand(len(images), side * side).to(images.device)  # of the generator that checkpoints keep
     hidden = noise.argsort(1).argsort(1) < round(ratio * side * side)
     mask = hidden.view(-1, 1, side, side).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
     return images.masked_fill(mask[..., : images.shape[-2], : images.shape[-1]], 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,6 +54,7 @@ class Run:
     held_out: Loader | None
     validate: Callable[[], dict[str, float]]
     best: float = float("-inf")
+    validating: float = 0.0  # seconds
     pending: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
 
     @property
@@ -122,7 +124,7 @@ def awake(run: Run, moment: Moment, probing: bool = False) -> Moment:
 
 def teach(run: Run, batch: Batch, moment: Moment) -> Teaching | None:
     """The teacher's word on a batch: only the levels that a term reads now."""
-    if run.teacher is None:
+    if run.teacher is None or not run.objective.needs("teacher", moment):
         return None
     bridge = run.objective.needs("bridge", moment) or run.policy.reads_bridge
     return run.teacher.teach(batch, run.objective.levels(moment), bridge)
@@ -156,7 +158,8 @@ def improve_policy(run: Run, moment: Moment, step: int, log: MetricsLog) -> None
     pairs = run.objective.pairs if "pyramid_align" in run.objective.active(moment) else None
 
     def held_out_loss() -> Tensor:
-        outputs = stepping.forward(run.learner, held.student, levels, None, run.precision)
+        masked = run.objective.needs("masked", moment)
+        outputs = stepping.forward(run.learner, held.student, levels, None, run.precision, masked)
         return run.objective.total(run.objective.losses(outputs, held_teaching, held, moment), moment)
 
     def errors() -> dict[str, Tensor]:
@@ -186,7 +189,8 @@ def rebalance(run: Run, batch: Batch, teaching: Teaching | None, moment: Moment,
     """Measure trunk-gradient norms on a slice of the batch, and set λ when the moment's measures are complete."""
     rows = torch.arange(min(len(batch), max(BALANCE_CHUNK, len(batch) // run.config.train.accumulate)))
     part, taught = stepping.slice_batch(batch, rows), stepping.slice_teaching(teaching, rows)
-    outputs = stepping.forward(run.learner, part.student, run.objective.levels(moment), None, run.precision)
+    levels, masked = run.objective.levels(moment), run.objective.needs("masked", moment)
+    outputs = stepping.forward(run.learner, part.student, levels, None, run.precision, masked)
     losses = run.objective.losses(outputs, taught, part, moment)
     trunk = (p for name, p in run.learner.student.named_parameters() if "logit_scale" not in name)
     run.balance.measure(losses, run.objective.weights, trunk)
@@ -241,7 +245,9 @@ def flush(run: Run, log: MetricsLog) -> None:
 
 def evaluate(run: Run, step: int, log: MetricsLog) -> None:
     """Validation figures into the log; the best student by the chosen metric is kept in best/."""
+    started = time.monotonic()
     metrics = run.validate()
+    run.validating += time.monotonic() - started
     flush(run, log)
     log.write({"kind": "val", "step": step, **metrics})
     score = metrics.get(run.config.eval.metric, float("-inf"))

@@ -15,10 +15,11 @@ from cmapkd.config.schema import Config
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import MetricsLog, say
-from cmapkd.export.run import export_student
+from cmapkd.export.run import METHOD_TENSORS, export_student
 from cmapkd.train import checkpoint
 from cmapkd.train.assemble import assemble
 from cmapkd.train.loop import Run, train
+from cmapkd.train.serve import write_method_tensors
 from cmapkd.train.teacher_score import teacher_metrics
 
 SHOWN = ("image_retrieval_recall@1", "text_retrieval_recall@1", "mean_recall@1", "zeroshot/acc1")
@@ -52,13 +53,19 @@ def distill(config: Config, resume: bool = False, dry_run: bool = False) -> Path
                    "torch": torch.__version__, "threads": torch.get_num_threads()})  # fmt: skip
     say(f"{config.method}: {run.steps} steps of {config.train.batch}, student {config.student.model}, terms "
         + ", ".join(f"{k} {v:g}" for k, v in run.objective.weights.items()))  # fmt: skip
+    began = time.monotonic()
     if start < run.steps:
         train(run, start, log)
+    spent = {"train_seconds": round(time.monotonic() - began - run.validating, 1)} if start == 0 else {}
     metrics = run.validate()
-    log.write({"kind": "final", "step": run.steps, "seconds": round(time.time() - started, 1), **metrics,
+    log.write({"kind": "final", "step": run.steps, "samples": run.steps * run.loader.size,
+               "seconds": round(time.time() - started, 1), **spent, **metrics,
                "ledger": {"seen": run.loader.ledger.seen, "quarantined": len(run.loader.ledger.quarantined)}})  # fmt: skip
     export_student(run.learner.student, folder / "student", facts(run, metrics))
     say(f"student: {folder / 'student'} (open_clip local-dir)")
+    if (served := run.objective.method.served) is not None:
+        tensors = write_method_tensors(run.learner, folder / "student")
+        say(f"the scores belong to {served.says}, not to the student alone; what that takes beside it: {tensors}")
     return folder
 
 
@@ -139,6 +146,12 @@ def facts(run: Run, metrics: dict[str, float]) -> dict[str, object]:
     """What the model card says."""
     samples, config = run.loader.samples, run.config
     scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    lines = [f"{config.data.val}: {scores}"] if scores else ["not evaluated (data.val is not set)"]
+    if (served := run.objective.method.served) is not None:
+        lines.append(
+            f"scores belong to {served.says}. This folder's open_clip model is the student alone, which they do not "
+            f"describe; the method's own tensors are in {METHOD_TENSORS}, and the teacher is needed beside them"
+        )
     return {
         "name": f"{config.student.model} by {config.method}",
         "license": "other",
@@ -146,7 +159,7 @@ def facts(run: Run, metrics: dict[str, float]) -> dict[str, object]:
         "teacher": config.teacher.model if config.teacher and run.teacher else None,
         "student": config.student.model,
         "data": [f"{samples.name}: {len(samples)} images, {samples.n_captions} captions, {samples.fingerprint()[:12]}"],
-        "scores": [f"{config.data.val}: {scores}"] if scores else ["not evaluated (data.val is not set)"],
+        "scores": lines,
         "training": f"{run.steps} steps of {config.train.batch}, seed {config.seed}, lr {config.train.lr:g}",
         "synthetic": config.data.train.startswith("scenes:"),
         "command": f"cmapkd distill --config {run.folder.name}/config.yaml",

@@ -30,6 +30,7 @@ SCHEDULES: dict[str, tuple[StageConfig, ...]] = {
         _stage("without P3 L2", 0.9, MIDDLE),
         _stage("deep", 1.0, DEEP),
     ),
+    "two_stage": (_stage("deep", 0.5, MIDDLE), _stage("all", 1.0)),
     "coarse_to_fine": (_stage("coarse", 0.25, DEEP), _stage("medium", 0.5, MIDDLE), _stage("fine", 1.0)),
     "fine_to_coarse": (
         _stage("fine", 0.5),

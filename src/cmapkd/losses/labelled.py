@@ -1,0 +1,13 @@
+"""Cross-entropy of logits that a head gives; samples without a label carry none of it."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def cross_entropy(logits: Float[Tensor, "b c"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+    """Mean over the samples whose label is not −1; 0 where none has one."""
+    summed = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+    return summed / (labels >= 0).sum().clamp_min(1)

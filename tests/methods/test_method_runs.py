@@ -1,0 +1,55 @@
+"""Whole small runs of the methods that keep something beside the student's weights, or change what they teach on the way."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import world
+from cmapkd.cache.build import build_cache
+from cmapkd.train import checkpoint, loop
+from cmapkd.train.run import distill
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    os.environ["CMAPKD_DATA"] = str(root / "data")
+    world.teacher_folder(root / "teacher", seed=0, width=48)
+    world.teacher_folder(root / "student-init", seed=1, width=32)
+    build_cache(world.config(root))
+    return root
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"method": "crd"},
+        {"method": "mfd", "train__accumulate": 2},
+        {"method": "fitnet_staged"},
+        {"method": "dcclip"},
+    ],
+    ids=lambda over: over["method"],
+)
+def test_resuming_in_mid_run_is_bit_exact(root, tmp_path, monkeypatch, over):
+    over = {"eval__every": 8, **over}
+    whole = distill(world.config(root, run=str(tmp_path / "whole"), **over))
+    config = world.config(root, run=str(tmp_path / "cut"), **over)
+    record = loop.record
+
+    def cut(run, step, *rest):
+        record(run, step, *rest)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "record", cut)
+    with pytest.raises(KeyboardInterrupt):
+        distill(config)
+    monkeypatch.undo()
+    os.environ["CMAPKD_DATA"] = str(root / "data")
+    folder = distill(config, resume=True)
+    x, y = (checkpoint.load_generation(checkpoint.latest(f / "checkpoints"))[0] for f in (whole, folder))
+    assert x.keys() == y.keys() and [name for name in x if not x[name].equal(y[name])] == []
+    if over["method"] == "crd":
+        assert any("memory_teacher" in name for name in x) and (x["learner/parts.crd.image.constants"] > 0).all()

@@ -1,0 +1,55 @@
+"""The loss of several teachers: the mean of their own divergences, and the gradient of the mean of their softmaxes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cmapkd.core.types import Pair
+from cmapkd.losses.affinity import soft_cross_entropy
+from cmapkd.losses.contrastive import similarity
+from cmapkd.losses.ensemble import ensemble
+from cmapkd.losses.logits import kl_rows
+from cmapkd.methods import METHODS, TERMS
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+STUDENT = Pair(draw(0, 4, 5), draw(1, 4, 5))
+TEACHERS = [Pair(draw(2, 4, 6), draw(3, 4, 6)), Pair(draw(4, 4, 3), draw(5, 4, 3))]
+SCALES = [9.0, 30.0]
+
+
+def test_two_teachers_of_different_widths_and_temperatures_are_averaged() -> None:
+    student = 6.0 * similarity(STUDENT.image, STUDENT.text)
+    slow = 0.0
+    for teacher, scale in zip(TEACHERS, SCALES, strict=True):
+        theirs = scale * similarity(teacher.image, teacher.text)
+        slow += 0.25 * float(kl_rows(theirs, student).mean() + kl_rows(theirs.T, student.T).mean())
+    torch.testing.assert_close(ensemble(STUDENT, 6.0, TEACHERS, SCALES), torch.tensor(slow, dtype=torch.float64))
+
+
+def test_averaging_the_teachers_after_the_softmax_has_the_same_gradient() -> None:
+    image = STUDENT.image.clone().requires_grad_()
+    found = torch.autograd.grad(ensemble(Pair(image, STUDENT.text), 6.0, TEACHERS, SCALES), image)[0]
+    student = 6.0 * similarity(image, STUDENT.text)
+    theirs = [s * similarity(t.image, t.text) for t, s in zip(TEACHERS, SCALES, strict=True)]
+    rows = torch.stack([z.softmax(1) for z in theirs]).mean(0).log()
+    columns = torch.stack([z.T.softmax(1) for z in theirs]).mean(0).log()
+    released = 0.5 * (soft_cross_entropy(rows, student) + soft_cross_entropy(columns, student.T)).mean()
+    torch.testing.assert_close(found, torch.autograd.grad(released, image)[0])
+
+
+def test_the_order_of_the_teachers_and_their_rotations_do_not_matter() -> None:
+    plain = ensemble(STUDENT, 6.0, TEACHERS, SCALES)
+    torch.testing.assert_close(ensemble(STUDENT, 6.0, TEACHERS[::-1], SCALES[::-1]), plain)
+    turn = torch.linalg.qr(draw(9, 6, 6))[0]
+    turned = [TEACHERS[0].map(lambda x: 3 * F.normalize(x, dim=-1) @ turn), TEACHERS[1]]
+    torch.testing.assert_close(ensemble(STUDENT, 6.0, turned, SCALES), plain)
+
+
+def test_the_method_is_distillation_alone() -> None:
+    assert METHODS["mobileclip_dr"].weights == {"reinforced": 1.0} and TERMS["reinforced"].final
