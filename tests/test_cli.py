@@ -115,8 +115,9 @@ def test_overrides_may_stand_anywhere_and_reach_the_config(called):
 def test_overrides_do_not_end_up_among_the_methods(called):
     calls = called("cmapkd.bench.compare", "compare")
     assert run("compare", "--config", "scenes", "--methods", "kd", "cmapkd", "train.steps=7", "--seeds", "2") == 0
-    ((config, methods, seeds, out),) = calls
+    ((config, methods, seeds, out, budgets, tune),) = calls
     assert (config.train.steps, methods, seeds, out) == (7, ["kd", "cmapkd"], 2, Path("runs/compare"))
+    assert (budgets, tune) == ([1.0], False)
 
 
 @pytest.mark.parametrize(

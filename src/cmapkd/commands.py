@@ -97,7 +97,14 @@ def compare(got: Namespace) -> None:
     checked = config(got)
     from cmapkd.bench.compare import compare
 
-    print(compare(checked, got.methods, got.seeds, got.out))
+    print(compare(checked, got.methods, got.seeds, got.out, got.budgets, got.tune))
+
+
+def ablate(got: Namespace) -> None:
+    checked = config(got)
+    from cmapkd.bench.compare import ablate
+
+    print(ablate(checked, got.group, got.seeds, got.out, got.budgets, got.tune))
 
 
 def report(got: Namespace) -> None:
@@ -142,6 +149,12 @@ def _needs_run(run: Path) -> None:
 CONFIG = argument("--config", type=Path, required=True, help="a YAML file, or a recipe (cmapkd list recipes)")
 OPTIONAL_CONFIG = argument("--config", type=Path, help="a YAML file or recipe; gives data.val and the teacher")
 RUN = argument("run", type=Path, help="a run folder")
+
+ARMS = (
+    argument("--seeds", type=int, default=3, help="runs of each arm, paired by seed; default: 3"),
+    argument("--budgets", type=float, nargs="+", default=[1.0], help="shares of the config's length; default: 1"),
+    flag("--tune", "first three trials of each arm's strength, on a slice of the train split"),
+)
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("the whole pipeline on the built-in world, with a report at the end", demo, (folder("runs/demo"),)),
@@ -194,8 +207,19 @@ COMMANDS: dict[str, Command] = {
         (
             CONFIG,
             argument("--methods", nargs="+", default=["scratch", "kd", "cmapkd"], help="default: scratch kd cmapkd"),
-            argument("--seeds", type=int, default=3, help="runs of each method; default: 3"),
+            *ARMS,
             folder("runs/compare"),
+        ),
+        overrides=True,
+    ),
+    "ablate": Command(
+        "cmapkd against itself with one thing changed",
+        ablate,
+        (
+            argument("group", choices=["pyramid", "policy", "losses", "progressive", "all"], help="what is varied"),
+            CONFIG,
+            *ARMS,
+            folder("runs/ablate"),
         ),
         overrides=True,
     ),

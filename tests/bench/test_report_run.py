@@ -3,7 +3,7 @@ import os
 import pytest
 
 import world
-from cmapkd.bench.compare import compare, interval, paired
+from cmapkd.bench.compare import compare
 from cmapkd.bench.report_run import report_comparison, report_run
 from cmapkd.cache.build import build_cache
 from cmapkd.core.errors import UsageError
@@ -26,7 +26,7 @@ def test_a_comparison_is_finished_once_and_its_table_has_teacher_and_methods(roo
     compare(config, ["scratch", "fd", "cmapkd"], 2, out)
     table = (out / "table.md").read_text()
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["teacher", "scratch", "fd", "cmapkd"]
-    monkeypatch.setattr("cmapkd.bench.compare.distill", lambda *_, **__: pytest.fail("ran again"))
+    monkeypatch.setattr("cmapkd.bench.arms.distill", lambda *_, **__: pytest.fail("ran again"))
     compare(config, ["scratch", "fd", "cmapkd"], 2, out)
     page = report_comparison(config, ["scratch", "fd", "cmapkd"], out, "cmapkd compare").read_text()
     assert "Synthetic data" in page and "http" not in page.split("<body")[1].split("Configuration")[0].replace(
@@ -57,9 +57,3 @@ def test_the_report_of_a_gated_run_shows_weights_of_single_samples(root):
 def test_an_unfinished_run_has_no_report(root, tmp_path):
     with pytest.raises(UsageError, match="no finished run here"):
         report_run(tmp_path)
-
-
-def test_the_interval_is_students_t():
-    mean, half = interval([1.0, 2.0, 3.0])
-    assert mean == 2.0 and abs(half - 4.303 / 3**0.5) < 1e-3
-    assert paired([2.0, 3.0], [1.0, 2.0]) == (1.0, 0.0)

@@ -70,7 +70,9 @@ def small_multiples(series: Mapping[str, Series], boundaries: Sequence[float], n
 
 
 @mpl.rc_context(STYLE)
-def lines(series: Mapping[str, Series], boundaries: Sequence[float], ylabel: str, name: str) -> str:
+def lines(
+    series: Mapping[str, Series], boundaries: Sequence[float], ylabel: str, name: str, xlabel: str = "step"
+) -> str:
     """All series on one pair of axes, each labelled at its end instead of in a legend."""
     figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
     ax = figure.subplots()
@@ -83,7 +85,7 @@ def lines(series: Mapping[str, Series], boundaries: Sequence[float], ylabel: str
     heights = spread_out([height for _, height, *_ in ends], (high - low) * 0.075)
     for height, (x, _, title, colour) in zip(heights, ends, strict=True):
         ax.text(x + 0.012 * (right - left), height, title, color=colour, va="center", clip_on=False)
-    ax.set_xlabel("step")
+    ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     return _to_svg(figure, name)
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 import cmapkd
-from cmapkd.bench.compare import Arm, final_row, interval, read_arm
+from cmapkd.bench.arms import final_row, read_result
 from cmapkd.bench.figures import Matrix
 from cmapkd.bench.report import Report, Retrieved, write_report
 from cmapkd.bench.scores import Role, ScoreRow
+from cmapkd.bench.stats import interval
 from cmapkd.cache.build import open_cached_teacher, open_targets_of
 from cmapkd.config.load import load_config
 from cmapkd.config.schema import Config, StageConfig, TowerConfig
@@ -92,8 +93,8 @@ def score_rows(config: Config, runs: dict[str, list[Path]]) -> list[ScoreRow]:
     for method, folders in runs.items():
         if not folders:
             continue
-        arm: Arm = read_arm(method, folders)
-        means = {name: interval(values) for name, values in arm.values.items()}
+        figures = [read_result(folder, method, 0).metrics for folder in folders]
+        means = {name: interval([row[name] for row in figures]) for name in figures[0]}
         spread = {name: half for name, (_, half) in means.items() if not math.isnan(half)}
         role: Role = "scratch" if method == "scratch" else "ours" if method == "cmapkd" else "baseline"
         size = _size(load_tower(TowerConfig(model=f"local-dir:{folders[0] / 'student'}")))

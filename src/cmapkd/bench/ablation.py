@@ -1,0 +1,78 @@
+"""The ablations: CMAPKD with one thing changed, in the design's four groups and what was added to them."""
+
+from __future__ import annotations
+
+from cmapkd.bench.arms import Arm
+from cmapkd.config.schema import Config, PolicyConfig
+from cmapkd.core.errors import UsageError
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
+from cmapkd.train.schedule import SCHEDULES
+
+HOLDOUT = 0.05
+PYRAMID = ("intra_v", "intra_l", "pyramid_align", "relation", "layer_relation")
+GROUPS = ("pyramid", "policy", "losses", "progressive", "all")
+
+
+def ablation(config: Config, group: str) -> list[Arm]:
+    """The arms of a group, the full method first. Raises UsageError for a group that does not exist."""
+    if config.method != "cmapkd":
+        raise UsageError(
+            f"ablate: the config's method is '{config.method}'; ablations are of cmapkd, set method: cmapkd"
+        )
+    arms = {"pyramid": pyramid, "policy": policy, "losses": losses, "progressive": progressive}
+    if group not in GROUPS:
+        raise UsageError(f"ablate {group}: no such group; known: {', '.join(GROUPS)}")
+    if group == "all":
+        found = {arm.name: arm for each in arms.values() for arm in each()}
+        return list(found.values())
+    return arms[group]()
+
+
+def pyramid() -> list[Arm]:
+    """Without the visual pyramid, without the language hierarchy, without cross-modal alignment."""
+    return [
+        Arm("full"),
+        Arm("no_visual", {"weights.intra_v": 0.0, "schedule": _one_stage(TEXT_LEVELS)}, "no image level teaches"),
+        Arm("no_language", {"weights.intra_l": 0.0, "schedule": _one_stage(IMAGE_LEVELS)}, "no text level teaches"),
+        Arm("no_cross", {"weights.pyramid_align": 0.0, "weights.layer_relation": 0.0}, "no level pairs"),
+    ]
+
+
+def policy() -> list[Arm]:
+    """Who weighs the levels. All arms keep the same slice out of training, whether they learn from it or not."""
+    held = {"data.holdout": HOLDOUT}
+    manual = PolicyConfig(name="manual", weights={"P2": 0.5, "P3": 0.75, "L1": 0.5, "L2": 0.75})
+    return [
+        Arm("uniform", {**held, "policy": PolicyConfig()}),
+        Arm("manual", {**held, "policy": manual}, "shallow levels at half and three quarters"),
+        *(
+            Arm(name, {**held, "policy": PolicyConfig(name=name)})
+            for name in ("random", "veto", "gating", "routing", "rl")
+        ),
+    ]
+
+
+def losses() -> list[Arm]:
+    """Only intra-modal, only cross-modal alignment, only relations, none; then each term left out."""
+    return [
+        Arm("full"),
+        Arm("final_only", _only(), "align + logits + fd"),
+        Arm("only_intra", _only("intra_v", "intra_l")),
+        Arm("only_align", _only("pyramid_align")),
+        Arm("only_relation", _only("relation", "layer_relation")),
+        Arm("no_relation", {"weights.relation": 0.0, "weights.layer_relation": 0.0}),
+    ]
+
+
+def progressive() -> list[Arm]:
+    """The order of levels: one, two and three stages, the design's own four, and the reverse."""
+    names = ("all_on", "two_stage", "coarse_to_fine", "design", "fine_to_coarse", "all_then_drop", "all_then_anneal")
+    return [Arm(name, {"schedule": name}) for name in names if name in SCHEDULES]
+
+
+def _only(*kept: str) -> dict[str, object]:
+    return {f"weights.{term}": 0.0 for term in PYRAMID if term not in kept}
+
+
+def _one_stage(levels: tuple[str, ...]) -> list[dict[str, object]]:
+    return [{"name": "all", "until": 1.0, "levels": levels}]

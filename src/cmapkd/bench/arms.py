@@ -1,0 +1,104 @@
+"""Arm: one thing that a comparison varies. Arms run at equal data order, views, steps and student initialisation.
+
+The seed sets the student's initialisation and the data order and nothing else, so runs of one seed pair across arms.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cmapkd.config.schema import Config, PolicyConfig
+from cmapkd.core.log import say
+from cmapkd.train.run import distill
+
+
+@dataclass(frozen=True)
+class Arm:
+    """update: dotted keys of the config and their values in this arm."""
+
+    name: str
+    update: dict[str, Any] = field(default_factory=dict)
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run. seconds: from start to end; train_seconds: without validation, None where a run was resumed."""
+
+    arm: str
+    seed: int
+    budget: float
+    steps: int
+    samples: int
+    seconds: float
+    train_seconds: float | None
+    metrics: dict[str, float]
+
+
+def method_arm(config: Config, method: str) -> Arm:
+    """A method as an arm; weights, shares, order and policy of the config belong to its own method alone."""
+    if method == config.method:
+        return Arm(method)
+    own = {"method": method, "weights": {}, "share": {}, "schedule": None, "policy": PolicyConfig()}
+    return Arm(method, own)
+
+
+def run_arms(
+    config: Config, arms: Sequence[Arm], seeds: Sequence[int], budgets: Sequence[float], out: Path
+) -> list[Result]:
+    """Every arm × budget × seed under `out`; what is finished is read, what was cut off is resumed.
+
+    Seeds are the outer loop, so that an interrupted comparison has whole pairs.
+    """
+    return [one_run(config, arm, seed, budget, out) for seed in seeds for budget in budgets for arm in arms]
+
+
+def one_run(config: Config, arm: Arm, seed: int, budget: float, out: Path) -> Result:
+    """budget: share of the config's length."""
+    folder = run_folder(out, arm.name, seed, budget)
+    if not final_row(folder):
+        started = (folder / "config.yaml").is_file()
+        say(f"{arm.name} seed {seed}{f' budget {budget:g}' if budget != 1 else ''}{' (resumed)' if started else ''}")
+        distill(arm_config(config, arm, seed, budget, folder), resume=started)
+    return read_result(folder, arm.name, seed, budget)
+
+
+def run_folder(out: Path, arm: str, seed: int, budget: float = 1.0) -> Path:
+    return out / (f"{arm}-{seed}" if budget == 1 else f"{arm}-x{budget:g}-{seed}")
+
+
+def arm_config(config: Config, arm: Arm, seed: int, budget: float, folder: Path) -> Config:
+    """The run's own config: the arm's keys over the base, length scaled by `budget`."""
+    train = config.train
+    length = {"steps": max(1, round(train.steps * budget))} if train.steps else {"epochs": train.epochs * budget}  # type: ignore[operator]
+    tree = config.model_dump()
+    tree |= {"run": folder, "seed": seed, "train": {**tree["train"], **length}}
+    for key, value in arm.update.items():
+        *sections, leaf = key.split(".")
+        node = tree
+        for section in sections:
+            node = node[section]
+        node[leaf] = value.model_dump() if isinstance(value, PolicyConfig) else value
+    return Config.model_validate(tree)
+
+
+def final_row(folder: Path) -> dict[str, Any]:
+    """The last line of a finished run's metrics; {} while it is not finished."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return {}
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return next((row for row in reversed(rows) if row.get("kind") == "final"), {})
+
+
+def read_result(folder: Path, arm: str, seed: int, budget: float = 1.0) -> Result:
+    row = final_row(folder)
+    skipped = ("seconds", "train_seconds")
+    metrics = {str(name): value for name, value in row.items() if isinstance(value, float) and name not in skipped}
+    return Result(
+        arm, seed, budget, row["step"], row.get("samples", 0), row["seconds"], row.get("train_seconds"), metrics
+    )

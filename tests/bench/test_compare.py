@@ -1,0 +1,145 @@
+"""Comparisons: arms at equal terms, budgets, tuning that never sees the reported split, tables that bold with reason."""
+
+import json
+import os
+
+import pytest
+
+import world
+from cmapkd.bench.ablation import GROUPS, ablation
+from cmapkd.bench.arms import Arm, Result, arm_config, method_arm, run_arms
+from cmapkd.bench.compare import ablate, compare
+from cmapkd.bench.curves import curves
+from cmapkd.bench.stats import differ, interval, paired
+from cmapkd.bench.tables import rows_of, significant, write_tables
+from cmapkd.bench.tune import trials, tune
+from cmapkd.cache.build import build_cache
+from cmapkd.core.errors import UsageError
+from cmapkd.methods import METHODS, resolve
+from cmapkd.policy import POLICIES
+from cmapkd.train.schedule import resolve_schedule
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    os.environ["CMAPKD_DATA"] = str(root / "data")
+    world.teacher_folder(root / "teacher", seed=0, width=48)
+    world.teacher_folder(root / "student-init", seed=1, width=32)
+    build_cache(world.config(root))
+    return root
+
+
+def result(arm, seed, value, budget=1.0, seconds=5.0):
+    return Result(arm, seed, budget, round(100 * budget), round(12800 * budget), 9.0, seconds, {"mean_recall@1": value})
+
+
+def test_the_interval_is_students_t():
+    mean, half = interval([1.0, 2.0, 3.0])
+    assert mean == 2.0 and abs(half - 4.303 / 3**0.5) < 1e-3
+    assert paired([2.0, 3.0], [1.0, 2.0]) == (1.0, 0.0)
+
+
+def test_a_difference_counts_only_when_its_paired_interval_excludes_zero():
+    assert differ([1.0, 2.0, 3.0], [0.0, 1.1, 2.0])
+    assert not differ([1.0, 2.0, 3.0], [0.0, 3.0, 2.0])
+    assert not differ([1.0], [0.0])
+
+
+def test_only_a_lead_over_every_other_arm_is_bold():
+    clear = [result("a", s, 0.5 + s / 100) for s in range(3)] + [result("b", s, 0.4 + s / 100) for s in range(3)]
+    assert significant(rows_of(clear), "mean_recall@1") == {"a"}
+    third = [result("c", s, 0.5 + (s - 1) / 50) for s in range(3)]
+    assert significant(rows_of(clear + third), "mean_recall@1") == set()
+    assert significant(rows_of([result("a", 0, 0.9), result("b", 0, 0.1)]), "mean_recall@1") == set()
+
+
+def test_tables_are_written_in_four_forms(tmp_path):
+    runs = [
+        result(arm, s, v + s / 100, b)
+        for arm, v in (("kd", 0.2), ("our_own", 0.4))
+        for s in range(3)
+        for b in (0.5, 1.0)
+    ]
+    text = write_tables(runs, tmp_path, {"mean_recall@1": 0.5}, "kd")
+    assert "50 steps" in text and "**41.0 ± 2.5**" in text and "+20.0 ± 0.0" in text and "82.0" in text
+    assert r"our\_own" in (tmp_path / "table.tex").read_text() and r"\toprule" in (tmp_path / "table.tex").read_text()
+    assert "**" not in (tmp_path / "table.csv").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == 1 + len(runs) and lines[0]["arm"] == "teacher"
+
+
+def test_curves_follow_samples_and_training_seconds():
+    runs = [result("kd", s, 0.2 * b, b, 10 * b) for s in range(2) for b in (1.0, 0.5)]
+    by_samples, by_seconds = curves(runs)
+    assert by_samples == {"kd": ([6400, 12800], [10.0, 20.0])}
+    assert by_seconds == {"kd": ([5.0, 10.0], [10.0, 20.0])}
+
+
+def test_a_methods_own_numbers_are_not_lent_to_another(root):
+    config = world.config(root, weights={"fd": 3.0}, policy__name="random", schedule="design")
+    own, other = (arm_config(config, method_arm(config, m), 5, 1.0, root / "x") for m in ("cmapkd", "kd"))
+    assert own.weights == {"fd": 3.0} and own.policy.name == "random" and own.schedule == "design" and own.seed == 5
+    assert other.weights == {} and other.policy.name == "uniform" and other.schedule is None and other.method == "kd"
+
+
+def test_a_budget_scales_the_length_and_nothing_else(root):
+    config = world.config(root)
+    full, half = (arm_config(config, Arm("cmapkd"), 0, b, root / "x") for b in (1.0, 0.5))
+    assert (full.train.steps, half.train.steps) == (8, 4)
+    assert full.model_copy(update={"train": half.train}) == half
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_arm_of_every_ablation_is_a_valid_config(root, group):
+    config = world.config(root)
+    for arm in ablation(config, group):
+        changed = arm_config(config, arm, 0, 1.0, root / "x")
+        method = resolve(changed.method, changed.weights, changed.share)
+        assert resolve_schedule(changed.schedule, method) and changed.policy.name in POLICIES
+
+
+def test_the_policy_arms_all_train_on_the_same_images(root):
+    shares = {
+        arm_config(world.config(root), arm, 0, 1.0, root / "x").data.holdout
+        for arm in ablation(world.config(root), "policy")
+    }
+    assert len(shares) == 1 and shares.pop() > 0
+
+
+def test_ablations_are_of_cmapkd_and_of_known_groups(root):
+    with pytest.raises(UsageError, match="ablations are of cmapkd"):
+        ablate(world.config(root, method="kd"), "losses", 1, root / "no")
+    with pytest.raises(UsageError, match="no such group"):
+        ablate(world.config(root), "loss", 1, root / "no")
+    with pytest.raises(UsageError, match="budgets are"):
+        compare(world.config(root), ["kd"], 1, root / "no", [2.0])
+
+
+def test_an_ablation_runs_and_pairs_with_the_full_method(root):
+    config = world.config(root, train__steps=2, eval__every=None)
+    path = ablate(config, "pyramid", 1, root / "ablate")
+    arms = [line.split("|")[1].strip() for line in path.read_text().splitlines()[2:]]
+    assert arms == ["teacher", "full", "no_visual", "no_language", "no_cross"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gets_three_trials(root, method):
+    config = world.config(root)
+    found = trials(config, method_arm(config, method))
+    assert len({arm.name for arm in found}) == 3
+    configs = [arm_config(config, arm, 0, 1.0, root / "x") for arm in found]
+    assert len({c.model_dump_json() for c in configs}) == 3, "the trials must differ"
+
+
+def test_tuning_never_reads_the_reported_split(root, monkeypatch):
+    config = world.config(root, train__steps=2, data__val="nowhere.json", eval__every=None)
+    (arm,) = tune(config, [method_arm(config, "kd")], 1.0, root / "tuned")
+    assert arm.name == "kd" and arm.about.startswith("strength")
+    lines = [json.loads(line) for line in (root / "tuned" / "tune.jsonl").read_text().splitlines()]
+    assert len(lines) == 4 and lines[-1]["chosen"] == arm.about
+
+
+def test_seconds_of_training_leave_validation_out(root):
+    (run,) = run_arms(world.config(root, train__steps=2), [Arm("cmapkd")], [0], [1.0], root / "timed")
+    assert run.samples == 16 and run.train_seconds is not None and run.train_seconds <= run.seconds
