@@ -57,3 +57,11 @@ def test_the_report_of_a_gated_run_shows_weights_of_single_samples(root):
 def test_an_unfinished_run_has_no_report(root, tmp_path):
     with pytest.raises(UsageError, match="no finished run here"):
         report_run(tmp_path)
+
+
+def test_the_report_of_a_learnt_policy_shows_what_it_earned_and_decided(root):
+    over = {"policy__name": "rl", "policy__every": 1, "policy__collect": 0.2, "data__holdout": 0.1, "train__steps": 6}
+    folder = distill(world.config(root, run=str(root / "learnt"), **over))
+    page = report_run(folder).read_text()
+    for title in ("Policy", "Evidence", "Level weights of single samples", "What the policy makes of the coupling"):
+        assert f">{title}<" in page

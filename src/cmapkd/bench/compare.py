@@ -36,24 +36,37 @@ def compare(
 def ablate(
     config: Config, group: str, seeds: int, out: Path, budgets: Sequence[float] = (1.0,), tuned: bool = False
 ) -> Path:
-    """CMAPKD against itself with one thing changed; differences are taken from the full method."""
-    return _run(config, ablation(config, group), seeds, out, budgets, tuned, "full")
+    """CMAPKD against itself with one thing changed; the table of a group lies in a folder of its name.
+
+    Differences are taken from the group's first arm: the full method, or the plainest policy or order.
+    """
+    arms = ablation(config, group)
+    return _run(config, arms, seeds, out, budgets, tuned, arms[0].name, out / group)
 
 
 def _run(
-    config: Config, arms: list[Arm], seeds: int, out: Path, budgets: Sequence[float], tuned: bool, base: str | None
+    config: Config,
+    arms: list[Arm],
+    seeds: int,
+    out: Path,
+    budgets: Sequence[float],
+    tuned: bool,
+    base: str | None,
+    tables: Path | None = None,
 ) -> Path:
+    """Runs under `out`, tables in `tables` (default: the same folder)."""
     if seeds < 1:
         raise UsageError(f"seeds is {seeds}; at least 1, and 3 for an interval worth reading")
     if not budgets or min(budgets) <= 0 or max(budgets) > 1:
         raise UsageError(f"budgets are {list(budgets)}; give shares of the config's length, above 0 and at most 1")
-    out.mkdir(parents=True, exist_ok=True)
+    tables = tables or out
+    tables.mkdir(parents=True, exist_ok=True)
     if tuned:
         arms = tune(config, arms, min(budgets), out)
     results = run_arms(config, arms, range(seeds), sorted(budgets), out)
     served = [a.name for a in arms if (m := METHODS.get(a.update.get("method", a.name))) and m.served is not None]
     notes = [f"{', '.join(served)}: scored with the teacher's own text tower; see docs/methods."] if served else []
-    print(write_tables(results, out, teacher_metrics(config), base, notes).rstrip(), flush=True)
+    print(write_tables(results, tables, teacher_metrics(config), base, notes).rstrip(), flush=True)
     if len(set(budgets)) > 1:
-        write_curves(results, out)
-    return out / "table.md"
+        write_curves(results, tables)
+    return tables / "table.md"

@@ -60,6 +60,7 @@ def _page(config: Config, runs: dict[str, list[Path]], main: Path, out: Path, co
     val = open_samples(config.data.val, config.data, config.data.val_split) if config.data.val else None
     student = load_tower(TowerConfig(model=f"local-dir:{main / 'student'}"))
     train = open_samples(config.data.train, config.data, config.data.train_split)
+    weights, factor = decisions(config, main, train)
     lines = [_data_line("train", train)] + ([_data_line("validation", val)] if val else [])
     return write_report(
         out,
@@ -72,8 +73,9 @@ def _page(config: Config, runs: dict[str, list[Path]], main: Path, out: Path, co
             metrics=metrics,
             stages=tuple(stage.name for stage in _stages(config)),
             stage_levels=_stage_levels(config),
-            example_weights=example_weights(config, main, train),
+            example_weights=weights,
             coupling=_matrix(targets, "pairs/alpha"),
+            coupling_factor=factor,
             bridge=_matrix(targets, "pairs/recall"),
             examples=tuple(retrieved(student, val)) if val else (),
             config=(main / "config.yaml").read_text(),
@@ -102,24 +104,30 @@ def score_rows(config: Config, runs: dict[str, list[Path]]) -> list[ScoreRow]:
     return rows
 
 
-def example_weights(config: Config, run: Path, samples: Samples, count: int = EXAMPLES) -> Matrix | None:
-    """Level weights that the run's final policy gives single samples; None where the policy is uniform or uncached."""
+def decisions(
+    config: Config, run: Path, samples: Samples, count: int = EXAMPLES
+) -> tuple[Matrix | None, Matrix | None]:
+    """(level weights of single samples, mean coupling factor) of the run's final policy; None where there are none.
+
+    The samples run from simple to complex, by the length of their captions.
+    """
     path = checkpoint.latest(run / "checkpoints")
     if config.policy.name == "uniform" or config.cache.path is None or config.teacher is None or path is None:
-        return None
+        return None, None
     teacher, _, shape = open_cached_teacher(config, samples)
     policy = POLICIES[config.policy.name](config.policy, shape.embedding)
     tensors = checkpoint.load_generation(path)[0]
     policy.load_state_dict({k.removeprefix("policy/"): v for k, v in tensors.items() if k.startswith("policy/")})
-    rows = torch.from_numpy(np.linspace(0, len(samples) - 1, count).astype(np.int64))
+    order = np.argsort([np.mean([len(caption.split()) for caption in own]) for own in samples.captions], kind="stable")
+    rows = torch.from_numpy(order[np.linspace(0, len(samples) - 1, count).astype(np.int64)])
     captions = torch.from_numpy(samples.caption_offsets[rows.numpy()])
     nothing = torch.empty(0)
     batch = Batch(rows, captions, torch.zeros_like(rows), Inputs(nothing, nothing, nothing))
-    weights, _ = policy(teacher.teach(batch, (), bridge=False), 1.0)
-    if weights is None:
-        return None
+    weights, coupling = policy(teacher.teach(batch, (), policy.reads_bridge), 1.0)
     names = tuple(samples.captions[int(i)][0][:40] for i in rows)
-    return Matrix(names, LEVELS, tuple(tuple(row) for row in weights.tolist()))
+    levels = None if weights is None else Matrix(names, LEVELS, tuple(tuple(row) for row in weights.tolist()))
+    pairs = None if coupling is None else coupling.mean(0).tolist()
+    return levels, None if pairs is None else Matrix(IMAGE_LEVELS, TEXT_LEVELS, tuple(tuple(row) for row in pairs))
 
 
 def retrieved(tower: Tower, samples: Samples, count: int = EXAMPLES) -> list[Retrieved]:
