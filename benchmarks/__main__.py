@@ -29,6 +29,7 @@ SUITES = {
     "c": "benchmarks.step:run",
     "d": "benchmarks.feature_store:run",
     "e": "benchmarks.retrieval:run",
+    "m": "benchmarks.average_precision:run",
     "f": "benchmarks.startup:run",
     "g": "benchmarks.step:run",
     "i": "benchmarks.loader:run",
