@@ -216,7 +216,7 @@ COMMANDS: dict[str, Command] = {
         "cmapkd against itself with one thing changed",
         ablate,
         (
-            argument("group", choices=["pyramid", "policy", "losses", "progressive", "all"], help="what is varied"),
+            argument("group", choices=["pyramid", "policy", "losses", "progressive", "sparse", "all"], help="what is varied"),
             CONFIG,
             *ARMS,
             folder("runs/ablate"),

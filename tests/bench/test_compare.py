@@ -99,6 +99,16 @@ def test_every_arm_of_every_ablation_is_a_valid_config(root, group):
         assert resolve_schedule(changed.schedule, method) and changed.policy.name in POLICIES
 
 
+def test_sparse_matching_is_compared_with_caches_of_its_own(root):
+    config = world.config(root, train__steps=2, eval__every=None)
+    arms = [
+        line.split("|")[1].strip() for line in ablate(config, "sparse", 1, root / "sparse").read_text().splitlines()[3:]
+    ]
+    assert arms == ["whole", "pooled", "key_tokens"]
+    kept = [json.loads((root / f"cache-{arm}" / "image" / "manifest.json").read_text()) for arm in arms]
+    assert len({json.dumps(manifest, sort_keys=True) for manifest in kept}) == 3, "each arm reads a cache of its own"
+
+
 def test_the_policy_arms_all_train_on_the_same_images(root):
     shares = {
         arm_config(world.config(root), arm, 0, 1.0, root / "x").data.holdout

@@ -10,7 +10,7 @@ from cmapkd.train.schedule import SCHEDULES
 
 HOLDOUT = 0.05
 PYRAMID = ("intra_v", "intra_l", "pyramid_align", "relation", "layer_relation")
-GROUPS = ("pyramid", "policy", "losses", "progressive", "all")
+GROUPS = ("pyramid", "policy", "losses", "progressive", "sparse", "all")
 
 
 def ablation(config: Config, group: str) -> list[Arm]:
@@ -20,6 +20,8 @@ def ablation(config: Config, group: str) -> list[Arm]:
             f"ablate: the config's method is '{config.method}'; ablations are of cmapkd, set method: cmapkd"
         )
     arms = {"pyramid": pyramid, "policy": policy, "losses": losses, "progressive": progressive}
+    if group == "sparse":
+        return sparse(config)
     if group not in GROUPS:
         raise UsageError(f"ablate {group}: no such group; known: {', '.join(GROUPS)}")
     if group == "all":
@@ -68,6 +70,18 @@ def progressive() -> list[Arm]:
     """The order of levels: one, two and three stages, the design's own four, and the reverse."""
     names = ("all_on", "two_stage", "coarse_to_fine", "design", "fine_to_coarse", "all_then_drop", "all_then_anneal")
     return [Arm(name, {"schedule": name}) for name in names if name in SCHEDULES]
+
+
+def sparse(config: Config) -> list[Arm]:
+    """What is kept of P2–P4: the teacher's whole grid, 4 × 4 cells, or 16 key tokens at their places. A cache each."""
+    if config.cache.path is None:
+        raise UsageError("ablate sparse: compares caches, but cache.path is not set; set it, the others lie beside it")
+    kept = {"whole": {}, "pooled": {"cache.grid": 4}, "key_tokens": {"cache.tokens": 16}}
+    base = {"cache.grid": None, "cache.tokens": None}
+    path = config.cache.path
+    return [
+        Arm(name, {**base, **keys, "cache.path": path.with_name(f"{path.name}-{name}")}) for name, keys in kept.items()
+    ]
 
 
 def _only(*kept: str) -> dict[str, object]:

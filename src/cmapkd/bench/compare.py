@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmapkd.bench.ablation import GROUPS, ablation
-from cmapkd.bench.arms import Arm, method_arm, run_arms
+from cmapkd.bench.arms import Arm, arm_config, method_arm, run_arms
 from cmapkd.bench.curves import write_curves
 from cmapkd.bench.tables import write_tables
 from cmapkd.bench.tune import tune
+from cmapkd.cache.build import build_cache
 from cmapkd.config.schema import Config
 from cmapkd.core.errors import UsageError
 from cmapkd.methods import METHODS, resolve
@@ -41,6 +42,9 @@ def ablate(
     Differences are taken from the group's first arm: the full method, or the plainest policy or order.
     """
     arms = ablation(config, group)
+    for arm in arms:
+        if "cache.path" in arm.update:  # a cache of its own; a finished one is only checked
+            build_cache(arm_config(config, arm, 0, 1.0, out))
     return _run(config, arms, seeds, out, budgets, tuned, arms[0].name, out / group)
 
 
