@@ -16,6 +16,7 @@ from cmapkd.cache.store import Store
 from cmapkd.config.load import dump_config
 from cmapkd.core.errors import IntegrityError, NonFiniteError, UsageError
 from cmapkd.data.holdout import split_holdout
+from cmapkd.models.necks import Necks
 from cmapkd.train import assemble as assembling
 from cmapkd.train import checkpoint, loop, teacher_score
 from cmapkd.train import run as running
@@ -213,6 +214,31 @@ def test_a_stale_cache_is_refused_naming_the_field(root, tmp_path, over, message
 def test_a_missing_cache_says_how_to_write_it(root, tmp_path):
     with pytest.raises(UsageError, match="run `cmapkd cache` with this config first"):
         distill(world.config(root, run=str(tmp_path / "run"), cache__path=str(tmp_path / "none")))
+
+
+def test_a_level_that_sleeps_is_neither_read_nor_computed(root, monkeypatch):
+    read, adapted = set(), set()
+    real_read, real_level = Store.read_float, Necks.level
+    monkeypatch.setattr(Store, "read_float", lambda self, name, rows: read.add(name) or real_read(self, name, rows))
+    monkeypatch.setattr(Necks, "level", lambda self, name, x: adapted.add(name) or real_level(self, name, x))
+    monkeypatch.setattr(assembling, "measure_units", lambda run: None)  # it looks at every level once
+    over = {"policy__name": "manual", "policy__weights": {"P2": 0.0, "L1": 0.0}, "train__steps": 2, "eval__every": None}
+    distill(world.config(root, run=str(root / "asleep"), **over))
+    assert {"P3", "L2"} <= read & adapted and not {"P2", "L1"} & (read | adapted)
+
+
+def test_a_price_above_any_reward_ends_with_the_final_terms_alone(root):
+    over = {
+        "policy__name": "veto",
+        "policy__every": 1,
+        "policy__cost": 1e3,
+        "policy__patience": 1,
+        "data__holdout": 0.1,
+    }
+    folder = distill(world.config(root, run=str(root / "priced"), **over))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    levels = [row["levels"] for row in rows if row.get("kind") == "train"]
+    assert levels[0] == 8 and levels[-1] == 0 and rows[-1]["kind"] == "final"
 
 
 def test_a_policy_that_learns_asks_for_held_out_data(root, tmp_path):
