@@ -25,7 +25,7 @@ def errors(**changes) -> list[str]:
         ({"batch": 4}, "unknown key 'batch' (did you mean 'train.batch'?)"),
         ({"trian": {}}, "unknown key 'trian' (did you mean 'train'?)"),
         ({"train": {"steps": 1, "zzz": 4}}, "unknown key 'train.zzz'; known here: steps, epochs, batch,"),
-        ({"train": {"steps": 1, "precision": "bf61"}}, "is 'bf61'; must be 'fp32' or 'bf16' (did you mean 'bf16'?)"),
+        ({"train": {"steps": 1, "precision": "bf61"}}, "is 'bf61'; must be 'auto', 'fp32' or 'bf16' (did you mean 'bf16'?)"),
         ({"student": {}}, "key 'student.model' is missing"),
         ({"cache": 3}, "cache is 3; must be a section"),
         ({"cache": None}, "cache is empty; must be a section"),

@@ -10,7 +10,8 @@ import yaml
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
 from cmapkd.data.inspect import inspect, quoted
-from cmapkd.data.readers import open_samples
+from cmapkd.data.readers import open_boxes, open_questions, open_samples
+from data.written import cut, instances, shard, vqa
 from pictures import coco, picture
 
 
@@ -28,6 +29,8 @@ def test_counts_missing_files_and_repeated_captions_are_shown(tmp_path: Path) ->
         "captions: 3",
         "captions per image: min 1, mean 1.50, max 2",
         "duplicate captions: 1",
+        "duplicate images: 1 (same bytes), such as a.png and b.png",
+        "missing files: 1",
         "  0: one",
     ):
         assert line in report.splitlines()
@@ -71,6 +74,65 @@ def test_a_path_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file") as caught:
         inspect(str(tmp_path / "gone.json"))
     assert "\n" not in str(caught.value)
+
+
+def test_shards_are_shown_even_when_too_many_are_cut_off(tmp_path: Path) -> None:
+    for k in range(2):
+        shard(tmp_path / f"0000{k}.tar", [f"{k}{c}" for c in "abcd"])
+    cut(tmp_path / "00001.tar", 0.1)
+    for location in (str(tmp_path), str(tmp_path / "{00000..00001}.tar")):
+        report = inspect(location)
+        assert "format: webdataset" in report and "images: 4" in report and "  00000/0a: caption 0a" in report
+        assert "duplicate images: 0 (same bytes)" in report and "1 shards missing or cut off" in report
+        assert pasted(report).train == location
+
+
+def test_boxes_are_counted_and_read_by_the_block(tmp_path: Path) -> None:
+    path = instances(tmp_path, {}, {"category_id": 3, "iscrowd": 1})
+    report = inspect(str(path))
+    for line in (
+        "format: instances",
+        "boxes: 2 (1 crowds)",
+        "boxes per image: min 0, mean 1.00, max 2",
+        "areas: small 2, medium 0, large 0",
+        "categories: 2 (cat, dog, …), ids 3 to 90",
+        "  1.png (80×60): dog 1, cat 1",
+        "  2.png (20×10): no box",
+    ):
+        assert line in report.splitlines()
+    assert len(open_boxes(pasted(report).train, pasted(report))) == 2
+
+
+def test_questions_are_counted_with_and_without_answers_or_images(tmp_path: Path) -> None:
+    path = vqa(tmp_path)
+    report = inspect(str(tmp_path / "v2_mscoco_val2014_annotations.json"))
+    for line in ("questions: 2", "images: 2", "all answers alike: 0", "answer types: yes/no 2", "  10: Is it 1? → Yes"):
+        assert line in report.splitlines()
+    assert open_questions(pasted(report).train, pasted(report)).ids == (10, 20)
+    (tmp_path / "v2_mscoco_val2014_annotations.json").unlink()
+    (tmp_path / "val2014").rename(tmp_path / "elsewhere")
+    report = inspect(str(path))
+    assert "answers: none beside it" in report and "images: 2 (none of them found: " in report
+
+
+def test_a_folder_of_coco_names_its_splits_and_what_else_is_there(tmp_path: Path) -> None:
+    for split, name in (("train", "a.png"), ("val", "b.png")):
+        path = coco(tmp_path / split, {name: ["one"]})
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        path.rename(tmp_path / "annotations" / f"captions_{split}2017.json")
+        (tmp_path / split / "images").rename(tmp_path / f"{split}2017")
+    instances(tmp_path, {})
+    report = inspect(str(tmp_path))
+    assert "splits: train, val" in report and "images of val that train has too: 0 of 1" in report
+    assert "also here, boxes: annotations/instances_val2017.json" in report
+    data = pasted(report)
+    assert data.val and open_samples(data.val, data, data.val_split).paths[0].name == "b.png"
+
+
+def test_a_folder_of_data_sets_names_them(tmp_path: Path) -> None:
+    coco(tmp_path / "mine", {"a.png": ["one"]})
+    with pytest.raises(DataError, match=r"data sets in it: mine \(coco\); give .* or one of its data sets"):
+        inspect(str(tmp_path))
 
 
 @pytest.mark.parametrize("value", ["a: b", "#x", "it's", "-x", "", "true.json", "plain/path.json", "a b", "[x]"])

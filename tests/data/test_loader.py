@@ -16,6 +16,7 @@ from cmapkd.data import loader as loading
 from cmapkd.data.images import decode
 from cmapkd.data.loader import Loader, Reader, read_images, read_views
 from cmapkd.data.samples import Samples
+from cmapkd.data.stored import Member
 from pictures import config, samples
 
 
@@ -167,3 +168,18 @@ def test_evaluation_reads_whole_images_and_names_the_bad_one(tmp_path: Path) -> 
     data.paths[2].unlink()
     with pytest.raises(DataError, match=r"2\.png.*evaluation needs every image"):
         read_images(data, range(3), 10)
+
+
+def test_members_of_a_shard_are_trained_on_and_a_bad_one_is_named(tmp_path: Path) -> None:
+    whole = Samples("files", *(getattr(samples(tmp_path, 5), key) for key in ("ids", "paths", "captions")))
+    data = b"".join(path.read_bytes() for path in whole.paths if isinstance(path, Path))
+    (tmp_path / "x.tar").write_bytes(data)
+    sizes = [path.stat().st_size for path in whole.paths if isinstance(path, Path)]
+    starts = [sum(sizes[:k]) for k in range(5)]
+    members = [Member(tmp_path / "x.tar", f"x.tar/{k}.png", starts[k], sizes[k]) for k in range(5)]
+    packed = Samples("packed", whole.ids, tuple(members), whole.captions)
+    assert all(same(loader(whole).batch(step), loader(packed).batch(step)) for step in range(3))
+    (tmp_path / "x.tar").write_bytes(data[:-5])
+    it = loader(packed)
+    [it.batch(step) for step in range(3)]
+    assert it.ledger.quarantined == {"4": f"x.tar/4.png: cut off: {sizes[4] - 5} of {sizes[4]} bytes are there"}

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from cmapkd.core.errors import DataError
+from cmapkd.data.boxes import file_size
+from cmapkd.data.inspect import inspect
 from cmapkd.data.loader import read_images
-from cmapkd.data.readers import open_samples
+from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from cmapkd.data.samples import Samples
 from pictures import config
 
@@ -64,3 +66,41 @@ def test_the_imagenet_sample_has_a_class_an_image() -> None:
     assert (
         found.labels == tuple(range(1000)) and found.classes is not None and found.classes[:2] == ("tench", "goldfish")
     )
+
+
+def test_coco_boxes_fit_their_resized_files() -> None:
+    found = open_boxes(str(SHARED / "coco_mini"), config("x"), "val")
+    assert (len(found), sum(map(len, found.boxes)), len(found.categories)) == (310, 2550, 80)
+    assert sum(int(crowd.sum()) for crowd in found.iscrowd) == 24
+    for image in range(0, len(found), 40):
+        boxes, (width, height) = found.in_file(image), file_size(found.paths[image])
+        assert (width, height) != found.sizes[image]
+        assert (boxes[:, 0] + boxes[:, 2] <= width + 1).all() and (boxes[:, 1] + boxes[:, 3] <= height + 1).all()
+
+
+def test_vqa_questions_have_ten_answers_and_an_image() -> None:
+    found = open_questions(str(SHARED / "coco_mini"), config("x"))
+    assert len(found) == 546 and len(set(found.image_ids)) == 373 and {len(a) for a in found.answers} == {10}
+    assert set(found.answer_types) == {"yes/no", "number", "other"} and not found.notes
+    text = open_questions(str(SHARED / "vqa_v2_60k"), config("x"), "val", pictures=False)
+    assert len(text) == 8977 and text.answered and text.paths == ()
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("flickr8k", "splits: train (5999), val (1000)"),
+        ("flickr8k/annotations/dataset_flickr8k.json", "images of val that train has too: 0 of 1000"),
+        ("coco_mini", "also here, boxes: annotations/instances_train2017.json, annotations/instances_val2017.json"),
+        ("coco_mini/annotations/instances_val2017.json", "boxes: 2550 (24 crowds)"),
+        (
+            "coco_mini/annotations/v2_mscoco_train2014_annotations.json",
+            "answer types: number 204, yes/no 182, other 160",
+        ),
+        ("vqa_v2_60k", "questions: 48061"),
+        ("tiny-imagenet-200", "splits: train, val"),
+        ("imagenet_sample", "classes: 1000 (tench, goldfish, great white shark, …)"),
+    ],
+)
+def test_every_data_set_is_inspected(place: str, line: str) -> None:
+    assert line in inspect(str(SHARED / place)).splitlines()

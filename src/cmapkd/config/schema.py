@@ -20,9 +20,11 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the image-text pairs are and how an image becomes a view.
 
-    train, val: a captions file, an image folder, or `scenes:N` for the built-in world of N images.
+    train, val: a captions file, an image folder, tar shards (`{00000..00010}.tar`), a Hugging Face data set on disk, or
+    `scenes:N` for the built-in world of N images; `cmapkd data inspect` tells which.
     images: the folder that image names are relative to (default: found beside the captions file).
     train_split, val_split: which split of a file that holds several (Karpathy) or a split list file (Flickr).
+    regions: each region of Visual Genome is a sample of its own, cropped; otherwise its phrases are captions of the image.
     views: how many replayable augmentations of each image exist; view v of image i is the same pixels in every
     epoch, so that cached teacher features fit it.
     """
@@ -30,13 +32,16 @@ class DataConfig(Section):
     train: str
     val: str | None = None
     images: Path | None = None
-    format: Literal["auto", "coco", "karpathy", "flickr", "csv", "folder", "scenes"] = "auto"
+    format: Literal[
+        "auto", "coco", "karpathy", "flickr", "csv", "folder", "webdataset", "visual_genome", "hf", "scenes"
+    ] = "auto"
     train_split: str | None = None
     val_split: str | None = None
     image_key: str = "filepath"
     text_key: str = "title"
     separator: str | None = None
     classes: Path | None = None
+    regions: bool = False
     views: Annotated[int, Field(ge=1, le=64)] = 4
     crop: tuple[Fraction, Fraction] = (0.6, 1.0)
     flip: bool = False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cmapkd.data.stored import Picture, Region
 
 MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none that runs another program
@@ -18,17 +21,21 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 class Unreadable(Exception):
     """An image that cannot be used, with the reason; whoever reads many of them counts it and goes on."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Picture, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
 
 
-def decode(path: Path) -> Image.Image:
+def decode(path: Picture) -> Image.Image:
     """The image as upright 8-bit RGB, its first frame if it has several. Raises Unreadable."""
+    if isinstance(path, Region):
+        whole = decode(path.path)
+        return whole.crop(path.corners(*whole.size))
     try:
-        if path.stat().st_size == 0:
+        source = path if isinstance(path, Path) else io.BytesIO(path.read())
+        if (source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes) == 0:
             raise Unreadable(path, "the file is empty")
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(path, f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
             shallow = image.convert("I").point(lambda v: v / 256).convert("L") if image.mode in DEEP else image
@@ -36,5 +43,7 @@ def decode(path: Path) -> Image.Image:
     except Unreadable:
         raise
     except Exception as error:
+        if isinstance(error, UnidentifiedImageError) and not isinstance(path, Path):
+            raise Unreadable(path, "cannot identify image file") from None  # Pillow would name a place in memory
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Unreadable(path, reason[:160]) from None

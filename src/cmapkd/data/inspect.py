@@ -2,48 +2,78 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
-from cmapkd.data.readers import open_samples
+from cmapkd.data.duplicates import same_bytes
+from cmapkd.data.inspect_others import box_facts, question_facts, spread
+from cmapkd.data.readers import OTHERS, hf, open_samples, webdataset
 from cmapkd.data.readers.folder import SPLITS
 from cmapkd.data.readers.sniff import first_line, sniff
+from cmapkd.data.readers.split_files import split_files
 from cmapkd.data.readers.table import columns, guess_keys, guess_separator
-from cmapkd.data.readers.text import read_json
+from cmapkd.data.readers.text import read_json, read_text
 from cmapkd.data.samples import Samples
 
 SHOWN = 3
+HELD_OUT = ("val", "valid", "dev", "validation", "val2017", "val2014", "test")
+MISSING = re.compile(r"^(\d+) names without a file")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies at a path. extra: config keys that differ from their defaults; splits: names, with counts if known."""
+
+    kind: str
+    path: Path
+    extra: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def first(self) -> str | None:
+        """The split to look at and train on."""
+        return next((name for name in ("train", *self.splits) if name in self.splits), None)
+
+    @property
+    def held(self) -> str | None:
+        return next((name for name in HELD_OUT if name in self.splits and name != self.first), None)
 
 
 def inspect(path: str) -> str:
     """A report in plain text. Raises DataError or UsageError where the data cannot be read at all."""
-    kind, found, extra = settings(path)
-    splits = splits_of(kind, found)
-    wanted = next((name for name in ("train", *splits) if name in splits), None)
-    samples = open_samples(str(found), DataConfig.model_validate({"train": str(found), **extra}), wanted)
-    lines = [f"{path}", f"format: {kind}" + (f" (read from {found})" if str(found) != path else "")]
-    if splits:
-        lines.append("splits: " + ", ".join(f"{name} ({count})" if count else name for name, count in splits.items()))
-        lines.append(f"below: split {wanted}")
-    lines += [*facts(samples), "", "to paste into a config:", *block(str(found), extra, splits)]
-    return "\n".join(lines)
+    found = look(path)
+    lines = [path, f"format: {found.kind}" + (f" (read from {found.path})" if str(found.path) != path else "")]
+    if found.splits:
+        shown = (f"{name} ({count})" if count else name for name, count in found.splits.items())
+        lines.append("splits: " + ", ".join(shown) + ("; train = train + restval" if "restval" in found.splits else ""))
+        lines.append(f"below: split {found.first}")
+    if found.kind in OTHERS:
+        place = split_files(found.path, found.kind)[found.first or ""] if found.path.is_dir() else found.path
+        lines += question_facts(place) if found.kind == "vqa" else box_facts(place)
+    else:
+        lines += _samples(found)
+    return "\n".join([*lines, *also(found), "", "to paste into a config:", *block(found)])
 
 
-def settings(path: str) -> tuple[str, Path, dict[str, str]]:
-    """(format, what is read, config keys that differ from their defaults)."""
+def look(path: str) -> Found:
+    """Format, place, keys and splits of what a path holds."""
     if path.startswith("scenes:"):
-        return "scenes", Path(path), {}
+        return Found("scenes", Path(path))
     kind, found = sniff(Path(path).expanduser())
-    extra: dict[str, str] = {}
-    if kind == "csv":
-        head, plain = first_line(found), DataConfig(train=path)
-        header = columns(head, guess_separator(head, plain))
-        image, text = guess_keys(header)
-        extra |= {"image_key": image} if image and plain.image_key not in header else {}
-        extra |= {"text_key": text} if text and plain.text_key not in header else {}
-    return kind, found, extra
+    return Found(kind, found, _keys(kind, found), splits_of(kind, found))
+
+
+def _keys(kind: str, path: Path) -> dict[str, str]:
+    if kind != "csv":
+        return {}
+    plain = DataConfig(train=str(path))
+    header = columns(first_line(path), guess_separator(first_line(path), plain))
+    guesses = zip(("image_key", "text_key"), guess_keys(header), strict=True)
+    return {key: guess for key, guess in guesses if guess and getattr(plain, key) not in header}
 
 
 def splits_of(kind: str, path: Path) -> dict[str, int]:
@@ -51,43 +81,82 @@ def splits_of(kind: str, path: Path) -> dict[str, int]:
     if kind == "karpathy":
         return dict(Counter(str(image.get("split", "all")) for image in read_json(path)["images"]))
     if kind == "flickr":
-        lists = {
-            w: sorted(path.parent.glob(f"*{n}Images.txt"))
-            for w, n in (("train", "train"), ("val", "dev"), ("test", "test"))
-        }
-        return {word: len(set(found[0].read_text().split())) for word, found in lists.items() if found}
+        words = (("train", ("train",)), ("val", ("dev", "val")), ("test", ("test",)))
+        patterns = {w: [f"*{n}Images.txt" for n in names] + [f"{n}.txt" for n in names] for w, names in words}
+        lists = {w: [p for name in names for p in sorted(path.parent.glob(name))] for w, names in patterns.items()}
+        return {word: len(set(read_text(found[0]).split())) for word, found in lists.items() if found}
     if kind == "folder":
         return {name: 0 for name in SPLITS if (path / name).is_dir()}
-    return {}
+    names: list[str] = []
+    if kind in ("coco", *OTHERS) and path.is_dir():
+        names = list(split_files(path, kind))
+    elif kind == "webdataset":
+        names = webdataset.split_folders(path)
+    elif kind == "hf":
+        names = [name for name in hf.split_files(path) if name != "all"]
+    return dict.fromkeys(names, 0)
+
+
+def _samples(found: Found) -> Iterable[str]:
+    """Facts of the first split, and files that a held-out one shares with it. Nothing is over budget here."""
+    data = DataConfig.model_validate({"train": str(found.path), "bad_budget": 1.0, **found.extra})
+    samples = open_samples(str(found.path), data, found.first)
+    yield from facts(samples)
+    if found.held and found.kind not in ("webdataset", "hf", "folder"):  # where a file may be listed in both
+        held = open_samples(str(found.path), data, found.held)
+        shared = set(samples.paths) & set(held.paths)
+        yield f"images of {found.held} that {found.first} has too: {len(shared)} of {len(held)}"
 
 
 def facts(samples: Samples) -> Iterable[str]:
-    """Counts, what was dropped, repeated captions, and the first samples."""
-    counts = [len(captions) for captions in samples.captions]
+    """Counts, what was dropped, what occurs twice, and the first samples."""
     yield f"images: {len(samples)}"
     yield f"captions: {samples.n_captions}"
-    yield f"captions per image: min {min(counts)}, mean {sum(counts) / len(counts):.2f}, max {max(counts)}"
-    repeated = Counter(samples.flat_captions())
-    yield f"duplicate captions: {samples.n_captions - len(repeated)}"
+    yield f"captions per image: {spread([len(captions) for captions in samples.captions])}"
     if samples.classes is not None:
         yield f"classes: {len(samples.classes)} ({', '.join(samples.classes[:SHOWN])}, …)"
-    yield from (f"note: {note}" for note in samples.notes or ("nothing dropped, no file missing",))
+    else:
+        repeated = Counter(samples.flat_captions())
+        yield f"duplicate captions: {samples.n_captions - len(repeated)}"
+    repeats, looked, first = same_bytes(samples.paths)
+    if looked:
+        some = f", first {looked} looked at" if looked < len(samples) else ""
+        yield f"duplicate images: {repeats} (same bytes{some})" + (
+            f", such as {first[0]} and {first[1]}" if first else ""
+        )
+    yield f"missing files: {sum(int(m[1]) for note in samples.notes if (m := MISSING.match(note)))}"
+    yield from (f"note: {note}" for note in samples.notes or ("nothing dropped",))
     yield f"fingerprint: {samples.fingerprint()[:16]}"
     yield "samples:"
     for name, captions in list(zip(samples.ids, samples.captions, strict=True))[:SHOWN]:
         yield f"  {name}: {captions[0]}"
 
 
-def block(path: str, extra: dict[str, str], splits: dict[str, int]) -> Iterable[str]:
+def also(found: Found) -> Iterable[str]:
+    """Files of other kinds in the same folder, each of which can be inspected by itself."""
+    if found.kind == "scenes":
+        yield from [] if "objects" in found.path.name else ["also here: three questions an image, and its boxes"]
+        return
+    folder = found.path if found.path.is_dir() else found.path.parent
+    for kind, name in (("coco", "COCO captions"), ("instances", "boxes"), ("vqa", "questions")):
+        files = [file for file in split_files(folder, kind).values() if file != found.path]
+        if files and kind != found.kind:
+            yield f"also here, {name}: {', '.join(str(file.relative_to(folder)) for file in files)}"
+
+
+def block(found: Found) -> Iterable[str]:
     """YAML of `data:`; train and val are the same path where it holds both."""
+    if found.kind in OTHERS:
+        yield f"# {OTHERS[found.kind]}: for the {'vqa' if found.kind == 'vqa' else 'detection'} task, not to distil on"
     yield "data:"
-    yield f"  train: {quoted(path)}"
-    yield from (f"  {key}: {quoted(value)}" for key, value in extra.items())
-    held = next((name for name in ("val", "dev", "validation", "test") if name in splits), None)
-    if "train" in splits and held:
-        yield f"  val: {quoted(path)}"
-        yield "  train_split: train"
-        yield f"  val_split: {held}"
+    yield f"  train: {quoted(str(found.path))}"
+    yield from (f"  {key}: {quoted(value)}" for key, value in found.extra.items())
+    if found.first and found.held:
+        yield f"  val: {quoted(str(found.path))}"
+    if found.first and (found.held or len(found.splits) > 1):
+        yield f"  train_split: {found.first}"
+    if found.first and found.held:
+        yield f"  val_split: {found.held}"
 
 
 def quoted(value: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,18 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from cmapkd.core.errors import DataError
+from cmapkd.data.stored import Picture, is_there, stored_length
 
 
 @dataclass(frozen=True)
 class Samples:
     """One entry an image. labels and classes are set for labelled data; notes say what was dropped and why.
 
-    Caption row of image i's k-th caption is caption_offsets[i] + k.
+    paths: files, or pictures inside one (`stored`). Caption row of image i's k-th caption is caption_offsets[i] + k.
     """
 
     name: str
     ids: tuple[str, ...]
-    paths: tuple[Path, ...]
+    paths: tuple[Picture, ...]
     captions: tuple[tuple[str, ...], ...]
     labels: tuple[int, ...] | None = None
     classes: tuple[str, ...] | None = None
@@ -50,8 +52,9 @@ class Samples:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name, path, captions in zip(self.ids, self.paths, self.captions, strict=True):
-            size = path.stat().st_size if path.is_file() else -1  # -1: deleted since it was read
-            digest.update("\x1f".join((name, str(size), *captions, "\x1e")).encode("utf-8", "surrogatepass"))
+            digest.update(
+                "\x1f".join((name, str(stored_length(path)), *captions, "\x1e")).encode("utf-8", "surrogatepass")
+            )
         return digest.hexdigest()
 
     def subset(self, indices: np.ndarray) -> Samples:
@@ -76,10 +79,10 @@ def clean(caption: str) -> str:
     return " ".join(caption.replace("\x00", " ").split()).encode("utf-8", "replace").decode()
 
 
-def gather(name: str, rows: dict[str, tuple[Path, list[str]]], notes: list[str] | None = None) -> Samples:
+def gather(name: str, rows: Mapping[str, tuple[Picture, Sequence[str]]], notes: list[str] | None = None) -> Samples:
     """Samples from id → (path, captions): empty captions, caption-less and file-less images are dropped and counted."""
     notes = list(notes or [])
-    kept: dict[str, tuple[Path, tuple[str, ...]]] = {}
+    kept: dict[str, tuple[Picture, tuple[str, ...]]] = {}
     empty, bare, missing = 0, [], []
     for key, (path, captions) in rows.items():
         texts = tuple(clean(c) for c in captions)
@@ -87,7 +90,7 @@ def gather(name: str, rows: dict[str, tuple[Path, list[str]]], notes: list[str] 
         texts = tuple(text for text in texts if text)
         if not texts:
             bare.append(key)
-        elif not is_file(path):
+        elif not is_there(path):
             missing.append(key)
         else:
             kept[key] = (path, texts)

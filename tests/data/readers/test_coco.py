@@ -142,3 +142,31 @@ def test_no_json_whatever_it_holds_ends_in_a_traceback(tmp_path: Path, content: 
     with pytest.raises(CmapkdError) as caught:
         open_samples(str(path), config(path), "train")
     assert "\n" not in str(caught.value)
+
+
+def test_captions_of_other_images_are_refused_with_both_ids(tmp_path: Path) -> None:
+    path = coco(tmp_path, {"a.png": ["one"]})
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": [{"image_id": "0", "caption": "one"}]}))
+    with pytest.raises(
+        DataError, match="none of its 1 captions is of a listed image .first image_id '0', first image id 0"
+    ):
+        read_coco(path, config(path))
+
+
+def test_a_folder_is_read_by_split(tmp_path: Path) -> None:
+    for name, year in (("train", 2014), ("train", 2017), ("val", 2014)):
+        coco(tmp_path, {f"{name}{year}.png": [f"{name} {year}"]}).rename(tmp_path / f"captions_{name}{year}.json")
+    for split, caption in (("val", "val 2014"), ("dev", "val 2014"), ("train2017", "train 2017")):
+        assert open_samples(str(tmp_path), config(tmp_path), split).captions == ((caption,),)
+    with pytest.raises(CmapkdError, match="holds train2014 .*train2017 .*val"):
+        open_samples(str(tmp_path), config(tmp_path), None)
+
+
+@pytest.mark.parametrize(("part", "key"), [("images", "id"), ("annotations", "image_id")])
+def test_an_id_that_is_a_list_is_refused(tmp_path: Path, part: str, key: str) -> None:
+    path = coco(tmp_path, {"a.png": ["one"]})
+    content = json.loads(path.read_text())
+    content[part][0][key] = [1]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"{part}: {key} is \[1\], but must be a number or text"):
+        read_coco(path, config(path))

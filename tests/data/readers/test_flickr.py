@@ -70,8 +70,8 @@ def test_a_split_without_a_list_names_the_lists_there(folder: Path) -> None:
 
 def test_a_list_of_other_names_is_refused_with_both_spellings(folder: Path) -> None:
     (folder / "x.token.txt").write_text(TOKEN)
-    (folder / "list.txt").write_text("b\n")
-    with pytest.raises(DataError, match="no name of split.*'b'.*'a.jpg'"):
+    (folder / "list.txt").write_text("c\n")
+    with pytest.raises(DataError, match="no name of split.*'c'.*'a.jpg'"):
         open_samples(str(folder / "x.token.txt"), config("x"), "list.txt")
 
 
@@ -80,3 +80,27 @@ def test_a_file_without_such_rows_shows_its_first(folder: Path, text: str, words
     (folder / "x.txt").write_text(text)
     with pytest.raises(DataError, match=words):
         open_samples(str(folder / "x.txt"), config("x", format="flickr"), None)
+
+
+def test_a_list_without_extensions_is_that_of_flickr30k_entities(folder: Path) -> None:
+    (folder / "results_20130124.token").write_text(TOKEN)
+    (folder / "val.txt").write_text("b\n")
+    assert open_samples(str(folder), config(folder), "val").ids == ("b.jpg",)
+
+
+@pytest.mark.parametrize("place", ["flickr30k_images/flickr30k_images", "flickr30k-images", "flickr30k_images"])
+def test_the_layouts_of_flickr30k_are_found_from_their_root(tmp_path: Path, place: str) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        picture(tmp_path / place / name)
+    captions = tmp_path / place.split("/")[0] if "/" in place else tmp_path
+    (captions / "results.csv").write_text(KAGGLE)
+    assert open_samples(str(tmp_path), config(tmp_path), None).ids == ("a.jpg", "b.jpg")
+
+
+def test_the_table_of_flickr30k_with_lists_of_captions(tmp_path: Path) -> None:
+    picture(tmp_path / "flickr30k-images" / "a.jpg")
+    (tmp_path / "flickr_annotations_30k.csv").write_text(
+        'raw,sentids,split,filename,img_id\n"[""A dog , running ."", ""Two [dogs]""]","[0, 1]",test,a.jpg,0\n'
+    )
+    found = open_samples(str(tmp_path), config("x", image_key="filename", text_key="raw"), "test")
+    assert found.captions == (("A dog , running .", "Two [dogs]"),)

@@ -65,3 +65,8 @@ def test_a_name_listed_twice_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({"images": content["images"] * 2}))
     with pytest.raises(DataError, match="'0.png' is listed twice"):
         open_samples(str(path), config(path), "train")
+
+
+def test_restval_can_be_had_alone(tmp_path: Path) -> None:
+    path = dataset(tmp_path, ["train", "restval"])
+    assert open_samples(str(path), config(path), "restval").ids == ("1.png",)

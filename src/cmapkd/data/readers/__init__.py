@@ -1,4 +1,4 @@
-"""Readers: every captions format to `Samples`, and `open_samples`, which picks the reader."""
+"""Readers: every format to `Samples`, `Questions` or `Boxes`; `open_…` picks the reader."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
-from cmapkd.data.readers.builtin import read_scenes
+from cmapkd.core.errors import DataError
+from cmapkd.data.boxes import Boxes
+from cmapkd.data.questions import Questions
+from cmapkd.data.readers.builtin import read_scene_boxes, read_scene_questions, read_scenes
 from cmapkd.data.readers.coco import read_coco
 from cmapkd.data.readers.flickr import read_flickr
 from cmapkd.data.readers.folder import read_folder
+from cmapkd.data.readers.hf import read_hf
+from cmapkd.data.readers.instances import read_instances
 from cmapkd.data.readers.karpathy import read_karpathy
 from cmapkd.data.readers.sniff import sniff
+from cmapkd.data.readers.split_files import choose
 from cmapkd.data.readers.table import read_table
+from cmapkd.data.readers.text import neighbours
+from cmapkd.data.readers.visual_genome import read_visual_genome
+from cmapkd.data.readers.vqa import questions_path, read_vqa
+from cmapkd.data.readers.webdataset import read_webdataset
 from cmapkd.data.samples import Samples
 
 READERS: dict[str, Callable[[Path, DataConfig, str | None], Samples]] = {
@@ -21,11 +31,15 @@ READERS: dict[str, Callable[[Path, DataConfig, str | None], Samples]] = {
     "flickr": read_flickr,
     "csv": read_table,
     "folder": read_folder,
+    "webdataset": read_webdataset,
+    "visual_genome": read_visual_genome,
+    "hf": read_hf,
 }
+OTHERS = {"vqa": "VQA questions", "instances": "instances"}  # told apart by `sniff`, but no captions
 
 
 def open_samples(location: str, data: DataConfig, split: str | None = None) -> Samples:
-    """The samples at a path or `scenes:N`; the format is sniffed unless `data.format` names it.
+    """The samples at a path, a pattern of shards or `scenes:N`; the format is sniffed unless `data.format` names it.
 
     Raises DataError or UsageError, in one line, for whatever is wrong with the path, its columns or its split.
     """
@@ -33,4 +47,35 @@ def open_samples(location: str, data: DataConfig, split: str | None = None) -> S
         return read_scenes(location, data, split)
     path = Path(location).expanduser()
     kind, found = sniff(path) if data.format == "auto" or not path.exists() else (data.format, path)
+    if kind in OTHERS:
+        raise DataError(f"{path}: holds {OTHERS[kind]}, not captions; give a captions file{neighbours(path)}")
+    if kind == "coco" and found.is_dir():
+        found = choose(found, kind, split)
     return READERS[kind](found, data, split)
+
+
+def open_questions(
+    location: str, data: DataConfig, split: str | None = None, answered: bool = True, pictures: bool = True
+) -> Questions:
+    """Questions of a VQA v2 file or folder or `scenes:N`; `answered` wants their answers, `pictures` their images.
+
+    Raises DataError or UsageError in one line.
+    """
+    if location.startswith("scenes:"):
+        return read_scene_questions(location, data, split, answered)
+    path = _annotation_file(location, "vqa", split)
+    return read_vqa(questions_path(path) or path, data, split, answered, pictures)
+
+
+def open_boxes(location: str, data: DataConfig, split: str | None = None) -> Boxes:
+    """Boxes of a COCO instances file or folder or `scenes:N`. Raises DataError or UsageError in one line."""
+    if location.startswith("scenes:"):
+        return read_scene_boxes(location, data, split)
+    return read_instances(_annotation_file(location, "instances", split), data, split)
+
+
+def _annotation_file(location: str, kind: str, split: str | None) -> Path:
+    path = Path(location).expanduser()
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; check the path{neighbours(path)}")
+    return choose(path, kind, split) if path.is_dir() else path

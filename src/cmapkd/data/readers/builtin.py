@@ -9,8 +9,12 @@ from pathlib import Path
 from cmapkd.config.schema import DataConfig
 from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
+from cmapkd.data.boxes import Boxes
+from cmapkd.data.questions import Questions
 from cmapkd.data.readers.coco import read_coco
 from cmapkd.data.readers.folder import read_folder
+from cmapkd.data.readers.instances import read_instances
+from cmapkd.data.readers.vqa import read_vqa
 from cmapkd.data.samples import Samples
 from cmapkd.data.scenes import LAYOUT, SPLITS, world_seed, write_scenes, write_single_objects
 
@@ -19,17 +23,44 @@ LOUD = "SYNTHETIC: rendered scenes of the built-in world, not photographs"
 
 def read_scenes(location: str, data: DataConfig, split: str | None) -> Samples:
     """N scenes with captions, or N single objects a class with labels, of the train, val or test world or a seed's."""
+    folder, single = scenes_folder(location, data, split)
+    plain = data.model_copy(update={"images": None, "classes": None})
+    samples = read_folder(folder, plain, None) if single else read_coco(folder / "captions.json", plain)
+    return replace(samples, name=location, notes=(LOUD, *samples.notes))
+
+
+def read_scene_questions(location: str, data: DataConfig, split: str | None, answered: bool = True) -> Questions:
+    """Three questions a scene, one of each answer type."""
+    folder = _scenes(location, data, split, "questions")
+    found = read_vqa(folder / "vqa_questions.json", data.model_copy(update={"images": None}), None, answered)
+    return replace(found, name=location, notes=(LOUD, *found.notes))
+
+
+def read_scene_boxes(location: str, data: DataConfig, split: str | None) -> Boxes:
+    """The objects of every scene, a category a shape."""
+    folder = _scenes(location, data, split, "boxes")
+    found = read_instances(folder / "instances.json", data.model_copy(update={"images": None}))
+    return replace(found, name=location, notes=(LOUD, *found.notes))
+
+
+def _scenes(location: str, data: DataConfig, split: str | None, what: str) -> Path:
+    folder, single = scenes_folder(location, data, split)
+    if single:
+        raise UsageError(f"data: '{location}' holds single objects, which have no {what}; give scenes:N[:WORLD]")
+    return folder
+
+
+def scenes_folder(location: str, data: DataConfig, split: str | None) -> tuple[Path, bool]:
+    """(folder of the world, whether of single objects); rendered the first time."""
     n, world, single = parse_location(location, data, split)
     root = Path(os.environ.get("CMAPKD_DATA") or "data")
     folder = root / f"scenes-v{LAYOUT}-{'objects-' if single else ''}{world}-{n}"
-    plain = data.model_copy(update={"images": None, "classes": None})
     try:
         if not folder.is_dir():
             (write_single_objects if single else write_scenes)(folder, n, world_seed(world))
     except OSError as error:
         raise fsio.disk_error(folder, error) from None
-    samples = read_folder(folder, plain, None) if single else read_coco(folder / "captions.json", plain)
-    return replace(samples, name=location, notes=(LOUD, *samples.notes))
+    return folder, single
 
 
 def parse_location(location: str, data: DataConfig, split: str | None) -> tuple[int, str, bool]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
 from cmapkd.data.readers.image_paths import locate
-from cmapkd.data.readers.text import field, listing, read_json
+from cmapkd.data.readers.text import field, identity, listing, read_json
 from cmapkd.data.samples import Samples, gather
 
 
@@ -17,7 +17,7 @@ def read_coco(path: Path, data: DataConfig, split: str | None = None) -> Samples
     images, annotations = listing(content, "images", path), listing(content, "annotations", path)
     names: dict[object, str] = {}
     for image in images:
-        key = field(image, "id", f"{path}: images")
+        key = identity(image, "id", f"{path}: images")
         if key in names:
             raise DataError(f"{path}: image id {key} occurs twice; ids must be unique, remove one of the entries")
         names[key] = str(field(image, "file_name", f"{path}: images"))
@@ -28,11 +28,16 @@ def read_coco(path: Path, data: DataConfig, split: str | None = None) -> Samples
             kind = "instances" if "bbox" in annotation else "VQA annotations"
             raise DataError(f"{path}: holds {kind}, not captions; give the captions_*.json of the same split")
         caption = field(annotation, "caption", f"{path}: annotations")
-        key = field(annotation, "image_id", f"{path}: annotations")
+        key = identity(annotation, "image_id", f"{path}: annotations")
         if key in captions:
             captions[key].append(str(caption or ""))
         else:
             orphans += 1
+    if orphans and orphans == len(annotations) and names:
+        raise DataError(
+            f"{path}: none of its {orphans} captions is of a listed image (first image_id "
+            f"{annotations[0]['image_id']!r}, first image id {next(iter(names))!r}); the two must be the same ids"
+        )
     notes = [f"{orphans} captions of images that are not listed dropped"] if orphans else []
     paths = locate(path, data.images, list(names.values()))
     rows = {str(key): (where, captions[key]) for key, where in zip(names, paths, strict=True)}

@@ -36,8 +36,8 @@ def read_flickr(path: Path, data: DataConfig, split: str | None) -> Samples:
     notes = [f"{len(malformed)} malformed rows dropped (first: line {malformed[0]})"] if malformed else []
     names = list(captions)
     if split not in (None, "all"):
-        listed = set(_split_names(path, split))
-        names = [name for name in captions if name in listed]
+        listed = set(_split_names(path, split))  # lists of Flickr30k Entities leave out `.jpg`
+        names = [name for name in captions if name in listed or name.rsplit(".", 1)[0] in listed]
         if absent := len(listed) - len(names):
             notes.append(f"{absent} names of split '{Path(split).name}' without a caption dropped")
         if not names:

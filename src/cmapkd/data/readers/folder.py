@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
-from cmapkd.data.readers.text import read_json, read_text
+from cmapkd.data.readers.class_names import class_names, readable, repeated
+from cmapkd.data.readers.imagenet import flat_validation, is_flat
+from cmapkd.data.readers.text import read_text
 from cmapkd.data.samples import Samples, gather
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-WNID = re.compile(r"^n\d{8}$")
 CAPTION = "a photo of a {}"
 SPLITS = ("train", "val", "validation", "test")
 
@@ -27,6 +27,9 @@ def read_folder(path: Path, data: DataConfig, split: str | None) -> Samples:
     if (root / "val_annotations.txt").is_file():
         return _tiny_val(root, data)
     folders = class_folders(root)
+    if not folders and is_flat(root):
+        images, wnids = flat_validation(root)
+        return _labelled(str(root.name), images, class_names(root, wnids, data.classes))
     if not folders:
         images = sum(p.suffix.lower() in EXTENSIONS for p in root.iterdir())
         raise DataError(
@@ -47,37 +50,6 @@ def images_of(folder: Path) -> list[Path]:
         if place.is_dir() and (found := sorted(p for p in place.iterdir() if p.suffix.lower() in EXTENSIONS)):
             return found
     return []
-
-
-def class_names(root: Path, keys: tuple[str, ...], given: Path | None) -> tuple[str, ...]:
-    """A readable name for each class key, from data.classes, words.txt beside or above, or the key itself."""
-    known: dict[str, str] = {}
-    if given is not None:
-        lines = [] if given.suffix == ".json" else read_text(given).splitlines()
-        entries = read_json(given) if given.suffix == ".json" else [line.strip() for line in lines if line.strip()]
-        if isinstance(entries, dict) or any("\t" in entry for entry in entries):
-            known = (
-                entries
-                if isinstance(entries, dict)
-                else dict(entry.split("\t", 1) for entry in entries if "\t" in entry)
-            )
-        elif len(entries) == len(keys):
-            return tuple(entries)
-        else:
-            raise UsageError(
-                f"{given}: {len(entries)} names for {len(keys)} classes; give one name a line in the folders' order"
-            )
-    else:
-        for place in (root, root.parent):
-            if (place / "words.txt").is_file():
-                rows = (line.split("\t", 1) for line in read_text(place / "words.txt").splitlines())
-                known = {row[0]: row[1] for row in rows if len(row) == 2}
-                break
-    return tuple(_readable(known.get(key, key)) for key in keys)
-
-
-def _readable(name: str) -> str:
-    return name.split(",")[0].replace("_", " ").strip()
 
 
 def _split_folder(path: Path, split: str | None) -> Path:
@@ -114,7 +86,7 @@ def _listed(path: Path, data: DataConfig) -> Samples:
         raise DataError(f"{path / 'wnid_index.tsv'}: no column {sorted(missing)}; columns found: {', '.join(header)}")
     at = {name: header.index(name) for name in header}
     entries = sorted(entries, key=lambda row: int(row[at["index"]]))
-    names = tuple(_readable(row[at["name_in_file"]]) for row in entries)
+    names = tuple(readable(row[at["name_in_file"]]) for row in entries)
     if data.classes is not None:
         names = class_names(path, tuple(row[at["wnid"]] for row in entries), data.classes)
     found = [(row[at["file"]], path / row[at["file"]], label) for label, row in enumerate(entries)]
@@ -123,5 +95,7 @@ def _listed(path: Path, data: DataConfig) -> Samples:
 
 def _labelled(name: str, found: list[tuple[str, Path, int]], classes: tuple[str, ...]) -> Samples:
     labels = {key: label for key, _, label in found}
-    samples = gather(name, {key: (path, [CAPTION.format(classes[label])]) for key, path, label in found})
+    rows = {key: (path, [CAPTION.format(classes[label])]) for key, path, label in found}
+    samples = gather(name, rows)
+    samples = replace(samples, notes=(*samples.notes, *repeated(classes)))
     return replace(samples, labels=tuple(labels[key] for key in samples.ids), classes=classes)

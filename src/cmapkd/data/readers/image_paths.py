@@ -12,6 +12,8 @@ from cmapkd.data.samples import is_file
 FOLDERS = (
     "", "images", "Images", "train2017", "val2017", "train2014", "val2014", "train", "val",
     "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k_images", "flickr30k-images",
+    "flickr30k_images/flickr30k_images", "flickr30k-images/flickr30k-images", "test2015", "VG_100K", "VG_100K_2",
+    "VG_100K_2/VG_100K_2",
 )  # fmt: skip
 COCO_2014 = re.compile(r"^COCO_(?:train|val)2014_")
 PROBES = 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
@@ -14,7 +15,7 @@ from cmapkd.data.samples import Samples, gather
 
 SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
 IMAGE_NAMES = ("filepath", "image", "image_path", "file_name", "filename", "path", "file", "img")
-TEXT_NAMES = ("title", "caption", "text", "captions", "description", "sentence")
+TEXT_NAMES = ("title", "caption", "text", "captions", "description", "sentence", "raw")
 csv.field_size_limit(2**24)
 
 
@@ -34,7 +35,7 @@ def read_table(path: Path, data: DataConfig, split: str | None = None) -> Sample
         if len(row) <= max(image, words):
             short += 1
         elif chosen is None or (len(row) > chosen and row[chosen].strip() == split):
-            captions.setdefault(row[image].strip(), []).append(row[words])
+            captions.setdefault(row[image].strip(), []).extend(_captions(row[words]))
     notes = [f"{short} rows with too few columns dropped"] if short else []
     if not captions:
         raise DataError(
@@ -50,6 +51,18 @@ def parse(text: str, separator: str) -> list[list[str]]:
     if separator == "\t" and any("\n" in cell for row in rows for cell in row):
         rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator, quoting=csv.QUOTE_NONE) if row]
     return rows
+
+
+def _captions(cell: str) -> list[str]:
+    """A cell is a caption, or a JSON list of them as in Hugging Face's table of Flickr30k."""
+    if cell.lstrip().startswith('["'):
+        try:
+            listed = json.loads(cell)
+        except (json.JSONDecodeError, RecursionError):
+            return [cell]
+        if isinstance(listed, list) and all(isinstance(caption, str) for caption in listed):
+            return listed
+    return [cell]
 
 
 def guess_separator(text: str, data: DataConfig) -> str:
@@ -80,7 +93,8 @@ def _column(path: Path, header: list[str], key: str, separator: str) -> int:
         way_out = f"set data.image_key: {image} and data.text_key: {text}"
     elif len(header) == 1:
         way_out = (
-            f"one column only: the separator {SEPARATORS.get(separator, separator)!r} is wrong, set data.separator"
+            f"one column only: the separator {SEPARATORS.get(separator, separator)!r} is wrong, set data.separator, "
+            "or the file is no table"
         )
     shown = ", ".join(name[:40] for name in header[:12])
     raise DataError(

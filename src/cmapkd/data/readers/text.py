@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import math
+import zlib
 from pathlib import Path
 from typing import Any
 
 from cmapkd.core.errors import DataError
 
+SUFFIXES = {".json", ".jsonl", ".txt", ".csv", ".tsv", ".token", ".tar", ".parquet"}
+
 
 def read_text(path: Path) -> str:
-    """The file as text. Raises DataError when it is missing, a folder, unreadable or not UTF-8."""
+    """The file as text, unpacked if it ends in .gz. DataError when it is missing, a folder, unreadable or not UTF-8."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path{neighbours(path)}") from None
     except IsADirectoryError:
@@ -21,6 +27,8 @@ def read_text(path: Path) -> str:
         raise DataError(
             f"{path}: byte {error.start} is not UTF-8 text; if it is a text file, convert it: iconv -f latin1 -t utf-8"
         ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise DataError(f"{path}: is no whole gzip file; fetch it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
 
@@ -33,6 +41,8 @@ def read_json(path: Path) -> Any:
         raise DataError(
             f"{path}: broken JSON at line {error.lineno}, column {error.colno} ({error.msg}); is it cut off?"
         ) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{path}: JSON that cannot be read ({error})") from None
     except RecursionError:
         raise DataError(f"{path}: JSON nested too deeply to be a captions file") from None
 
@@ -41,7 +51,7 @@ def neighbours(path: Path) -> str:
     """`; beside it: …`, the first files of the same folder, or nothing."""
     if not path.parent.is_dir():
         return ""
-    names = sorted(p.name for p in path.parent.iterdir() if p.suffix in {".json", ".txt", ".csv", ".tsv"})[:6]
+    names = sorted(p.name for p in path.parent.iterdir() if SUFFIXES & {p.suffix, *p.suffixes[-2:-1]})[:6]
     return f"; beside it: {', '.join(names)}" if names else ""
 
 
@@ -59,3 +69,35 @@ def field(item: dict[str, Any], key: str, where: str) -> Any:
     if key not in item:
         raise DataError(f"{where}: an entry has no `{key}`; it has: {', '.join(map(str, list(item)[:8]))}")
     return item[key]
+
+
+def whole(item: dict[str, Any], key: str, where: str) -> int:
+    """item[key] as a whole number, which may be written as text. Raises DataError with the value."""
+    value = field(item, key, where)
+    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())):
+        raise DataError(f"{where}: {key} is {value!r:.40}, but must be a whole number; mend the entry")
+    return int(value)
+
+
+def number(item: dict[str, Any], key: str, where: str) -> float:
+    """item[key] as a finite number. Raises DataError with the value."""
+    value = field(item, key, where)
+    if not is_number(value):
+        raise DataError(f"{where}: {key} is {value!r:.40}, but must be a number; mend the entry")
+    return float(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that a float can hold and is finite."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def identity(item: dict[str, Any], key: str, where: str) -> float | str:
+    """item[key] as an id: a number or text. Raises DataError with the value."""
+    value = field(item, key, where)
+    if not isinstance(value, int | float | str):
+        raise DataError(f"{where}: {key} is {value!r:.40}, but must be a number or text; mend the entry")
+    return value

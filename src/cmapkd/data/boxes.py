@@ -1,0 +1,61 @@
+"""Boxes: images with the objects in them, as COCO instances have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cmapkd.data.images import FORMATS, Unreadable
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """One entry an image in every tuple; an image without objects has empty arrays.
+
+    boxes: float64 [k, 4] left, top, width, height in the pixels of the original image, whose (width, height) is in
+    sizes; the files may have been resized since. category_ids, iscrowd: int64 [k]; area: float64 [k]. categories:
+    names by id, which need not be dense.
+    """
+
+    name: str
+    image_ids: tuple[int, ...]
+    paths: tuple[Path, ...]
+    sizes: tuple[tuple[int, int], ...]
+    boxes: tuple[np.ndarray, ...]
+    category_ids: tuple[np.ndarray, ...]
+    iscrowd: tuple[np.ndarray, ...]
+    area: tuple[np.ndarray, ...]
+    categories: Mapping[int, str]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def in_file(self, image: int) -> np.ndarray:
+        """float64 [k, 4]: the image's boxes in the pixels of its file. Raises Unreadable."""
+        return scaled(self.boxes[image], self.sizes[image], file_size(self.paths[image]))
+
+    def subset(self, indices: np.ndarray) -> Boxes:
+        pick = [int(i) for i in indices]
+        columns = ("image_ids", "paths", "sizes", "boxes", "category_ids", "iscrowd", "area")
+        return replace(self, **{column: tuple(getattr(self, column)[i] for i in pick) for column in columns})
+
+
+def scaled(boxes: np.ndarray, was: tuple[int, int], now: tuple[int, int]) -> np.ndarray:
+    """x and width × now_w/was_w, y and height × now_h/was_h: boxes [k, 4] of an image resized from `was` to `now`."""
+    across, down = now[0] / was[0], now[1] / was[1]
+    return boxes * np.array([across, down, across, down])
+
+
+def file_size(path: Path) -> tuple[int, int]:
+    """(width, height) that a file's header tells, without decoding it. Raises Unreadable."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Unreadable(path, reason[:160]) from None

@@ -1,0 +1,33 @@
+"""Images that occur twice: the same bytes under two names, or the same file in two splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmapkd.data.stored import Member, Picture, stored_length
+
+MOST = 5000  # images that are looked at, so that an inspection of millions stays a matter of seconds
+
+
+def same_bytes(pictures: Sequence[Picture], most: int = MOST) -> tuple[int, int, tuple[str, str] | None]:
+    """(images that repeat an earlier one, images looked at, the first such two); only equal sizes are read."""
+    sizes: dict[int, list[Path | Member]] = defaultdict(list)
+    looked = [p for p in pictures[:most] if isinstance(p, Path | Member)]
+    for picture in looked:
+        sizes[stored_length(picture)].append(picture)
+    repeats, first = 0, None
+    for alike in (group for group in sizes.values() if len(group) > 1):
+        seen: dict[bytes, str] = {}
+        for picture in alike:
+            try:
+                data = picture.read_bytes() if isinstance(picture, Path) else picture.read()
+            except OSError:
+                continue
+            digest = hashlib.sha256(data).digest()
+            if digest in seen:
+                repeats, first = repeats + 1, first or (seen[digest], picture.name)
+            seen.setdefault(digest, picture.name)
+    return repeats, len(looked), first

@@ -1,0 +1,76 @@
+"""What `cmapkd data inspect` says of data that is no image–caption set: questions and boxes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from cmapkd.config.schema import DataConfig
+from cmapkd.core.errors import DataError
+from cmapkd.data.boxes import Boxes
+from cmapkd.data.questions import Questions
+from cmapkd.data.readers import open_boxes, open_questions
+from cmapkd.data.readers.vqa import annotations_path
+
+SHOWN = 3
+SMALL, MEDIUM = 32**2, 96**2  # COCO's bounds of area
+
+
+def question_facts(path: Path) -> Iterable[str]:
+    """Counts, kinds and first questions of a VQA file; without answers or images where these are not there."""
+    data = DataConfig(train=str(path))
+    answered = annotations_path(path).is_file()
+    try:
+        found, lacking = open_questions(str(path), data, answered=answered), ""
+    except DataError as error:
+        found, lacking = open_questions(str(path), data, answered=answered, pictures=False), str(error)
+    return _questions(found, lacking)
+
+
+def box_facts(path: Path) -> Iterable[str]:
+    return _boxes(open_boxes(str(path), DataConfig(train=str(path))))
+
+
+def _questions(found: Questions, lacking: str) -> Iterable[str]:
+    images = Counter(found.image_ids)
+    yield f"questions: {len(found)}"
+    yield f"images: {len(images)}" + (f" (none of them found: {lacking})" if lacking else "")
+    yield f"questions per image: {spread(list(images.values()))}"
+    yield f"duplicate questions: {len(found) - len(set(zip(found.image_ids, found.questions, strict=True)))}"
+    if found.answered:
+        yield f"answers per question: {spread([len(answers) for answers in found.answers])}"
+        yield f"all answers alike: {sum(len(set(answers)) == 1 for answers in found.answers)}"
+        yield f"answer types: {shares(found.answer_types)}"
+    else:
+        yield "answers: none beside it; these questions can be answered, not scored"
+    yield from (f"note: {note}" for note in found.notes or ("nothing dropped",))
+    yield "samples:"
+    for key, text, answers in list(zip(found.ids, found.questions, found.answers, strict=True))[:SHOWN]:
+        yield f"  {key}: {text}" + (f" → {Counter(answers).most_common(1)[0][0]}" if answers else "")
+
+
+def _boxes(found: Boxes) -> Iterable[str]:
+    counts = [len(boxes) for boxes in found.boxes]
+    area = np.concatenate([*found.area, np.empty(0)])
+    yield f"images: {len(found)}"
+    yield f"boxes: {sum(counts)} ({sum(int(crowd.sum()) for crowd in found.iscrowd)} crowds)"
+    yield f"boxes per image: {spread(counts)}"
+    sizes = ((area < SMALL).sum(), ((area >= SMALL) & (area < MEDIUM)).sum(), (area >= MEDIUM).sum())
+    yield "areas: " + ", ".join(f"{name} {n}" for name, n in zip(("small", "medium", "large"), sizes, strict=True))
+    names = list(found.categories.values())
+    yield f"categories: {len(names)} ({', '.join(names[:SHOWN])}, …), ids {min(found.categories)} to {max(found.categories)}"
+    yield from (f"note: {note}" for note in found.notes or ("nothing dropped, no file missing",))
+    yield "samples:"
+    for path, (width, height), keys in list(zip(found.paths, found.sizes, found.category_ids, strict=True))[:SHOWN]:
+        yield f"  {path.name} ({width}×{height}): {shares([found.categories[int(key)] for key in keys]) or 'no box'}"
+
+
+def spread(counts: list[int]) -> str:
+    return f"min {min(counts)}, mean {sum(counts) / len(counts):.2f}, max {max(counts)}" if counts else "none"
+
+
+def shares(kinds: Iterable[str]) -> str:
+    return ", ".join(f"{kind} {count}" for kind, count in Counter(kinds).most_common(6))

@@ -1,0 +1,40 @@
+"""Questions: what is asked about images, and what people answered, as VQA v2 has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Questions:
+    """One entry a question in every tuple. answers: ten each in VQA v2, none where they are not published (test).
+
+    paths: the image of each question; empty when they were read as text only. notes say what was dropped and why.
+    """
+
+    name: str
+    ids: tuple[int, ...]
+    image_ids: tuple[int, ...]
+    paths: tuple[Path, ...]
+    questions: tuple[str, ...]
+    question_types: tuple[str, ...]
+    answer_types: tuple[str, ...]
+    answers: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def answered(self) -> bool:
+        """Whether every question has answers."""
+        return all(self.answers)
+
+    def subset(self, indices: np.ndarray) -> Questions:
+        pick = [int(i) for i in indices]
+        columns = ("ids", "image_ids", "questions", "question_types", "answer_types", "answers")
+        chosen = {column: tuple(getattr(self, column)[i] for i in pick) for column in columns}
+        return replace(self, **chosen, paths=tuple(self.paths[i] for i in pick) if self.paths else ())

@@ -1,0 +1,88 @@
+"""Pictures that are no file of their own: bytes inside a container, a cell of a table, a region of another picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """The encoded bytes of one picture. name: what it is called where it lies; length: of the bytes, or of the
+    container where they cannot be counted without reading them, -1 when it is gone.
+    """
+
+    @property
+    def name(self) -> str: ...
+    def length(self) -> int: ...
+    def read(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Member:
+    """`size` bytes from `offset` of the file `path`, such as a member of a tar archive; opened anew by every reading."""
+
+    path: Path
+    name: str
+    offset: int
+    size: int
+
+    def length(self) -> int:
+        return self.size if self.path.is_file() else -1
+
+    def read(self) -> bytes:
+        """The bytes. Raises OSError when the container ends before them."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) < self.size:
+            raise OSError(f"cut off: {len(data)} of {self.size} bytes are there")
+        return data
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.name}"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle (left, top, width, height) of a picture, in the pixels of `frame`, its original (width, height)."""
+
+    path: Path
+    box: tuple[float, float, float, float]
+    frame: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.name}[{','.join(f'{v:g}' for v in self.box)}]"
+
+    def __str__(self) -> str:
+        return f"{self.path.parent / self.name}"
+
+    def corners(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) in a file of width × height, inside it and at least a pixel wide and high."""
+        x, y, w, h = self.box
+        across, down = (width / self.frame[0], height / self.frame[1]) if self.frame else (1.0, 1.0)
+        left = min(max(round(x * across), 0), width - 1)
+        top = min(max(round(y * down), 0), height - 1)
+        right = min(max(round((x + w) * across), left + 1), width)
+        return left, top, right, min(max(round((y + h) * down), top + 1), height)
+
+
+Picture = Path | Stored | Region
+
+
+def stored_length(picture: Picture) -> int:
+    """Bytes that a picture takes, what a fingerprint sees of it; -1 when it is not there any more."""
+    path = picture.path if isinstance(picture, Region) else picture
+    if isinstance(path, Path):
+        return path.stat().st_size if path.is_file() else -1
+    return path.length()
+
+
+def is_there(picture: Picture) -> bool:
+    """Whether its file stands there; names that no file can have (a NUL, too long) are no error."""
+    try:
+        return stored_length(picture) >= 0
+    except (OSError, ValueError):
+        return False
