@@ -107,6 +107,27 @@ def ablate(got: Namespace) -> None:
     print(ablate(checked, got.group, got.seeds, got.out, got.budgets, got.tune))
 
 
+def train_head(got: Namespace) -> None:
+    from cmapkd.config.suite import HeadData
+
+    given = {key: value for key in HeadData.model_fields if (value := getattr(got, key)) is not None}
+    data = HeadData.model_validate(given)
+    from cmapkd.bench.evaluate import open_model
+    from cmapkd.bench.heads import train_head
+
+    print(train_head(got.task, open_model(got.model), data, got.out).said)
+    print(got.out)
+
+
+def suite(got: Namespace) -> None:
+    from cmapkd.config.suite import load_suite
+
+    tasks, checked = load_suite(got.suite), None if got.config is None else config(got)
+    from cmapkd.bench.suite import suite
+
+    print(suite(got.models, tasks, got.out, checked))
+
+
 def report(got: Namespace) -> None:
     _needs_run(got.run)
     from cmapkd.bench.report_run import report_run
@@ -216,10 +237,43 @@ COMMANDS: dict[str, Command] = {
         "cmapkd against itself with one thing changed",
         ablate,
         (
-            argument("group", choices=["pyramid", "policy", "losses", "progressive", "sparse", "all"], help="what is varied"),
+            argument(
+                "group", choices=["pyramid", "policy", "losses", "progressive", "sparse", "all"], help="what is varied"
+            ),
             CONFIG,
             *ARMS,
             folder("runs/ablate"),
+        ),
+        overrides=True,
+    ),
+    "train-head": Command(
+        "a head for VQA, detection or captioning on a frozen model, with its scores and result file",
+        train_head,
+        (
+            argument("task", choices=["vqa", "detection", "captioning"], help="which head"),
+            argument("model", help="a run folder, an open_clip folder or a model name"),
+            argument("--train", required=True, help="questions, instances or captions to train on, or scenes:N:train"),
+            argument("--val", required=True, help="what the head is scored on"),
+            argument("--train-split", help="split of a file that holds several"),
+            argument("--val-split", help="the same for --val"),
+            argument("--images", type=Path, help="folder that image names are relative to"),
+            argument("--epochs", type=float, help="default: 10"),
+            argument("--batch", type=int, help="default: 64"),
+            argument("--lr", type=float, help="default: 1e-3"),
+            argument("--seed", type=int, help="default: 0"),
+            folder("runs/head"),
+        ),
+    ),
+    "suite": Command(
+        "models side by side on up to five tasks, one table",
+        suite,
+        (
+            argument("suite", type=Path, help="a YAML file that names tasks and data, or `scenes`"),
+            argument(
+                "models", nargs="+", help="run folders, open_clip folders, model names; the first judges CLIPScore"
+            ),
+            OPTIONAL_CONFIG,
+            folder("runs/suite"),
         ),
         overrides=True,
     ),

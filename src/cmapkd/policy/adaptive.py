@@ -105,7 +105,12 @@ class Adaptive(Learning):
         net = advantage.levels - self.config.cost * self.cost
         reward = float((net if weights is None else net * weights).mean())
         self.settle(weights, (credit.levels != 0).any(0))
-        return {"reward": reward, "trust": float(self.trust[: len(LEVELS)].clamp_min(0).mean()), "objective": loss, **self.figures()}
+        return {
+            "reward": reward,
+            "trust": float(self.trust[: len(LEVELS)].clamp_min(0).mean()),
+            "objective": loss,
+            **self.figures(),
+        }
 
     def objective(self, teaching: Teaching, progress: Tensor, advantage: Credit, rows: Tensor) -> Tensor:
         """−J of remembered samples; rows [B] is 1 where the memory is filled."""
