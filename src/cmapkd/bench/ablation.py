@@ -6,6 +6,7 @@ from cmapkd.bench.arms import Arm
 from cmapkd.config.schema import Config, PolicyConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
+from cmapkd.methods import METHODS
 from cmapkd.train.schedule import SCHEDULES
 
 HOLDOUT = 0.05
@@ -34,8 +35,8 @@ def pyramid() -> list[Arm]:
     """Without the visual pyramid, without the language hierarchy, without cross-modal alignment."""
     return [
         Arm("full"),
-        Arm("no_visual", {"weights.intra_v": 0.0, "schedule": _one_stage(TEXT_LEVELS)}, "no image level teaches"),
-        Arm("no_language", {"weights.intra_l": 0.0, "schedule": _one_stage(IMAGE_LEVELS)}, "no text level teaches"),
+        Arm("no_visual", {"weights.intra_v": 0.0, "schedule": _fading(TEXT_LEVELS)}, "no image level teaches"),
+        Arm("no_language", {"weights.intra_l": 0.0, "schedule": _fading(IMAGE_LEVELS)}, "no text level teaches"),
         Arm("no_cross", {"weights.pyramid_align": 0.0, "weights.layer_relation": 0.0}, "no level pairs"),
     ]
 
@@ -58,11 +59,13 @@ def losses() -> list[Arm]:
     """Only intra-modal, only cross-modal alignment, only relations, none; then each term left out."""
     return [
         Arm("full"),
-        Arm("final_only", _only(), "align + logits + fd"),
+        Arm("final_only", _only(), "align + logits + fd + icl: clip_kd"),
         Arm("only_intra", _only("intra_v", "intra_l")),
         Arm("only_align", _only("pyramid_align")),
         Arm("only_relation", _only("relation", "layer_relation")),
+        Arm("no_intra", {"weights.intra_v": 0.0, "weights.intra_l": 0.0}),
         Arm("no_relation", {"weights.relation": 0.0, "weights.layer_relation": 0.0}),
+        Arm("no_icl", {"weights.icl": 0.0}),
     ]
 
 
@@ -88,5 +91,6 @@ def _only(*kept: str) -> dict[str, object]:
     return {f"weights.{term}": 0.0 for term in PYRAMID if term not in kept}
 
 
-def _one_stage(levels: tuple[str, ...]) -> list[dict[str, object]]:
-    return [{"name": "all", "until": 1.0, "levels": levels}]
+def _fading(levels: tuple[str, ...]) -> list[dict[str, object]]:
+    """The method's own order with fewer levels."""
+    return [{**stage.model_dump(), "levels": levels} for stage in METHODS["cmapkd"].stages]

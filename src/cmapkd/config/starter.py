@@ -29,7 +29,6 @@ cache:
   path: data/cache/first       # the teacher runs once; without a path it runs in every step
   grid: 4                      # spatial levels are pooled to 4×4 before they are stored
 
-schedule: all_then_anneal      # cmapkd list schedules
 
 train:
   epochs: 10                   # or steps: N
