@@ -348,3 +348,15 @@ def test_sigterm_finishes_the_step_and_exits_with_143(root, tmp_path):
     process.terminate()
     assert process.wait(30) == 143
     assert checkpoint.latest(tmp_path / "run" / "checkpoints") is not None
+
+
+def test_a_key_that_is_newer_than_the_run_has_its_default(root, tmp_path):
+    config = world.config(root, run=str(tmp_path / "old"), train__steps=2, eval__every=None)
+    folder = distill(config)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text("".join(line for line in text.splitlines(True) if "regions:" not in line))
+    assert distill(config, resume=True) == folder
+    with pytest.raises(IntegrityError, match=r"'train\.lr' is now 0\.5 but was"):
+        distill(
+            world.config(root, run=str(tmp_path / "old"), train__steps=2, eval__every=None, train__lr=0.5), resume=True
+        )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from cmapkd.config.load import dump_config
+from cmapkd.config.load import dump_config, load_config
 from cmapkd.config.schema import Config
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
@@ -81,8 +81,8 @@ def prepare_folder(config: Config, resume: bool) -> Path:
     if resume and not (folder / "config.yaml").is_file():
         raise UsageError(f"run {folder}: nothing to resume (no config.yaml); start it without --resume")
     text = dump_config(config)
-    if resume and (folder / "config.yaml").read_text() != text:
-        old = dict(_lines((folder / "config.yaml").read_text()))
+    if resume and (was := load_config(folder / "config.yaml")) != config:  # keys that are new since have their defaults
+        old = dict(_lines(dump_config(was)))
         key, value = next(((k, v) for k, v in _lines(text) if old.get(k) != v), ("?", "?"))
         raise IntegrityError(
             f"run {folder}: cannot resume, '{key}' is now {value} but was {old.get(key)}; use the run's own config.yaml"
