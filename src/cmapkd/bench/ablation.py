@@ -64,6 +64,7 @@ def losses() -> list[Arm]:
         Arm("only_align", _only("pyramid_align")),
         Arm("only_relation", _only("relation", "layer_relation")),
         Arm("no_intra", {"weights.intra_v": 0.0, "weights.intra_l": 0.0}),
+        Arm("no_align", {"weights.pyramid_align": 0.0}),
         Arm("no_relation", {"weights.relation": 0.0, "weights.layer_relation": 0.0}),
         Arm("no_icl", {"weights.icl": 0.0}),
     ]
