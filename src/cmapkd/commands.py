@@ -247,7 +247,7 @@ COMMANDS: dict[str, Command] = {
         overrides=True,
     ),
     "train-head": Command(
-        "a head for VQA, detection or captioning on a frozen model, with its scores and result file",
+        "a VQA, detection or captioning head on a frozen model, and its scores",
         train_head,
         (
             argument("task", choices=["vqa", "detection", "captioning"], help="which head"),
