@@ -127,7 +127,7 @@ def test_units_make_silence_one_and_imitation_zero(world):
 
 def test_a_sample_of_weight_zero_sends_no_gradient_to_the_trunk_but_some_to_the_adapter(tmp_path):
     world = World(
-        tmp_path, "cmapkd", align=1e-9, logits=0.0, fd=0.0, pyramid_align=0.0, relation=0.0, layer_relation=0.0
+        tmp_path, "cmapkd", align=1e-9, logits=0.0, fd=0.0, icl=0.0, pyramid_align=0.0, relation=0.0, layer_relation=0.0
     )
     for adapter in world.learner.necks.adapters.values():
         torch.nn.init.normal_(adapter[1].weight, std=0.05)
