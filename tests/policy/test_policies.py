@@ -280,3 +280,28 @@ def test_without_a_price_useful_levels_stay_awake(name):
     policy, optimizer = make(name)
     train(policy, optimizer, lambda seen, k: Credit(1 + 0.3 * noise(SIZE, 8, seed=k)), 30)
     assert policy.awake(LEVELS) == LEVELS
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_of_levels_that_help_alike_the_dear_one_gets_less_and_is_trusted_to(name):
+    policy, optimizer = make(name, cost=0.5, probe=1000)
+    policy.cost.copy_(torch.tensor([3.0, 1, 1, 1, 1, 1, 1, 1]))
+    train(policy, optimizer, lambda seen, k: Credit(1 + 0.2 * noise(SIZE, 8, seed=k)), 100)
+    weights = policy(teaching(), 0.9)[0].mean(0)
+    assert weights[0] < 0.8 and float(weights[1:4].min()) > 1
+    assert float(policy.trust[0]) > 0.5, "trust is of the reward less cost, which is what the scores learn"
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_a_level_that_was_not_measured_is_neither_judged_nor_taken_for_worthless(name):
+    def credit(seen, k):
+        level = 1 + 0.2 * noise(SIZE, 8, seed=k)
+        level[:, 0] = 0 if k >= 40 else level[:, 0]
+        return Credit(level)
+
+    policy, optimizer = make(name)
+    train(policy, optimizer, credit, 40)
+    trust = policy.trust[0].clone()
+    train(policy, optimizer, lambda seen, k: credit(seen, 40 + k), 40)
+    assert torch.equal(policy.trust[0], trust)
+    assert abs(float(policy(teaching(), 0.9)[0][:, 0].mean()) - 1) < 0.2

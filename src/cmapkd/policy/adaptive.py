@@ -25,7 +25,7 @@ class Adaptive(Learning):
     """p = softmax(ρ ∘ m(x)) per modality, w = 4 ((1 − ε) p + ε / 4); the coupling likewise over its 16 pairs.
 
     m: the subclass's `scores`. State x: the teacher's final embeddings, their cosine, and progress.
-    ρ_k ∈ [0, 1], the trust: the running out-of-sample R² of m_k against the centred advantages, measured on every event
+    ρ_k ∈ [0, 1], the trust: the running out-of-sample R² of m_k against the centred advantages less cost, measured on every event
     before it is learnt from. Where the reward is noise, ρ stays 0 and the policy is uniform.
     Stage 1 (progress < policy.collect) gathers (x, credit) with uniform weights; then the policy is fitted on what was
     gathered and acts. J = mean_b [Σ_k p_k A_k − τ KL(p ‖ uniform)], whose optimum is p ∝ exp(A / τ).
@@ -89,9 +89,12 @@ class Adaptive(Learning):
     def observe(
         self, teaching: Teaching, progress: float, credit: Credit, optimizer: torch.optim.Optimizer | None
     ) -> dict[str, float]:
+        measured = (credit.levels != 0).any(0)
         advantage = self.standardise(credit)
-        self._judge(teaching, progress, advantage)
-        self._remember(teaching, progress, advantage)
+        levels = torch.where(measured, advantage.levels, self.levels.mean)  # of a level asleep: what it gave so far
+        net = Credit(levels - self.config.cost * self.cost, advantage.pairs)
+        self._judge(teaching, progress, net, measured)
+        self._remember(teaching, progress, net)
         loss = float("nan")
         if progress >= self.config.collect and optimizer is not None:
             for _ in range(UPDATES if bool(self.fitted) else FIRST):
@@ -102,9 +105,8 @@ class Adaptive(Learning):
                 loss = float(objective.detach())
             self.fitted.fill_(True)
         weights = self(teaching, progress)[0]
-        net = advantage.levels - self.config.cost * self.cost
-        reward = float((net if weights is None else net * weights).mean())
-        self.settle(weights, (credit.levels != 0).any(0))
+        reward = float((net.levels if weights is None else net.levels * weights).mean())
+        self.settle(weights, measured)
         return {
             "reward": reward,
             "trust": float(self.trust[: len(LEVELS)].clamp_min(0).mean()),
@@ -112,27 +114,32 @@ class Adaptive(Learning):
             **self.figures(),
         }
 
-    def objective(self, teaching: Teaching, progress: Tensor, advantage: Credit, rows: Tensor) -> Tensor:
-        """−J of remembered samples; rows [B] is 1 where the memory is filled."""
+    def objective(self, teaching: Teaching, progress: Tensor, net: Credit, rows: Tensor) -> Tensor:
+        """−J of remembered samples; net: advantages less cost; rows [B] is 1 where the memory is filled."""
         levels, pairs = self.scores(self.state(teaching, progress), teaching)
-        net = (advantage.levels - self.config.cost * self.cost).unflatten(1, (2, 4)).flatten(0, 1)
-        gain = self.gain(levels.flatten(0, 1), net).unflatten(0, (-1, 2)).sum(1)
+        gain = (
+            self.gain(levels.flatten(0, 1), net.levels.unflatten(1, (2, 4)).flatten(0, 1)).unflatten(0, (-1, 2)).sum(1)
+        )
         divergence = kl_to_uniform(levels).sum(1)
-        if advantage.pairs is not None:
-            gain = gain + self.gain(pairs, advantage.pairs.flatten(1))
+        if net.pairs is not None:
+            gain = gain + self.gain(pairs, net.pairs.flatten(1))
             divergence = divergence + kl_to_uniform(pairs)
         return -((gain - self.config.entropy * divergence) * rows).sum() / rows.sum().clamp_min(1)
 
     @torch.no_grad()
-    def _judge(self, teaching: Teaching, progress: float, advantage: Credit) -> None:
-        """Move the trust by this event's out-of-sample R²: 1 − ‖A − τ m‖² / ‖A‖² per level, centred within a modality."""
+    def _judge(self, teaching: Teaching, progress: float, net: Credit, measured: Tensor) -> None:
+        """Move the trust by this event's out-of-sample R²: 1 − ‖A − τ m‖² / ‖A‖² per level, centred within a modality.
+
+        Levels that were not `measured` (bool [8]) keep the trust that they had.
+        """
         if not bool(self.fitted):
             return
         scores, paired = self.scores(self.state(teaching, progress), teaching)
-        found = [self._agreement(scores, advantage.levels.unflatten(1, (2, 4))).flatten()]
-        found.append(self.trust[len(LEVELS) :])
-        if advantage.pairs is not None:
-            found[1] = self._agreement(paired, advantage.pairs.flatten(1))
+        had, pairs_had = self.trust.split([len(LEVELS), 16])
+        now = self._agreement(scores, net.levels.unflatten(1, (2, 4))).flatten()
+        found = [torch.where(measured, now, had), pairs_had]
+        if net.pairs is not None:
+            found[1] = self._agreement(paired, net.pairs.flatten(1))
         self.judged.add_(1)
         self.trust.lerp_(torch.cat(found), share_of_new(self.judged))
 
@@ -142,7 +149,7 @@ class Adaptive(Learning):
         return (1 - (wanted - said).square().sum(0) / wanted.square().sum(0).clamp_min(1e-12)).clamp(-1, 1)
 
     @torch.no_grad()
-    def _remember(self, teaching: Teaching, progress: float, advantage: Credit) -> None:
+    def _remember(self, teaching: Teaching, progress: float, net: Credit) -> None:
         """The newest event replaces the oldest."""
         count = min(ROWS, len(teaching.final.image))
         start = (int(self.count) - 1) % EVENTS * ROWS
@@ -151,8 +158,8 @@ class Adaptive(Learning):
         self.seen_weight[rows] = 1
         self.seen_image[rows], self.seen_text[rows] = teaching.final.image[:count], teaching.final.text[:count]
         self.seen_progress[rows] = progress
-        self.seen_levels[rows] = advantage.levels[:count]
-        self.seen_pairs[rows] = 0 if advantage.pairs is None else advantage.pairs.flatten(1)[:count]
+        self.seen_levels[rows] = net.levels[:count]
+        self.seen_pairs[rows] = 0 if net.pairs is None else net.pairs.flatten(1)[:count]
         if self.reads_bridge:
             self.seen_bridge[rows] = torch.cat([teaching.bridge.image, teaching.bridge.text], 1)[:count]
 
