@@ -1,33 +1,21 @@
 """Comparisons: arms at equal terms, budgets, tuning that never sees the reported split, tables that bold with reason."""
 
 import json
-import os
 
 import pytest
 
 import world
-from cmapkd.bench.ablation import GROUPS, ablation
-from cmapkd.bench.arms import Arm, Result, arm_config, method_arm, run_arms
+from cmapkd.bench.ablation import DESIGN, GROUPS, ablation
+from cmapkd.bench.arms import Arm, Result, arm_config, final_row, method_arm, run_arms
 from cmapkd.bench.compare import ablate, compare
 from cmapkd.bench.curves import curves
 from cmapkd.bench.stats import differ, interval, paired
 from cmapkd.bench.tables import rows_of, significant, write_tables
 from cmapkd.bench.tune import trials, tune
-from cmapkd.cache.build import build_cache
-from cmapkd.core.errors import UsageError
+from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.methods import METHODS, resolve
 from cmapkd.policy import POLICIES
 from cmapkd.train.schedule import resolve_schedule
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("world")
-    os.environ["CMAPKD_DATA"] = str(root / "data")
-    world.teacher_folder(root / "teacher", seed=0, width=48)
-    world.teacher_folder(root / "student-init", seed=1, width=32)
-    build_cache(world.config(root))
-    return root
 
 
 def result(arm, seed, value, budget=1.0, seconds=5.0):
@@ -90,7 +78,7 @@ def test_a_budget_scales_the_length_and_nothing_else(root):
     assert full.model_copy(update={"train": half.train}) == half
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", [name for name in GROUPS if name != "all"])
 def test_every_arm_of_every_ablation_is_a_valid_config(root, group):
     config = world.config(root)
     for arm in ablation(config, group):
@@ -131,6 +119,27 @@ def test_an_ablation_runs_and_pairs_with_the_full_method(root):
     path = ablate(config, "pyramid", 1, root / "ablate")
     arms = [line.split("|")[1].strip() for line in path.read_text().splitlines()[2:]]
     assert arms == ["teacher", "full", "no_visual", "no_language", "no_cross"]
+
+
+def test_all_ablations_keep_their_own_first_arms(root, monkeypatch):
+    monkeypatch.setattr(
+        "cmapkd.bench.compare.run_arms", lambda config, arms, *_: [result(a.name, 0, 0.5) for a in arms]
+    )
+    text = ablate(world.config(root), "all", 3, root / "every").read_text()
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {group}" for group in DESIGN]
+    assert {"vs full", "vs uniform", "vs all_on"} <= {cell.strip() for cell in text.split("|")}
+    assert all((root / "every" / group / "table.tex").is_file() for group in DESIGN)
+
+
+def test_a_finished_run_of_other_settings_is_refused_and_kept(root):
+    config = world.config(root, train__steps=2, eval__every=None, method="kd")
+    compare(config, ["kd"], 1, root / "once")
+    row = final_row(root / "once" / "kd-0")
+    longer = world.config(root, train__steps=3, eval__every=None, method="kd")
+    with pytest.raises(IntegrityError, match=r"'train.steps' is now 3 but was 2; give another --out"):
+        compare(longer, ["kd"], 1, root / "once")
+    compare(config, ["kd"], 1, root / "once")
+    assert final_row(root / "once" / "kd-0") == row
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -11,7 +11,8 @@ from cmapkd.train.schedule import SCHEDULES
 
 HOLDOUT = 0.05
 PYRAMID = ("intra_v", "intra_l", "pyramid_align", "relation", "layer_relation")
-GROUPS = ("pyramid", "policy", "losses", "progressive", "sparse", "all")
+DESIGN = ("pyramid", "policy", "losses", "progressive")
+GROUPS = (*DESIGN, "sparse", "all")
 
 
 def ablation(config: Config, group: str) -> list[Arm]:
@@ -20,14 +21,11 @@ def ablation(config: Config, group: str) -> list[Arm]:
         raise UsageError(
             f"ablate: the config's method is '{config.method}'; ablations are of cmapkd, set method: cmapkd"
         )
-    arms = {"pyramid": pyramid, "policy": policy, "losses": losses, "progressive": progressive}
     if group == "sparse":
         return sparse(config)
-    if group not in GROUPS:
+    arms = {"pyramid": pyramid, "policy": policy, "losses": losses, "progressive": progressive}
+    if group not in arms:
         raise UsageError(f"ablate {group}: no such group; known: {', '.join(GROUPS)}")
-    if group == "all":
-        found = {arm.name: arm for each in arms.values() for arm in each()}
-        return list(found.values())
     return arms[group]()
 
 

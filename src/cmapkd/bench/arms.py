@@ -13,7 +13,7 @@ from typing import Any
 
 from cmapkd.config.schema import Config, PolicyConfig
 from cmapkd.core.log import say
-from cmapkd.train.run import distill
+from cmapkd.train.run import distill, refuse_other_config
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,14 @@ def run_arms(
 
 
 def one_run(config: Config, arm: Arm, seed: int, budget: float, out: Path) -> Result:
-    """budget: share of the config's length."""
+    """budget: share of the config's length. Raises IntegrityError where `out` holds a run of the name but another config."""
     folder = run_folder(out, arm.name, seed, budget)
+    own, started = arm_config(config, arm, seed, budget, folder), (folder / "config.yaml").is_file()
+    if started:
+        refuse_other_config(folder, own, "is another comparison's, ", "give another --out")
     if not final_row(folder):
-        started = (folder / "config.yaml").is_file()
         say(f"{arm.name} seed {seed}{f' budget {budget:g}' if budget != 1 else ''}{' (resumed)' if started else ''}")
-        distill(arm_config(config, arm, seed, budget, folder), resume=started)
+        distill(own, resume=started)
     return read_result(folder, arm.name, seed, budget)
 
 

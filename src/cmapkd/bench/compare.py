@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cmapkd.bench.ablation import GROUPS, ablation
+from cmapkd.bench.ablation import DESIGN, GROUPS, ablation
 from cmapkd.bench.arms import Arm, arm_config, method_arm, run_arms
 from cmapkd.bench.curves import write_curves
 from cmapkd.bench.tables import write_tables
 from cmapkd.bench.tune import tune
 from cmapkd.cache.build import build_cache
 from cmapkd.config.schema import Config
+from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
 from cmapkd.methods import METHODS, resolve
 from cmapkd.train.teacher_score import teacher_metrics
@@ -39,8 +40,14 @@ def ablate(
 ) -> Path:
     """CMAPKD against itself with one thing changed; the table of a group lies in a folder of its name.
 
-    Differences are taken from the group's first arm: the full method, or the plainest policy or order.
+    Differences are taken from the group's first arm: the full method, or the plainest policy or order. Group `all` runs
+    the design's four, each against its own first arm, and joins their tables.
     """
+    if group == "all":
+        parts = {each: ablate(config, each, seeds, out, budgets, tuned).read_text() for each in DESIGN}
+        text = "\n".join(f"## {each}\n\n{table}" for each, table in parts.items())
+        fsio.write_bytes(out / "table.md", text.encode())
+        return out / "table.md"
     arms = ablation(config, group)
     for arm in arms:
         if "cache.path" in arm.update:  # a cache of its own; a finished one is only checked

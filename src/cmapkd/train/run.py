@@ -80,19 +80,25 @@ def prepare_folder(config: Config, resume: bool) -> Path:
         )
     if resume and not (folder / "config.yaml").is_file():
         raise UsageError(f"run {folder}: nothing to resume (no config.yaml); start it without --resume")
-    text = dump_config(config)
-    if resume and (was := load_config(folder / "config.yaml")) != config:  # keys that are new since have their defaults
-        old = dict(_lines(dump_config(was)))
-        key, value = next(((k, v) for k, v in _lines(text) if old.get(k) != v), ("?", "?"))
-        raise IntegrityError(
-            f"run {folder}: cannot resume, '{key}' is now {value} but was {old.get(key)}; use the run's own config.yaml"
-        )
+    if resume:
+        refuse_other_config(folder, config, "cannot resume, ", "use the run's own config.yaml")
     folder.mkdir(parents=True, exist_ok=True)
     fsio.sweep_temporaries(folder)
-    fsio.write_bytes(folder / "config.yaml", text.encode())
+    fsio.write_bytes(folder / "config.yaml", dump_config(config).encode())
     if resume and (folder / "metrics.jsonl").is_file():
         fsio.repair_jsonl(folder / "metrics.jsonl")
     return folder
+
+
+def refuse_other_config(folder: Path, config: Config, what: str, way_out: str) -> None:
+    """Raise IntegrityError where a run's config is not `config`; keys that are new since have their defaults."""
+    was = load_config(folder / "config.yaml")
+    if was == config:
+        return
+    old, new = dict(_lines(dump_config(was))), _lines(dump_config(config))
+    lost = [(key, "not set") for key in old if key not in dict(new)]
+    key, value = next((k, v) for k, v in [*new, *lost] if old.get(k) != v)
+    raise IntegrityError(f"run {folder}: {what}'{key}' is now {value} but was {old.get(key, 'not set')}; {way_out}")
 
 
 def restore(run: Run) -> int:
