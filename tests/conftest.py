@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts; processes that tests start inherit it
 
+import pytest
 import torch
 from jaxtyping import install_import_hook
 
@@ -14,3 +15,17 @@ torch.set_num_threads(1)
 # Kept in a name for the whole run: the hook lives as long as this object. It must stand before the first import of
 # the packages that it checks.
 SHAPES_CHECKED = install_import_hook(["cmapkd.losses", "cmapkd.models"], "beartype.beartype")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with an untrained teacher, a student to start from and the teacher's finished cache: see world.config."""
+    import world  # after the hook
+    from cmapkd.cache.build import build_cache
+
+    root = tmp_path_factory.mktemp("world")
+    os.environ["CMAPKD_DATA"] = str(root / "data")
+    world.teacher_folder(root / "teacher", seed=0, width=48)
+    world.teacher_folder(root / "student-init", seed=1, width=32)
+    build_cache(world.config(root))
+    return root

@@ -10,16 +10,6 @@ from cmapkd.core.errors import UsageError
 from cmapkd.train.run import distill
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("world")
-    os.environ["CMAPKD_DATA"] = str(root / "data")
-    world.teacher_folder(root / "teacher", seed=0, width=48)
-    world.teacher_folder(root / "student-init", seed=1, width=32)
-    build_cache(world.config(root))
-    return root
-
-
 def test_a_comparison_is_finished_once_and_its_table_has_teacher_and_methods(root, capsys, monkeypatch):
     config = world.config(root, train__steps=3, eval__every=None)
     out = root / "compare"

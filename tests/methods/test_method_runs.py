@@ -12,16 +12,6 @@ from cmapkd.train import checkpoint, loop
 from cmapkd.train.run import distill
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("world")
-    os.environ["CMAPKD_DATA"] = str(root / "data")
-    world.teacher_folder(root / "teacher", seed=0, width=48)
-    world.teacher_folder(root / "student-init", seed=1, width=32)
-    build_cache(world.config(root))
-    return root
-
-
 @pytest.mark.parametrize(
     "over",
     [

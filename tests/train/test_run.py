@@ -24,16 +24,6 @@ from cmapkd.train.run import distill
 from cmapkd.train.teacher_score import teacher_metrics
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("world")
-    os.environ["CMAPKD_DATA"] = str(root / "data")
-    world.teacher_folder(root / "teacher", seed=0, width=48)
-    world.teacher_folder(root / "student-init", seed=1, width=32)
-    build_cache(world.config(root))
-    return root
-
-
 def final_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load_generation(checkpoint.latest(folder / "checkpoints"))[0]
 
