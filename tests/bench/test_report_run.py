@@ -1,11 +1,8 @@
-import os
-
 import pytest
 
 import world
 from cmapkd.bench.compare import compare
 from cmapkd.bench.report_run import report_comparison, report_run
-from cmapkd.cache.build import build_cache
 from cmapkd.core.errors import UsageError
 from cmapkd.train.run import distill
 

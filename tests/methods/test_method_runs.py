@@ -7,7 +7,6 @@ import os
 import pytest
 
 import world
-from cmapkd.cache.build import build_cache
 from cmapkd.train import checkpoint, loop
 from cmapkd.train.run import distill
 
