@@ -40,3 +40,9 @@ def config(root: Path, **over) -> Config:
             node = node.setdefault(section, {})
         node[leaf] = value
     return Config.model_validate(tree)
+
+
+def arms_of(table: Path) -> list[str]:
+    """The first column of the first table in a Markdown file."""
+    lines = table.read_text().split("\n\n")[0].splitlines()
+    return [line.split("|")[1].strip() for line in lines[2:]]

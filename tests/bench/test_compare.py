@@ -1,6 +1,7 @@
 """Comparisons: arms at equal terms, budgets, tuning that never sees the reported split, tables that bold with reason."""
 
 import json
+import re
 
 import pytest
 
@@ -8,9 +9,10 @@ import world
 from cmapkd.bench.ablation import DESIGN, GROUPS, ablation
 from cmapkd.bench.arms import Arm, Result, arm_config, final_row, method_arm, run_arms
 from cmapkd.bench.compare import ablate, compare
+from cmapkd.bench.comparison_page import write_page
 from cmapkd.bench.curves import curves
 from cmapkd.bench.stats import differ, interval, paired
-from cmapkd.bench.tables import rows_of, significant, write_tables
+from cmapkd.bench.tables import leads, rows_of, significant, write_tables
 from cmapkd.bench.tune import trials, tune
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.methods import METHODS, resolve
@@ -57,6 +59,35 @@ def test_tables_are_written_in_four_forms(tmp_path):
     assert len(lines) == 1 + len(runs) and lines[0]["arm"] == "teacher"
 
 
+def test_leads_pair_by_seed_and_are_bold_only_where_the_interval_excludes_zero():
+    ours = [result("cmapkd", s, v) for s, v in enumerate((0.30, 0.32, 0.34))]
+    near = [result("near", s, v) for s, v in enumerate((0.29, 0.33, 0.33))]
+    far = [result("far", s, v) for s, v in enumerate((0.20, 0.221, 0.239))]
+    once = [result("once", 0, 0.1)]
+    header, body = leads(rows_of(ours + near + far + once), "cmapkd")
+    assert header == ["cmapkd minus", "mean R@1"]
+    assert body == [["near", "+0.3 ± 2.9"], ["far", "**+10.0 ± 0.2**"]], "an arm of other seeds does not pair"
+    assert leads(rows_of(near), "cmapkd") == ([], [])
+
+
+def test_a_comparison_becomes_one_offline_page(root):
+    runs = [
+        result(arm, s, v + s / 50, b, 3.0)
+        for arm, v in (("kd", 0.2), ("cmapkd", 0.3))
+        for s in range(2)
+        for b in (0.5, 1)
+    ]
+    config = world.config(root)
+    path = write_page(runs, root, config, {"mean_recall@1": 0.5}, None, "cmapkd", ["a <note>"])
+    text = path.read_text()
+    assert "50 steps" in text and "100 steps" in text and text.count("<svg") == 2 and "cmapkd minus" in text
+    assert (
+        "a &lt;note&gt;" in text
+        and "Synthetic data" in text
+        and "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
+    )
+
+
 def test_curves_follow_samples_and_training_seconds():
     runs = [result("kd", s, 0.2 * b, b, 10 * b) for s in range(2) for b in (1.0, 0.5)]
     by_samples, by_seconds = curves(runs)
@@ -89,9 +120,7 @@ def test_every_arm_of_every_ablation_is_a_valid_config(root, group):
 
 def test_sparse_matching_is_compared_with_caches_of_its_own(root):
     config = world.config(root, train__steps=2, eval__every=None)
-    arms = [
-        line.split("|")[1].strip() for line in ablate(config, "sparse", 1, root / "sparse").read_text().splitlines()[3:]
-    ]
+    arms = world.arms_of(ablate(config, "sparse", 1, root / "sparse"))[1:]
     assert arms == ["whole", "pooled", "key_tokens"]
     kept = [json.loads((root / f"cache-{arm}" / "image" / "manifest.json").read_text()) for arm in arms]
     assert len({json.dumps(manifest, sort_keys=True) for manifest in kept}) == 3, "each arm reads a cache of its own"
@@ -117,8 +146,7 @@ def test_ablations_are_of_cmapkd_and_of_known_groups(root):
 def test_an_ablation_runs_and_pairs_with_the_full_method(root):
     config = world.config(root, train__steps=2, eval__every=None)
     path = ablate(config, "pyramid", 1, root / "ablate")
-    arms = [line.split("|")[1].strip() for line in path.read_text().splitlines()[2:]]
-    assert arms == ["teacher", "full", "no_visual", "no_language", "no_cross"]
+    assert world.arms_of(path) == ["teacher", "full", "no_visual", "no_language", "no_cross"]
 
 
 def test_all_ablations_keep_their_own_first_arms(root, monkeypatch):

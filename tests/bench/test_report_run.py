@@ -11,8 +11,7 @@ def test_a_comparison_is_finished_once_and_its_table_has_teacher_and_methods(roo
     config = world.config(root, train__steps=3, eval__every=None)
     out = root / "compare"
     compare(config, ["scratch", "fd", "cmapkd"], 2, out)
-    table = (out / "table.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["teacher", "scratch", "fd", "cmapkd"]
+    assert world.arms_of(out / "table.md") == ["teacher", "scratch", "fd", "cmapkd"]
     monkeypatch.setattr("cmapkd.bench.arms.distill", lambda *_, **__: pytest.fail("ran again"))
     compare(config, ["scratch", "fd", "cmapkd"], 2, out)
     page = report_comparison(config, ["scratch", "fd", "cmapkd"], out, "cmapkd compare").read_text()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cmapkd.bench.ablation import DESIGN, GROUPS, ablation
 from cmapkd.bench.arms import Arm, arm_config, method_arm, run_arms
+from cmapkd.bench.comparison_page import write_page
 from cmapkd.bench.curves import write_curves
 from cmapkd.bench.tables import write_tables
 from cmapkd.bench.tune import tune
@@ -77,7 +78,11 @@ def _run(
     results = run_arms(config, arms, range(seeds), sorted(budgets), out)
     served = [a.name for a in arms if (m := METHODS.get(a.update.get("method", a.name))) and m.served is not None]
     notes = [f"{', '.join(served)}: scored with the teacher's own text tower; see docs/methods."] if served else []
-    print(write_tables(results, tables, teacher_metrics(config), base, notes).rstrip(), flush=True)
+    notes += [f"{arm.name}: {arm.about} (tuned on a slice of the train split)" for arm in arms if tuned]
+    ours = config.method if any(arm.name == config.method for arm in arms) else base
+    teacher = teacher_metrics(config)
+    print(write_tables(results, tables, teacher, base, notes, ours).rstrip(), flush=True)
     if len(set(budgets)) > 1:
         write_curves(results, tables)
+    write_page(results, tables, config, teacher, base, ours, notes)
     return tables / "table.md"

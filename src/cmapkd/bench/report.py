@@ -91,11 +91,8 @@ def write_report(folder: Path, facts: Report) -> Path:
 
 def render(facts: Report) -> str:
     """The page. Every string is escaped; nothing is loaded from anywhere."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return templates.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
         title=facts.title,
         subtitle=facts.subtitle,
         warnings=((SYNTHETIC,) if facts.synthetic else ()) + facts.warnings,
@@ -110,6 +107,15 @@ def render(facts: Report) -> str:
         config=facts.config,
         environment=facts.environment,
     )
+
+
+def page(template: str, **content: Any) -> str:
+    """A template of this package, filled in; names that it does not get are an error."""
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return templates.get_template(template).render(**content)
 
 
 def sections(facts: Report) -> list[Section]:

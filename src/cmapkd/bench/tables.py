@@ -20,6 +20,7 @@ COLUMNS = (
     "zeroshot/acc1", "zeroshot/acc5", "head/acc1",
 )  # fmt: skip
 KEY = "mean_recall@1"
+LEADS = ("image_retrieval_recall@1", "text_retrieval_recall@1", KEY, "mean_recall", "zeroshot/acc1", "head/acc1")
 SHORT = (
     ("image_retrieval_recall", "T→I R"), ("text_retrieval_recall", "I→T R"), ("mean_recall@1", "mean R@1"),
     ("mean_recall", "mean R"), ("zeroshot/acc", "zero-shot top-"), ("head/acc", "head top-"),
@@ -107,10 +108,38 @@ def cells(rows: Sequence[Row], teacher: dict[str, float], base: str | None) -> t
     return header, body
 
 
+def leads(rows: Sequence[Row], arm: str | None) -> tuple[list[str], list[list[str]]]:
+    """(header, body): `arm` minus each other arm of one budget, paired by seed; bold where the interval excludes 0."""
+    own = next((row for row in rows if row.arm == arm), None)
+    others = [] if own is None else [row for row in rows if row is not own and row.seeds == own.seeds]
+    if own is None or not others:
+        return [], []
+    columns = [c for c in LEADS if c in own.values and any(c in row.values for row in others)]
+    body = []
+    for row in others:
+        line = [row.arm]
+        for column in columns:
+            if column not in row.values:
+                line.append("")
+                continue
+            said = _pm(*paired(own.values[column], row.values[column]), sign=True)
+            line.append(f"**{said}**" if differ(own.values[column], row.values[column]) else said)
+        body.append(line)
+    return [f"{own.arm} minus", *(short(c) for c in columns)], body
+
+
 def write_tables(
-    results: Sequence[Result], out: Path, teacher: dict[str, float], base: str | None, notes: Sequence[str] = ()
+    results: Sequence[Result],
+    out: Path,
+    teacher: dict[str, float],
+    base: str | None,
+    notes: Sequence[str] = (),
+    ours: str | None = None,
 ) -> str:
-    """table.md, table.csv, table.tex and results.jsonl in `out`; returns the Markdown."""
+    """table.md, table.csv, table.tex and results.jsonl in `out`; returns the Markdown.
+
+    ours: the arm whose leads over the others stand below each table.
+    """
     markdown, lines, tex = [], [], []
     rows = rows_of(results)
     for budget in sorted({row.budget for row in rows}):
@@ -118,9 +147,9 @@ def write_tables(
         header, body = cells(part, teacher, base)
         if len({row.budget for row in rows}) > 1:
             markdown.append(f"{part[0].steps} steps\n")
-        markdown.append(
-            "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *body]) + "\n"
-        )
+        markdown.append(as_markdown(header, body))
+        if (lead := leads(part, ours))[1]:
+            markdown.append(as_markdown(*lead))
         lines += [["steps", *header], *([str(part[0].steps), *line] for line in body)]
         tex.append(latex(header, body, f"{part[0].steps} steps"))
     text = "\n".join([*markdown, *(f"{note}\n" for note in notes)])
@@ -134,6 +163,11 @@ def write_tables(
     ):  # fmt: skip
         fsio.write_bytes(out / name, content.encode())
     return text
+
+
+def as_markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *body]) + "\n"
 
 
 def latex(header: Sequence[str], body: Sequence[Sequence[str]], caption: str) -> str:
