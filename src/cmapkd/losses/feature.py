@@ -36,7 +36,10 @@ class GridError:
 
     def __call__(self, student: Float[Tensor, "b n d"], teacher: Float[Tensor, "b m d"]) -> Float[Tensor, " b"]:
         """Mean squared error over the H·H positions and d channels, per sample (without c(T))."""
-        difference = _both_axes(self.left, student) - _both_axes(self.target, teacher.detach())
+        if self.left is self.target:  # grids of one side: P = 1, and the difference is mapped once
+            difference = _both_axes(self.left, student - teacher.detach())
+        else:
+            difference = _both_axes(self.left, student) - _both_axes(self.target, teacher.detach())
         return difference.square().sum((1, 2, 3)) / (self.cells * student.shape[-1])
 
     def power(self, teacher: Float[Tensor, "b m d"]) -> Float[Tensor, " b"]:
@@ -47,9 +50,12 @@ class GridError:
 def grid_error(n_student: int, n_teacher: int, side: int) -> GridError:
     """Build the operators for maps of n_student² and n_teacher² tokens compared on a grid of side². Float64 inside."""
     to_student, to_teacher = resize_matrix(n_student, side), resize_matrix(n_teacher, side)
+    gram = to_student.T @ to_student
+    if n_student == n_teacher:
+        left = (to_student if side <= n_student else torch.linalg.cholesky(gram).T).float()
+        return GridError(left, left, side * side)
     if side <= n_student:
         return GridError(to_student.float(), to_teacher.float(), side * side)
-    gram = to_student.T @ to_student
     projection = torch.linalg.solve(gram, to_student.T @ to_teacher)
     root = torch.linalg.cholesky(gram).T
     return GridError(root.float(), (root @ projection).float(), side * side)
@@ -91,7 +97,7 @@ def weighted_intra(errors: Float[Tensor, "b k"], weights: Float[Tensor, "b k"]) 
 
 
 def _both_axes(matrix: Tensor, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b h h d"]:
-    n = matrix.shape[1]
+    (h, n), (b, _, d) = matrix.shape, tokens.shape
     matrix = matrix.to(tokens)
-    rows = torch.einsum("hn,bnmd->bhmd", matrix, tokens.unflatten(1, (n, n)))
-    return torch.einsum("gm,bhmd->bhgd", matrix, rows)
+    rows = matrix @ tokens.reshape(b, n, n * d)  # products of whole rows; an einsum would copy every map twice
+    return (matrix @ rows.view(b * h, n, d)).view(b, h, h, d)
