@@ -162,6 +162,38 @@ class EvalConfig(Section):
     batch: Annotated[int, Field(ge=1)] = 256
 
 
+class TaskConfig(Section):
+    """What L_task is, where weights.task is above 0, and the data that it has for itself.
+
+    Without `train` it is classification by the labels of data.train. train, val, the splits, images, classes: as in
+    `data`, of the task's own kind: captions (contrastive, captioning), an image folder (classification), VQA questions,
+    COCO instances, or scenes:N. A batch of `batch` is drawn each step; `val` is scored when the run ends, and holdout as
+    val is a share `holdout` of the images of `train`, which are then not trained on.
+    lr: peak rate of the task's head, train.lr unless given. width: of the head, its own default unless given.
+    head, answers: of VQA, what fuses image and question, and how many answers there are to choose from.
+    """
+
+    name: Literal["contrastive", "classification", "vqa", "detection", "captioning"] = "classification"
+    train: str | None = None
+    val: str | None = None
+    train_split: str | None = None
+    val_split: str | None = None
+    images: Path | None = None
+    classes: Path | None = None
+    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    batch: Annotated[int, Field(ge=2)] = 32
+    lr: Positive | None = None
+    width: Annotated[int, Field(ge=4)] | None = None
+    head: Literal["fusion", "coattention"] = "fusion"
+    answers: Annotated[int, Field(ge=1)] = 3129
+
+    @model_validator(mode="after")
+    def val_has_train(self) -> TaskConfig:
+        if self.val is not None and self.train is None:
+            raise ValueError("val scores what train teaches, but train is not set; set task.train or drop task.val")
+        return self
+
+
 class Config(Section):
     """One run. `method` names a list of terms; `weights` and `share` override its numbers.
 
@@ -183,3 +215,4 @@ class Config(Section):
     schedule: str | tuple[StageConfig, ...] | None = None
     train: TrainConfig
     eval: EvalConfig = EvalConfig()
+    task: TaskConfig = TaskConfig()

@@ -15,7 +15,7 @@ def align(view: View) -> Tensor:
 
 
 def classification(view: View) -> Tensor:
-    """L_task on labelled data: the class texts as classifier."""
+    """L_task on the labels of the training data, the class texts as classifier; on data of its own see train/heads."""
     assert view.labels is not None and view.classes is not None
     return task.classification(view.student.final.image, view.classes, view.scale, view.labels)
 

@@ -92,8 +92,7 @@ def train_captioner(
     """
     settings = settings or Settings()
     for samples in (train, val):
-        if not samples.n_captions or not all(samples.captions):
-            raise DataError(f"{samples.name}: captioning needs images with captions")
+        require_captions(samples)
     lexicon, tokens = caption_tokens(tower, train, settings.longest)
     images = image_features(tower, train.paths, settings.extraction, train.name)
     owner = torch.repeat_interleave(torch.arange(len(train)), torch.as_tensor(train.caption_offsets).diff())
@@ -121,6 +120,12 @@ def train_captioner(
     protocol = f"decoder on the frozen tower's {settings.extraction.level}"
     score = score_captions(captions, val, protocol, judge, settings.java, tuple(notes))
     return CaptionResult(captioner, score, captions, results_of(captions, val.ids), losses)
+
+
+def require_captions(samples: Samples) -> None:
+    """Raise DataError for images that nobody described."""
+    if not samples.n_captions or not all(samples.captions):
+        raise DataError(f"{samples.name}: captioning needs images with captions")
 
 
 def caption_images(tower: Tower, captioner: Captioner, samples: Samples, settings: Settings) -> list[str]:
@@ -208,9 +213,10 @@ def read_results(path: Path, ids: Sequence[str]) -> list[str]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and {"image_id", "caption"} <= set(row) for row in rows
+        isinstance(row, dict) and isinstance(row.get("image_id"), int | str) and isinstance(row.get("caption"), str)
+        for row in rows
     ):
-        raise DataError(f"{path}: a result file is a list of {{image_id, caption}}, this is not")
+        raise DataError(f"{path}: a result file is a list of {{image_id, caption}}, a number and a text; this is not")
     wanted, counts = image_ids(ids), Counter(row["image_id"] for row in rows)
     known = set(wanted)
     problems = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cmapkd.core import fsio
+from cmapkd.core.ahead import ahead
 from cmapkd.core.errors import DataError, NonFiniteError, UsageError
 from cmapkd.core.log import Progress
 from cmapkd.core.order import keyed, permute
@@ -92,17 +92,9 @@ class Reading:
 
     def iterate(self) -> Iterator[tuple[int, Tensor, list[dict[str, Tensor]]]]:
         """(step, images, targets) of the whole training, some steps read ahead by threads, in order."""
-        ahead = max(1, self.settings.workers)
-        with ThreadPoolExecutor(ahead) as threads:
-            coming = [threads.submit(self.batch, step) for step in range(min(ahead, self.steps))]
-            try:
-                for step in range(self.steps):
-                    ready = coming.pop(0).result()
-                    if step + ahead < self.steps:
-                        coming.append(threads.submit(self.batch, step + ahead))
-                    yield step, *ready
-            finally:
-                threads.shutdown(wait=True, cancel_futures=True)
+        steps = range(self.steps)
+        for step, ready in zip(steps, ahead(self.batch, steps, self.settings.workers), strict=True):
+            yield step, *ready
 
     def _readable(self, slot: int) -> tuple[np.ndarray, dict[str, Tensor]]:
         """Pixels and target of a slot's image, or of the next one that can be read."""
@@ -155,13 +147,7 @@ def train_detector(tower: Tower, train: Boxes, val: Boxes, settings: Settings | 
     settings = settings or Settings()
     if settings.epochs <= 0 or settings.batch < 1:
         raise UsageError(f"detection: epochs {settings.epochs:g} and batch {settings.batch} must be positive")
-    if dict(train.categories) != dict(val.categories):
-        raise DataError(f"{train.name} and {val.name} have different categories; train and score on one list of them")
-    installed()  # what the scoring at the end needs is asked for before the training
-    if missing := [path for path in val.paths if not is_file(path)]:
-        raise DataError(
-            f"{val.name}: {len(missing)} images have no file (first: {missing[0]}); scoring needs every image"
-        )
+    check_sets(train, val)
     reading = Reading(train, tower.size, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -175,6 +161,17 @@ def train_detector(tower: Tower, train: Boxes, val: Boxes, settings: Settings | 
     if reading.bad:
         notes.append(f"{len(reading.bad)} unreadable training images passed over")
     return Detection(detector, average_precision(coco_truth(val), results), results, losses, tuple(notes))
+
+
+def check_sets(train: Boxes, val: Boxes) -> None:
+    """Raise, before any training, DataError or UsageError for what scoring at its end would stop at."""
+    if dict(train.categories) != dict(val.categories):
+        raise DataError(f"{train.name} and {val.name} have different categories; train and score on one list of them")
+    installed()
+    if missing := [path for path in val.paths if not is_file(path)]:
+        raise DataError(
+            f"{val.name}: {len(missing)} images have no file (first: {missing[0]}); scoring needs every image"
+        )
 
 
 def detect(detector: Detector, boxes: Boxes, batch: int = 16) -> list[Result]:

@@ -92,7 +92,7 @@ def train_vqa(tower: Tower, train: Questions, val: Questions, settings: Settings
     """
     settings = settings or Settings()
     for questions in (train, val):
-        _require_answers(questions)
+        require_answers(questions)
     scores = [earned(truths) for truths in train.answers]
     vocabulary = build_vocabulary(scores, settings.answers)
     known = torch.tensor([any(answer in vocabulary.index for answer in score) for score in scores])
@@ -112,22 +112,27 @@ def train_vqa(tower: Tower, train: Questions, val: Questions, settings: Settings
             return soft_bce(head(*features.of(which, tower.device)), targets)
 
         losses = fit(head, loss_of, steps, settings.fitting, "train vqa head")
-    answers = answer_questions(tower, head, vocabulary, val, settings)
-    accuracy = vqa_accuracy(answers, val)
-    notes = [
-        f"{len(train.ids)} training questions", f"{len(val.ids)} questions", f"{len(vocabulary)} answers",
-        f"{steps} steps", f"seed {settings.seed}",
-    ]  # fmt: skip
+    notes = [f"{len(train.ids)} training questions", f"{steps} steps", f"seed {settings.seed}"]
     if unknown := int((~known).sum()):
         notes.append(f"{unknown} training questions without an answer of the vocabulary left out")
     if features.image.bad:
         notes.append(f"{len(features.image.bad)} unreadable training images passed over")
+    protocol = f"closed-set {settings.head} head on the frozen tower"
+    return VqaResult(head, vocabulary, *score_head(tower, head, vocabulary, val, settings, protocol, notes), losses)
+
+
+def score_head(
+    tower: Tower, head: nn.Module, vocabulary: Vocabulary, val: Questions, settings: Settings, protocol: str,
+    notes: Sequence[str],
+) -> tuple[Score, Accuracy, dict[int, str]]:  # fmt: skip
+    """What a head answers on `val` and the figures of it; every image has to be there."""
+    answers = answer_questions(tower, head, vocabulary, val, settings)
+    accuracy = vqa_accuracy(answers, val)
     score = Score(
-        "vqa", f"closed-set {settings.head} head on the frozen tower",
-        {**accuracy.metrics, "ceiling": ceiling(vocabulary, val)}, val.name, len(set(val.paths)), 0, fingerprint(val),
-        notes=(*notes, *val.notes),
+        "vqa", protocol, {**accuracy.metrics, "ceiling": ceiling(vocabulary, val)}, val.name, len(set(val.paths)), 0,
+        fingerprint(val), notes=(f"{len(val.ids)} questions", f"{len(vocabulary)} answers", *notes, *val.notes),
     )  # fmt: skip
-    return VqaResult(head, vocabulary, score, accuracy, answers, losses)
+    return score, accuracy, answers
 
 
 def answer_questions(
@@ -182,13 +187,30 @@ def text_features(tower: Tower, texts: Sequence[str], tokens: bool, batch: int) 
             if not tokens:
                 chunks.append((_half(tower.clip.encode_text(ids)),))
                 continue
-            found = tower.text(ids, words)
-            word, mask, end = found.levels[0], found.masks[0], found.levels[3]
-            assert mask is not None, "words are padded, so L1 has a mask"
-            # The end token has read the whole question, also its words beyond L1's length, and is never absent.
-            real = torch.cat([mask, mask.new_ones(len(ids), 1)], dim=1).cpu()
-            chunks.append((torch.cat([_half(word), _half(end)], dim=1), real))
+            read, real = question_tokens(tower, ids, words)
+            chunks.append((_half(read), real.cpu()))
     return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
+
+
+def question_tokens(tower: Tower, ids: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    """(words and the end token [B, W + 1, D], which of them are real [B, W + 1]) of tokenised questions.
+
+    The end token has read the whole question, also its words beyond L1's length, and is never absent.
+    """
+    found = tower.text(ids, words)
+    mask = found.masks[0]
+    assert mask is not None, "words are padded, so L1 has a mask"
+    return torch.cat([found.levels[0], found.levels[3]], 1), torch.cat([mask, mask.new_ones(len(ids), 1)], 1)
+
+
+def require_answers(questions: Questions) -> None:
+    """Raise DataError for questions that cannot be learnt from or scored."""
+    check_ids(questions.ids, questions.ids, questions.name)
+    bare = [key for key, truths in zip(questions.ids, questions.answers, strict=True) if not truths]
+    if bare or not questions.ids:
+        raise DataError(
+            f"{questions.name}: {len(bare) or 'all'} questions have no answers; train and score on a split that has them"
+        )
 
 
 def ceiling(vocabulary: Vocabulary, questions: Questions) -> float:
@@ -209,15 +231,6 @@ def fingerprint(questions: Questions) -> str:
         row = "\x1f".join((str(key), text, str(sizes[path]), *answers, "\x1e"))
         digest.update(row.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
-
-
-def _require_answers(questions: Questions) -> None:
-    check_ids(questions.ids, questions.ids, questions.name)
-    bare = [key for key, truths in zip(questions.ids, questions.answers, strict=True) if not truths]
-    if bare or not questions.ids:
-        raise DataError(
-            f"{questions.name}: {len(bare) or 'all'} questions have no answers; train and score on a split that has them"
-        )
 
 
 def _half(x: Tensor) -> Tensor:

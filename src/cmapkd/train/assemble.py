@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmapkd.cache.build import fit_targets, open_cached_teacher
 from cmapkd.cache.teacher import LiveTeacher, Teacher
@@ -28,6 +28,7 @@ from cmapkd.policy import POLICIES
 from cmapkd.policy.base import Learning
 from cmapkd.train.balance import Balance
 from cmapkd.train.bank import CLASS_TEXT, Bank, open_bank
+from cmapkd.train.heads import open_task
 from cmapkd.train.learner import build_learner
 from cmapkd.train.loop import Run, teach
 from cmapkd.train.objective import Objective
@@ -55,6 +56,7 @@ def assemble(config: Config, folder: Path) -> Run:
     stages = resolve_schedule(config.schedule, method)
     if config.policy.name not in POLICIES:
         raise UsageError(f"policy.name '{config.policy.name}' is unknown; known: {', '.join(POLICIES)}")
+    make_task = open_task(config, method)
     samples = open_samples(config.data.train, config.data, config.data.train_split)
     for note in samples.notes:
         say(f"data: {note}")
@@ -70,6 +72,11 @@ def assemble(config: Config, folder: Path) -> Run:
     shape, targets, tower = (taught.shape, taught.targets, taught.tower) if taught else (None, None, None)
     classes = 0 if bank is None else len(bank.texts)
     learner = build_learner(student, shape, targets, terms, len(samples), classes, tower).to(device)
+    optimizer = build_optimizer(learner, config.train)
+    task = None if make_task is None else make_task(student)
+    if task is not None and task.module is not None:
+        learner.head = task.module
+        add_head(optimizer, task.module, config)
     mine = Reader(student.size, student.tokenizer)
     live = tower is not None and (reading("inputs", terms) or taught is not None and taught.teacher.needs_inputs)
     theirs = Reader(tower.size, tower.tokenizer) if tower is not None and live else None
@@ -83,16 +90,17 @@ def assemble(config: Config, folder: Path) -> Run:
         raise UsageError(
             f"policy.name '{config.policy.name}' learns from held-out pairs, but data.holdout is 0; set data.holdout: 0.05"
         )
-    labels, class_ids = labels_of(samples, student, bank, terms, device)
+    labels, class_ids = labels_of(samples, student, bank, terms if task is None else [], device)
     pairs = None if targets is None else targets.pairs
     texts = None if bank is None else bank.texts.to(device)
-    objective = Objective(learner, method, dict(method.weights), pairs, labels, class_ids, texts)
+    objective = Objective(learner, method, dict(method.weights), pairs, labels, class_ids, texts, task is not None)
     run = Run(
-        config, folder, steps, learner, build_optimizer(learner, config.train), loader, stages, objective,
+        config, folder, steps, learner, optimizer, loader, stages, objective,
         Balance(method.share, steps), policy,
         torch.optim.Adam(policy.parameters(), lr=config.policy.lr) if list(policy.parameters()) else None,
         taught.teacher if taught else None, held_out,
         validator(config, method, learner, tower, samples.classes if bank is None or not bank.pseudo else None),
+        task,
     )  # fmt: skip
     measure_units(run)
     return run
@@ -126,10 +134,18 @@ def labels_of(
         return (None if bank is None else bank.labels.to(device)), None
     if samples.labels is None or samples.classes is None:
         raise UsageError(
-            f"weights.task needs labelled data, but {samples.name} has captions only; give an image folder or drop it"
+            f"weights.task needs labelled data, but {samples.name} has captions only; give an image folder, or a task "
+            "with data of its own (task.name, task.train), or drop it"
         )
     ids, _ = student.tokenizer([CLASS_TEXT.format(name) for name in samples.classes])
     return torch.tensor(samples.labels, device=device), ids.to(device)
+
+
+def add_head(optimizer: torch.optim.AdamW, head: nn.Module, config: Config) -> None:
+    """The task's head in groups of its own; the loop keeps their rate at `factor` times the others'."""
+    factor = (config.task.lr or config.train.lr) / config.train.lr
+    for group in build_optimizer(head, config.train).param_groups:
+        optimizer.add_param_group({**group, "factor": factor})
 
 
 def open_teacher(config: Config, terms: list[str], samples: Samples, device: torch.device) -> Taught | None:

@@ -25,6 +25,7 @@ MASKED = 0.75  # share of an image's patches that MFD hides
 class Learner(nn.Module):
     """student, necks and the terms' own parts, and the geometry in which their levels are compared with the teacher's.
 
+    head: what L_task trains beside the student where it has data of its own; nothing here runs it.
     unit: per level the teacher's mean power under that level's metric, so that S = 0 has error 1 and S = T has 0
     (FVU, fraction of variance unexplained). It is measured once on the first training batches and kept.
     """
@@ -37,6 +38,7 @@ class Learner(nn.Module):
         super().__init__()
         self.student, self.necks, self.geometry = student, necks, geometry
         self.parts = nn.ModuleDict(parts)
+        self.head: nn.Module | None = None
         self.register_buffer("unit", torch.ones(len(LEVELS)))
 
     def train(self, mode: bool = True) -> Learner:

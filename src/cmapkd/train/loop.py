@@ -6,15 +6,17 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cmapkd.cache.teacher import Teacher
 from cmapkd.config.schema import Config, StageConfig
+from cmapkd.core.ahead import ahead
 from cmapkd.core.device import pick_precision
 from cmapkd.core.errors import NonFiniteError
 from cmapkd.core.log import MetricsLog, Progress, say
@@ -26,6 +28,7 @@ from cmapkd.train import checkpoint
 from cmapkd.train import step as stepping
 from cmapkd.train.balance import Balance
 from cmapkd.train.credit import PAIRS, measure_credit
+from cmapkd.train.heads.head import TaskHead, task_loss
 from cmapkd.train.learner import Learner
 from cmapkd.train.objective import Objective
 from cmapkd.train.optimizer import clamp_scale
@@ -53,6 +56,7 @@ class Run:
     teacher: Teacher | None
     held_out: Loader | None
     validate: Callable[[], dict[str, float]]
+    task: TaskHead | None = None
     best: float = float("-inf")
     validating: float = 0.0  # seconds
     pending: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
@@ -67,13 +71,16 @@ def train(run: Run, start: int, log: MetricsLog) -> int:
     config, progress = run.config, Progress(run.steps, run.config.run.name)
     stop = Stop()
     run.learner.train()
+    works = task_batches(run, start)
     for step, batch in run.loader.iterate(start, run.steps):
         batch = stepping.move(batch, run.learner.unit.device)
         moment = awake(run, at(run.stages, step / run.steps))
         teaching = teach(run, batch, moment)
         weights, coupling = decide(run, teaching, moment, step, log)
+        share = run.objective.task_weight(moment)
+        work = next(works) if share > 0 else None
         if run.balance.is_due(step):
-            rebalance(run, batch, teaching, moment, step, log)
+            rebalance(run, batch, teaching, work, moment, step, log)
 
         def losses_of(outputs, teaching=teaching, batch=batch, moment=moment, coupling=coupling):  # noqa: ANN001, ANN202
             losses = run.objective.losses(outputs, teaching, batch, moment, coupling)
@@ -81,18 +88,24 @@ def train(run: Run, start: int, log: MetricsLog) -> int:
 
         levels, masked = run.objective.levels(moment), run.objective.needs("masked", moment)
         run.optimizer.zero_grad(set_to_none=True)
-        if config.train.accumulate == 1:
+        if not run.objective.active(moment):
+            total, losses = run.learner.unit.new_zeros(()), {}
+        elif config.train.accumulate == 1:
             total, losses = stepping.whole(run.learner, batch, levels, weights, losses_of, run.precision, masked)
         else:
             total, losses = stepping.chunked(
                 run.learner, batch, levels, weights, losses_of, run.precision, config.train.accumulate, masked
             )
+        if work is not None:
+            losses["task"] = own_loss(run, work)
+            (share * losses["task"]).backward()
+            total = total + share * losses["task"].detach()
         norm = torch.nn.utils.clip_grad_norm_(trainable(run, moment), config.train.clip)
         if not bool(torch.isfinite(norm) & torch.isfinite(total)):
             refuse_nonfinite(run, step, batch, total, losses, norm)
         rate = config.train.lr * moment.lr * learning_rate(step, run.steps, config.train.warmup)
         for group in run.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         run.optimizer.step()
         clamp_scale(run.learner.student.clip)
 
@@ -113,6 +126,20 @@ def train(run: Run, start: int, log: MetricsLog) -> int:
 def due(step: int, every: int, steps: int) -> bool:
     """True after steps every, 2·every, … and after the last."""
     return (step + 1) % every == 0 or step + 1 == steps
+
+
+def task_batches(run: Run, start: int) -> Iterator[Any]:
+    """L_task's own batches of the steps at which it has a weight, read ahead; no other is read."""
+    if run.task is None:
+        return iter(())
+    wanted = (s for s in range(start, run.steps) if run.objective.task_weight(at(run.stages, s / run.steps)) > 0)
+    return ahead(run.task.batch, wanted)
+
+
+def own_loss(run: Run, work: Any) -> Tensor:
+    """L_task on its own batch."""
+    assert run.task is not None
+    return task_loss(run.task, run.learner.student, work, run.precision)
 
 
 def awake(run: Run, moment: Moment, probing: bool = False) -> Moment:
@@ -185,13 +212,20 @@ def refuse_shared_samples(held: Batch, batch: Batch) -> None:
         )
 
 
-def rebalance(run: Run, batch: Batch, teaching: Teaching | None, moment: Moment, step: int, log: MetricsLog) -> None:
-    """Measure trunk-gradient norms on a slice of the batch, and set λ when the moment's measures are complete."""
+def rebalance(
+    run: Run, batch: Batch, teaching: Teaching | None, work: Any, moment: Moment, step: int, log: MetricsLog
+) -> None:
+    """Measure trunk-gradient norms on a slice of the batch, and set λ when the moment's measures are complete.
+
+    L_task is a final term also where it has a batch of its own.
+    """
     rows = torch.arange(min(len(batch), max(BALANCE_CHUNK, len(batch) // run.config.train.accumulate)))
     part, taught = stepping.slice_batch(batch, rows), stepping.slice_teaching(teaching, rows)
     levels, masked = run.objective.levels(moment), run.objective.needs("masked", moment)
     outputs = stepping.forward(run.learner, part.student, levels, None, run.precision, masked)
     losses = run.objective.losses(outputs, taught, part, moment)
+    if work is not None:
+        losses["task"] = own_loss(run, work)
     trunk = (p for name, p in run.learner.student.named_parameters() if "logit_scale" not in name)
     run.balance.measure(losses, run.objective.weights, trunk)
     if run.balance.settle(step, run.objective.weights):

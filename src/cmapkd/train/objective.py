@@ -20,7 +20,7 @@ class Objective:
     """weights are the current λ of each term (the balance may change them); pairs holds τ and α of the bridge.
 
     labels [samples] and class_ids [C, L] (token ids of the class texts) are what labelled data adds; bank [C, E] holds
-    the teacher's unit embeddings of the class texts.
+    the teacher's unit embeddings of the class texts. apart: L_task has batches of its own, and `losses` leaves it out.
     """
 
     learner: Learner
@@ -30,6 +30,7 @@ class Objective:
     labels: Tensor | None = None
     class_ids: Tensor | None = None
     bank: Tensor | None = None
+    apart: bool = False
 
     def levels(self, moment: Moment) -> tuple[str, ...]:
         """The levels that some active term reads now; the others are neither computed nor read from the cache."""
@@ -40,8 +41,9 @@ class Objective:
         return any(self._weight(term, moment) > 0 for term in reading(what, self.weights))
 
     def active(self, moment: Moment) -> list[str]:
+        """The terms that `losses` computes now."""
         levels = set(self.levels(moment))
-        silent = set()
+        silent = {"task"} if self.apart else set()
         if not levels & set(IMAGE_LEVELS):
             silent.add("intra_v")
         if not levels & set(TEXT_LEVELS):
@@ -69,6 +71,10 @@ class Objective:
             progress=moment.progress,
         )
         return {term: TERMS[term].loss(view) for term in self.active(moment)}
+
+    def task_weight(self, moment: Moment) -> float:
+        """λ7 of the moment where L_task has batches of its own, else 0."""
+        return self._weight("task", moment) if self.apart else 0.0
 
     def total(self, losses: dict[str, Tensor], moment: Moment) -> Tensor:
         """L = Σ λ_k · factor_k · L_k."""

@@ -16,6 +16,7 @@ from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import MetricsLog, say
 from cmapkd.export.run import METHOD_TENSORS, export_student
+from cmapkd.tasks.headed import Headed, write_head
 from cmapkd.train import checkpoint
 from cmapkd.train.assemble import assemble
 from cmapkd.train.loop import Run, train
@@ -58,15 +59,30 @@ def distill(config: Config, resume: bool = False, dry_run: bool = False) -> Path
         train(run, start, log)
     spent = {"train_seconds": round(time.monotonic() - began - run.validating, 1)} if start == 0 else {}
     metrics = run.validate()
+    done = None if run.task is None else run.task.result(run.learner.student)
+    figures = {} if done is None else {f"{config.task.name}/{k}": v for k, v in done.metrics.items() if v is not None}
     log.write({"kind": "final", "step": run.steps, "samples": run.steps * run.loader.size,
-               "seconds": round(time.time() - started, 1), **spent, **metrics,
-               "ledger": {"seen": run.loader.ledger.seen, "quarantined": len(run.loader.ledger.quarantined)}})  # fmt: skip
-    export_student(run.learner.student, folder / "student", facts(run, metrics))
+               "seconds": round(time.time() - started, 1), **spent, **metrics, **figures,
+               "ledger": {"seen": run.loader.ledger.seen, "quarantined": len(run.loader.ledger.quarantined)},
+               **({} if run.task is None else {"task_unreadable": run.task.unreadable})})  # fmt: skip
+    export_student(run.learner.student, folder / "student", facts(run, metrics, done))
     say(f"student: {folder / 'student'} (open_clip local-dir)")
+    if done is not None:
+        keep_head(run, done)
     if (served := run.objective.method.served) is not None:
-        tensors = write_method_tensors(run.learner, folder / "student")
+        known = 0 if run.objective.bank is None else len(run.objective.bank)
+        tensors = write_method_tensors(run.learner, folder / "student", run.loader.samples, known)
         say(f"the scores belong to {served.says}, not to the student alone; what that takes beside it: {tensors}")
     return folder
+
+
+def keep_head(run: Run, done: Headed) -> None:
+    """The task's head beside the student, and its figures in a line."""
+    if done.said:
+        say(done.said)
+    if done.head is not None:
+        write_head(run.config.task.name, done, run.config.task.model_dump(mode="json"), run.folder / "head")
+        say(f"head: {run.folder / 'head'}")
 
 
 def prepare_folder(config: Config, resume: bool) -> Path:
@@ -148,11 +164,17 @@ def shortened(config: Config) -> Config:
     return config.model_copy(update={"run": run, "train": length})
 
 
-def facts(run: Run, metrics: dict[str, float]) -> dict[str, object]:
-    """What the model card says."""
+def facts(run: Run, metrics: dict[str, float], done: Headed | None) -> dict[str, object]:
+    """What the model card says. done: what the task's own data made of the student, if it has any."""
     samples, config = run.loader.samples, run.config
     scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     lines = [f"{config.data.val}: {scores}"] if scores else ["not evaluated (data.val is not set)"]
+    data = [f"{samples.name}: {len(samples)} images, {samples.n_captions} captions, {samples.fingerprint()[:12]}"]
+    places = [config.data.train]
+    if done is not None and run.task is not None:
+        places.append(str(config.task.train))
+        data.append(f"task {config.task.name}, {config.task.train}: {run.task.says}")
+        lines += [done.said] if done.said else []
     if (served := run.objective.method.served) is not None:
         lines.append(
             f"scores belong to {served.says}. This folder's open_clip model is the student alone, which they do not "
@@ -164,10 +186,10 @@ def facts(run: Run, metrics: dict[str, float]) -> dict[str, object]:
         "method": config.method,
         "teacher": config.teacher.model if config.teacher and run.teacher else None,
         "student": config.student.model,
-        "data": [f"{samples.name}: {len(samples)} images, {samples.n_captions} captions, {samples.fingerprint()[:12]}"],
+        "data": data,
         "scores": lines,
         "training": f"{run.steps} steps of {config.train.batch}, seed {config.seed}, lr {config.train.lr:g}",
-        "synthetic": config.data.train.startswith("scenes:"),
+        "synthetic": any(place.startswith("scenes:") for place in places),
         "command": f"cmapkd distill --config {run.folder.name}/config.yaml",
     }
 
