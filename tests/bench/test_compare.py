@@ -102,6 +102,12 @@ def test_a_methods_own_numbers_are_not_lent_to_another(root):
     assert other.weights == {} and other.policy.name == "uniform" and other.schedule is None and other.method == "kd"
 
 
+def test_the_users_task_goes_with_every_student_that_stands_alone(root):
+    config = world.config(root, weights={"task": 0.5, "fd": 3.0})
+    weights = {m: arm_config(config, method_arm(config, m), 0, 1.0, root / "x").weights for m in ("kd", "promptkd")}
+    assert weights == {"kd": {"task": 0.5}, "promptkd": {}}
+
+
 def test_a_budget_scales_the_length_and_nothing_else(root):
     config = world.config(root)
     full, half = (arm_config(config, Arm("cmapkd"), 0, b, root / "x") for b in (1.0, 0.5))

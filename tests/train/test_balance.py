@@ -35,3 +35,12 @@ def test_a_term_without_gradient_keeps_its_weight():
             balance.measure({"align": w.sum(), "intra_v": 0 * w.sum()}, weights, [w])
             balance.settle(step, weights)
     assert weights["intra_v"] == 7.0
+
+
+def test_without_a_final_term_nothing_is_measured_and_weights_stay():
+    w = torch.nn.Parameter(torch.ones(3))
+    balance, weights = Balance({"intra_v": 0.5}, 100), {"intra_v": 10.0}
+    for step in sorted(balance.due[0]):
+        balance.measure({"intra_v": w.square().sum()}, weights, [w])
+        assert not balance.settle(step, weights)
+    assert weights == {"intra_v": 10.0} and not balance.table

@@ -7,7 +7,7 @@ from cmapkd.config.schema import PolicyConfig
 from cmapkd.core.types import Batch, Inputs, Pair, Teaching
 from cmapkd.policy import POLICIES
 from cmapkd.train.credit import PAIRS, measure_credit
-from cmapkd.train.loop import refuse_shared_samples
+from cmapkd.train.decide import refuse_shared_samples
 
 
 class Toy(torch.nn.Module):

@@ -14,13 +14,14 @@ import world
 from cmapkd.cache.build import build_cache
 from cmapkd.cache.store import Store
 from cmapkd.config.load import dump_config
+from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, NonFiniteError, UsageError
 from cmapkd.data.holdout import split_holdout
 from cmapkd.models.necks import Necks
 from cmapkd.train import assemble as assembling
 from cmapkd.train import checkpoint, loop, teacher_score
 from cmapkd.train import run as running
-from cmapkd.train.run import distill
+from cmapkd.train.run import LOCK, distill
 from cmapkd.train.teacher_score import teacher_metrics
 
 
@@ -295,7 +296,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from cmapkd.config.load import load_config
-from cmapkd.train.run import distill
+from cmapkd.train.run import LOCK, distill
 from cmapkd.train.teacher_score import teacher_metrics
 distill(load_config(Path(sys.argv[1])), resume=len(sys.argv) > 2)
 """
@@ -324,6 +325,21 @@ def test_kill_minus_nine_loses_no_checkpoint_and_the_run_ends_the_same(root, tmp
     distill(world.config(root, run=str(folder), **over), resume=(folder / "config.yaml").exists())
     same(whole, folder)
     assert steps_of(folder) == list(range(1, 41))
+
+
+def test_signals_are_the_callers_again_after_training(root, tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    distill(world.config(root, run=str(tmp_path / "run"), method="scratch", train__steps=2, eval__every=None))
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_two_processes_cannot_train_in_one_folder(root, tmp_path):
+    config = world.config(root, run=str(tmp_path / "run"), method="scratch", train__steps=2, eval__every=None)
+    with fsio.exclusive(config.run / LOCK), pytest.raises(IntegrityError, match="in use by process"):
+        distill(config)
+    assert distill(config) == config.run, "a lease that was given back is no obstacle"
+    with fsio.exclusive(config.run / LOCK), pytest.raises(IntegrityError, match="in use by process"):
+        distill(config, resume=True)
 
 
 def test_sigterm_finishes_the_step_and_exits_with_143(root, tmp_path):

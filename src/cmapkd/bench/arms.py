@@ -13,6 +13,7 @@ from typing import Any
 
 from cmapkd.config.schema import Config, PolicyConfig
 from cmapkd.core.log import say
+from cmapkd.methods import METHODS
 from cmapkd.train.run import distill, refuse_other_config
 
 
@@ -40,10 +41,15 @@ class Result:
 
 
 def method_arm(config: Config, method: str) -> Arm:
-    """A method as an arm; weights, shares, order and policy of the config belong to its own method alone."""
+    """A method as an arm; weights, shares, order and policy of the config belong to its own method alone.
+
+    The user's task is no part of a method: every student that is trained and stands alone learns it too.
+    """
     if method == config.method:
         return Arm(method)
-    own = {"method": method, "weights": {}, "share": {}, "schedule": None, "policy": PolicyConfig()}
+    alone = METHODS[method].student == "trained" and METHODS[method].served is None
+    weights = {"task": config.weights["task"]} if alone and "task" in config.weights else {}
+    own = {"method": method, "weights": weights, "share": {}, "schedule": None, "policy": PolicyConfig()}
     return Arm(method, own)
 
 

@@ -30,11 +30,11 @@ from cmapkd.train.balance import Balance
 from cmapkd.train.bank import CLASS_TEXT, Bank, open_bank
 from cmapkd.train.heads import open_task
 from cmapkd.train.learner import build_learner
-from cmapkd.train.loop import Run, teach
 from cmapkd.train.objective import Objective
 from cmapkd.train.optimizer import build_optimizer
 from cmapkd.train.schedule import at, resolve_schedule
 from cmapkd.train.serve import validator
+from cmapkd.train.state import Run, teach
 
 UNIT_BATCHES = 4
 

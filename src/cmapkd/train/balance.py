@@ -34,9 +34,15 @@ class Balance:
         return bool(self.share) and any(step in due for due in self.due)
 
     def measure(self, losses: dict[str, Tensor], weights: dict[str, float], trunk: Iterable[nn.Parameter]) -> None:
-        """Record the trunk-gradient norm of every shared term and of the weighted final terms together."""
+        """Record the trunk-gradient norm of every shared term and of the weighted final terms together.
+
+        Without a final term there is nothing to have a share of, and nothing is recorded.
+        """
         parameters = [p for p in trunk if p.requires_grad]
-        final = torch.stack([weights[t] * loss for t, loss in losses.items() if t in FINAL]).sum()
+        finals = [weights[t] * loss for t, loss in losses.items() if t in FINAL]
+        if not finals:
+            return
+        final = torch.stack(finals).sum()
         for term, loss in (("final", final), *((t, losses[t]) for t in self.share if t in losses)):
             grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
             norms = torch._foreach_norm([g for g in grads if g is not None])

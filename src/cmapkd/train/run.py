@@ -19,21 +19,29 @@ from cmapkd.export.run import METHOD_TENSORS, export_student
 from cmapkd.tasks.headed import Headed, write_head
 from cmapkd.train import checkpoint
 from cmapkd.train.assemble import assemble
-from cmapkd.train.loop import Run, train
+from cmapkd.train.loop import train
 from cmapkd.train.serve import write_method_tensors
+from cmapkd.train.state import Run
 from cmapkd.train.teacher_score import teacher_metrics
 
+LOCK = ".lock"
 SHOWN = ("image_retrieval_recall@1", "text_retrieval_recall@1", "mean_recall@1", "zeroshot/acc1")
 
 
 def distill(config: Config, resume: bool = False, dry_run: bool = False) -> Path:
     """Train `config.student` by `config.method` and return the run folder.
 
-    Raises UsageError for an existing folder without `resume`, IntegrityError for a checkpoint of another config.
+    Raises UsageError for an existing folder without `resume`, IntegrityError for a checkpoint of another config or a
+    folder that another process trains in.
     """
     if dry_run:
         config = shortened(config)
-    folder = prepare_folder(config, resume)
+    refuse_folder(config, resume)
+    with fsio.exclusive(config.run / LOCK):
+        return _distill(config, prepare_folder(config, resume), resume)
+
+
+def _distill(config: Config, folder: Path, resume: bool) -> Path:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     started = time.time()
@@ -85,12 +93,12 @@ def keep_head(run: Run, done: Headed) -> None:
         say(f"head: {run.folder / 'head'}")
 
 
-def prepare_folder(config: Config, resume: bool) -> Path:
+def refuse_folder(config: Config, resume: bool) -> None:
+    """Raise for a run folder that cannot be begun, or not be resumed."""
     folder = config.run
     if folder.is_file():
         raise UsageError(f"run {folder}: is a file; give another run folder")
-    exists = folder.is_dir() and any(folder.iterdir())
-    if exists and not resume:
+    if not resume and folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise UsageError(
             f"run {folder}: already exists; a new run never overwrites an old one: --resume it or give another run"
         )
@@ -98,6 +106,12 @@ def prepare_folder(config: Config, resume: bool) -> Path:
         raise UsageError(f"run {folder}: nothing to resume (no config.yaml); start it without --resume")
     if resume:
         refuse_other_config(folder, config, "cannot resume, ", "use the run's own config.yaml")
+
+
+def prepare_folder(config: Config, resume: bool) -> Path:
+    """The run folder with its config; what an interrupted write left is gone."""
+    refuse_folder(config, resume)
+    folder = config.run
     folder.mkdir(parents=True, exist_ok=True)
     fsio.sweep_temporaries(folder)
     fsio.write_bytes(folder / "config.yaml", dump_config(config).encode())

@@ -1,0 +1,89 @@
+"""What a run leaves on disk while it trains: log lines, validation figures, the best student, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cmapkd.core.errors import NonFiniteError
+from cmapkd.core.log import MetricsLog
+from cmapkd.core.types import LEVELS, Batch
+from cmapkd.train import checkpoint
+from cmapkd.train.schedule import Moment
+from cmapkd.train.state import Run
+
+LOG_EVERY = 10
+
+
+def due(step: int, every: int, steps: int) -> bool:
+    """True after steps every, 2·every, … and after the last."""
+    return (step + 1) % every == 0 or step + 1 == steps
+
+
+def record(
+    run: Run, step: int, moment: Moment, total: Tensor, losses: dict[str, Tensor], norm: Tensor, rate: float,
+    weights: Tensor | None, log: MetricsLog,
+) -> None:  # fmt: skip
+    """Keep this step's figures as tensors; they become numbers every few steps, so that no step waits for them."""
+    row = {"loss": total, "grad_norm": norm.detach(), "scale": run.learner.student.scale.detach().clone()}
+    row |= {f"loss/{name}": loss.detach() for name, loss in losses.items()}
+    if weights is not None:
+        row |= {f"weight/{name}": weights[:, k].mean() for k, name in enumerate(LEVELS)}
+        row |= {f"spread/{name}": weights[:, k].std() for k, name in enumerate(LEVELS)}
+    row["lr"], row["levels"] = torch.tensor(rate), torch.tensor(len(run.objective.levels(moment)))
+    row["stage"] = torch.tensor([stage.name for stage in run.stages].index(moment.stage))
+    run.pending.append((step, row))
+    if due(step, LOG_EVERY, run.steps):
+        flush(run, log)
+
+
+def flush(run: Run, log: MetricsLog) -> None:
+    for step, row in run.pending:
+        names, values = list(row), torch.stack([value.float().cpu() for value in row.values()]).tolist()
+        log.write({"kind": "train", "step": step + 1, **dict(zip(names, values, strict=True))})
+    run.pending.clear()
+
+
+def evaluate(run: Run, step: int, log: MetricsLog) -> None:
+    """Validation figures into the log; the best student by the chosen metric is kept in best/."""
+    started = time.monotonic()
+    metrics = run.validate()
+    run.validating += time.monotonic() - started
+    flush(run, log)
+    log.write({"kind": "val", "step": step, **metrics})
+    score = metrics.get(run.config.eval.metric, float("-inf"))
+    if score > run.best:
+        run.best = score
+        tensors = {f"student/{k}": v for k, v in run.learner.student.clip.state_dict().items()}
+        checkpoint.save(run.folder / "best", step, tensors, {run.config.eval.metric: score}, keep=1)
+
+
+def save(run: Run, step: int) -> Path:
+    """Everything that a bit-exact resume needs."""
+    tensors = {f"learner/{k}": v for k, v in run.learner.state_dict().items()}
+    tensors |= {f"policy/{k}": v for k, v in run.policy.state_dict().items()}
+    optimizer, groups = checkpoint.optimizer_tensors(run.optimizer)
+    tensors |= {f"optimizer/{k}": v for k, v in optimizer.items()}
+    state = {"weights": run.objective.weights, "balance": run.balance.table, "norms": run.balance.norms,
+             "best": run.best if run.best > float("-inf") else None, "optimizer": groups, "policy": None}  # fmt: skip
+    if run.policy_optimizer is not None:
+        mine, groups = checkpoint.optimizer_tensors(run.policy_optimizer)
+        tensors |= {f"policy_optimizer/{k}": v for k, v in mine.items()}
+        state["policy"] = groups
+    tensors["rng/torch"] = torch.get_rng_state()
+    return checkpoint.save(run.folder / "checkpoints", step, tensors, state, run.config.train.keep)
+
+
+def refuse_nonfinite(run: Run, step: int, batch: Batch, total: Tensor, losses: dict[str, Tensor], norm: Tensor) -> None:
+    """Stop before the update; the weights are those of the step before and are saved."""
+    bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss.detach()))]
+    run.optimizer.zero_grad(set_to_none=True)
+    save(run, step)
+    raise NonFiniteError(
+        f"step {step}: {'loss ' + ', '.join(bad) if bad else 'gradient norm'} is not finite (total {float(total):.4g}, norm "
+        f"{float(norm):.4g}); samples {batch.samples[:8].tolist()}…; weights before the step are saved in "
+        f"{run.folder / 'checkpoints'}; lower train.lr or use train.precision: fp32, then --resume"
+    )
