@@ -14,6 +14,7 @@ import pytest
 
 from cmapkd import cli, doctor
 from cmapkd.commands import COMMANDS
+from cmapkd.config.suite import ScoredData
 from cmapkd.core import errors
 from cmapkd.listing import LISTS
 
@@ -124,12 +125,14 @@ def test_overrides_do_not_end_up_among_the_methods(called):
     ("argv", "module", "name", "expected"),
     [
         (["demo", "--out", "o"], "cmapkd.bench.demo", "demo", (Path("o"),)),
-        (["data", "inspect", "p"], "cmapkd.data.inspect", "inspect", ("p",)),
+        (["data", "inspect", "p"], "cmapkd.data.inspect", "inspect", ("p", None)),
         (["eval", "m", "--data", "d", "--tasks", "a", "b"], "cmapkd.bench.evaluate", "evaluate_folder",
-         ("m", "d", ["a", "b"], None)),
+         ("m", ScoredData(data="d"), ["a", "b"], None, [], False, None)),
+        (["eval", "m", "--protocol", "p", "--per-class", "--out", "o.json"], "cmapkd.bench.evaluate", "evaluate_folder",
+         ("m", None, ["retrieval"], None, ["p"], True, Path("o.json"))),
         (["report", "."], "cmapkd.bench.report_run", "report_run", (Path("."),)),
         (["export", ".", "--to", "onnx", "open_clip"], "cmapkd.export.run", "export_run", (Path("."), ["onnx", "open_clip"], None)),
-        (["efficiency", "a", "b"], "cmapkd.bench.efficiency", "print_efficiency", (["a", "b"],)),
+        (["efficiency", "a", "b"], "cmapkd.bench.efficiency", "print_efficiency", (["a", "b"], None, None)),
     ],
 )  # fmt: skip
 def test_a_command_calls_its_implementation_with_what_was_given(called, argv, module, name, expected):
@@ -208,7 +211,7 @@ def test_list_prints_names_that_a_config_may_use(what, capsys):
     assert run("list", what) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     expected = {"methods": "cmapkd", "policies": "uniform", "tasks": "retrieval", "towers": "ViT-B-16",
-                "schedules": "all_on", "recipes": "scenes"}  # fmt: skip
+                "schedules": "all_on", "recipes": "scenes", "protocols": "first-caption", "suites": "photographs"}  # fmt: skip
     assert expected[what] in names and len(names) == len(set(names))
 
 

@@ -69,7 +69,7 @@ def init(got: Namespace) -> None:
 def data(got: Namespace) -> None:
     from cmapkd.data.inspect import inspect
 
-    print(inspect(got.path))
+    print(inspect(got.path, got.images))
 
 
 def cache(got: Namespace) -> None:
@@ -87,10 +87,13 @@ def distill(got: Namespace) -> None:
 
 
 def evaluate(got: Namespace) -> None:
+    from cmapkd.config.suite import scored_data
+
     checked = None if got.config is None else config(got)
+    data = scored_data(got.data, got.split, got.images, got.classes)
     from cmapkd.bench.evaluate import evaluate_folder
 
-    evaluate_folder(got.model, got.data, got.tasks, checked)
+    evaluate_folder(got.model, data, got.tasks, checked, got.protocol, got.per_class, got.out)
 
 
 def compare(got: Namespace) -> None:
@@ -108,15 +111,25 @@ def ablate(got: Namespace) -> None:
 
 
 def train_head(got: Namespace) -> None:
-    from cmapkd.config.suite import HeadData
+    from cmapkd.config.suite import head_data
 
-    given = {key: value for key in HeadData.model_fields if (value := getattr(got, key)) is not None}
-    data = HeadData.model_validate(given)
+    data = head_data({key: value for key, value in vars(got).items() if value is not None})
+    if got.out.is_file():
+        raise UsageError(f"train-head --out {got.out}: is a file; give a folder")
     from cmapkd.bench.evaluate import open_model
     from cmapkd.bench.heads import train_head
 
     print(train_head(got.task, open_model(got.model), data, got.out).said)
     print(got.out)
+
+
+def score(got: Namespace) -> None:
+    from cmapkd.config.suite import ScoredData
+
+    data = ScoredData(data=got.data, split=got.split, images=got.images)
+    from cmapkd.bench.score_results import score_results
+
+    score_results(got.task, got.results, data, got.judge, got.out)
 
 
 def suite(got: Namespace) -> None:
@@ -145,7 +158,7 @@ def export(got: Namespace) -> None:
 def efficiency(got: Namespace) -> None:
     from cmapkd.bench.efficiency import print_efficiency
 
-    print_efficiency(got.models)
+    print_efficiency(got.models, got.out, got.threads)
 
 
 def doctor(got: Namespace) -> int:
@@ -192,7 +205,8 @@ COMMANDS: dict[str, Command] = {
         data,
         (
             argument("what", choices=["inspect"], help="what to do"),
-            argument("path", help="a captions file or image folder"),
+            argument("path", help="a captions, questions or instances file, an image folder, or scenes:N"),
+            argument("--images", type=Path, help="folder that image names are relative to; default: found beside"),
         ),
     ),
     "cache": Command(
@@ -216,8 +230,14 @@ COMMANDS: dict[str, Command] = {
         evaluate,
         (
             argument("model", help="a run folder, an open_clip folder, a model name, or `teacher` with --config"),
-            argument("--data", help="what to score on; default: data.val of --config"),
+            argument("--data", help="what to score on; default: data.val of --config, or of the run"),
+            argument("--split", help="split of data that holds several"),
+            argument("--images", type=Path, help="folder that image names are relative to"),
+            argument("--classes", type=Path, help="file of class names"),
             argument("--tasks", nargs="+", default=["retrieval"], help="cmapkd list tasks; default: retrieval"),
+            argument("--protocol", nargs="+", default=[], help="cmapkd list protocols; default: each task's first"),
+            flag("--per-class", "name the worst and the best classes of zero-shot"),
+            argument("--out", type=Path, help="also write the scores, every class among them, as JSON"),
             OPTIONAL_CONFIG,
         ),
         overrides=True,
@@ -253,15 +273,31 @@ COMMANDS: dict[str, Command] = {
             argument("task", choices=["vqa", "detection", "captioning"], help="which head"),
             argument("model", help="a run folder, an open_clip folder or a model name"),
             argument("--train", required=True, help="questions, instances or captions to train on, or scenes:N:train"),
-            argument("--val", required=True, help="what the head is scored on"),
+            argument("--val", required=True, help="what the head is scored on; holdout: a share of --train's images"),
             argument("--train-split", help="split of a file that holds several"),
             argument("--val-split", help="the same for --val"),
             argument("--images", type=Path, help="folder that image names are relative to"),
+            argument("--holdout", type=float, help="share for --val holdout; default: 0.3"),
             argument("--epochs", type=float, help="default: 10"),
             argument("--batch", type=int, help="default: 64"),
             argument("--lr", type=float, help="default: 1e-3"),
+            argument("--width", type=int, help="of the head; default: its own"),
+            argument("--head", choices=["fusion", "coattention"], help="of vqa; default: fusion"),
             argument("--seed", type=int, help="default: 0"),
             folder("runs/head"),
+        ),
+    ),
+    "score": Command(
+        "a result file of VQA answers, boxes or captions against the truth",
+        score,
+        (
+            argument("task", choices=["vqa", "detection", "captioning"], help="which"),
+            argument("results", type=Path, help="a result file as the challenges take it"),
+            argument("--data", required=True, help="questions, instances or captions file or folder, or scenes:N:val"),
+            argument("--split", help="split of data that holds several"),
+            argument("--images", type=Path, help="folder that image names are relative to"),
+            argument("--judge", help="of captioning: a model for CLIPScore"),
+            argument("--out", type=Path, help="also write the figures as JSON"),
         ),
     ),
     "suite": Command(
@@ -290,7 +326,15 @@ COMMANDS: dict[str, Command] = {
     "efficiency": Command(
         "parameters, FLOPs, latency and memory of models",
         efficiency,
-        (argument("models", nargs="+", help="model names, run folders or local-dir:FOLDER"),),
+        (
+            argument(
+                "models", nargs="+", help="model names, run folders or local-dir:FOLDER; the first is compared with"
+            ),
+            argument(
+                "--threads", type=int, help="of PyTorch; on a busy machine 1 is steadiest; default: its own choice"
+            ),
+            argument("--out", type=Path, help="also write the figures, a JSON line a model"),
+        ),
     ),
     "doctor": Command("what this machine has, what is missing and how to get it", doctor),
     "list": Command(
@@ -298,7 +342,9 @@ COMMANDS: dict[str, Command] = {
         listing,
         (
             argument(
-                "what", choices=["methods", "policies", "tasks", "towers", "schedules", "recipes"], help="what to list"
+                "what",
+                choices=["methods", "policies", "tasks", "protocols", "towers", "schedules", "recipes", "suites"],
+                help="what to list",
             ),
         ),
     ),

@@ -26,9 +26,27 @@ def policies() -> list[tuple[str, str]]:
 
 
 def tasks() -> list[tuple[str, str]]:
-    from cmapkd.tasks.run import TASKS
+    """What `eval` scores; and what a head has to be trained for."""
+    from cmapkd.tasks.run import HEADS, TASKS
 
-    return [(name, _first_line(task)) for name, task in TASKS.items()]
+    rows = [(name, _first_line(task)) for name, task in TASKS.items()]
+    return rows + [(name, f"by a head on the frozen model: cmapkd train-head {name}, or a suite") for name in HEADS]
+
+
+def protocols() -> list[tuple[str, str]]:
+    from cmapkd.tasks import protocols
+    from cmapkd.tasks.run import PROTOCOLS
+
+    known = {name: protocol.about for name, protocol in protocols.PROTOCOLS.items()}
+    return [
+        (name, f"{task}: {known.get(name, '')}".rstrip(": ")) for task, names in PROTOCOLS.items() for name in names
+    ]
+
+
+def suites() -> list[tuple[str, str]]:
+    from cmapkd.config.suite import SUITES
+
+    return [(path.stem, _about(path)) for path in sorted(SUITES.glob("*.yaml"))]
 
 
 def schedules() -> list[tuple[str, str]]:
@@ -50,17 +68,18 @@ def towers() -> list[tuple[str, str]]:
 
 
 def recipe_names() -> list[tuple[str, str]]:
-    firsts = [(name, (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("\n", 1)[0]) for name in recipes()]
-    return [(name, first.removeprefix("#").strip() if first.startswith("#") else "") for name, first in firsts]
+    return [(name, _about(RECIPES / f"{name}.yaml")) for name in recipes()]
 
 
 LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "methods": methods,
     "policies": policies,
     "tasks": tasks,
+    "protocols": protocols,
     "towers": towers,
     "schedules": schedules,
     "recipes": recipe_names,
+    "suites": suites,
 }
 
 
@@ -73,6 +92,12 @@ def table(rows: list[tuple[str, str]]) -> str:
 def _architecture(path: Path, source: str) -> tuple[str, str]:
     size = json.loads(path.read_text(encoding="utf-8")).get("vision_cfg", {}).get("image_size", 224)
     return path.stem, f"{source}, images of {size} pixels"
+
+
+def _about(path: Path) -> str:
+    """The comment that a YAML file begins with."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 def _first_line(thing: object) -> str:

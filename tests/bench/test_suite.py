@@ -2,16 +2,18 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
 import world
 from cmapkd.bench import suite as suites
 from cmapkd.bench.heads import train_head
-from cmapkd.bench.suite import suite, table
+from cmapkd.bench.suite import TABLE, Entry, entries_of, suite, table, to_markdown
 from cmapkd.cli import main
-from cmapkd.config.suite import HeadData, SuiteConfig, load_suite
+from cmapkd.config.suite import SUITES, HeadData, ScoredData, SuiteConfig, load_suite
 from cmapkd.core.errors import UsageError
+from cmapkd.tasks.run import chosen_protocol
 
 TINY = {"epochs": 1, "batch": 8}
 
@@ -27,24 +29,70 @@ def root(tmp_path_factory):
 def tasks() -> SuiteConfig:
     head = {"train": "scenes:16:train", "val": "scenes:8:val", **TINY}
     return SuiteConfig.model_validate(
-        {"retrieval": {"data": "scenes:8:val"}, "zeroshot": {"data": "scenes:objects:8:val"}, "vqa": head,
+        {"retrieval": {"data": "scenes:8:val"}, "zeroshot": {"data": "scenes:objects:1:val"}, "vqa": head,
          "detection": head, "captioning": head}
     )  # fmt: skip
 
 
-def test_all_five_tasks_stand_in_one_table_and_are_not_run_twice(root, monkeypatch):
+def test_all_five_tasks_stand_in_one_table_with_what_they_are_of_and_are_not_run_twice(root, monkeypatch):
     model = f"local-dir:{root / 'teacher'}"
     path = suite([model], tasks(), root / "suite")
-    header, _, row = (line.split("|")[1:-1] for line in path.read_text().splitlines())
-    assert [cell.strip() for cell in header] == [
-        "model", "T→I R@1", "I→T R@1", "mean R@1", "zero-shot top-1", "top-5", "VQA", "mAP", "AP50", "BLEU-4", "ROUGE-L",
-        "CIDEr", "CLIPScore",
+    header, _, row, _, *sources = path.read_text().splitlines()
+    names, cells = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, row))
+    assert [name for name in names if name not in ("METEOR", "SPICE")] == [
+        "model", "T→I R@1", "I→T R@1", "mean R@1", "zero-shot top-1", "top-5", "VQA", "yes/no", "number", "other", "mAP",
+        "AP50", "AP75", "BLEU-4", "ROUGE-L", "CIDEr", "CLIPScore",
     ]  # fmt: skip
-    assert all(cell.strip() for cell in row)
+    assert all(cells)
+    of = dict(line.removeprefix("- ").split(": ", 1) for line in sources)
+    assert set(of) == {"retrieval", "zeroshot", "vqa", "detection", "captioning"}
+    assert all("data " in said and "images" in said and model not in said for said in of.values()), of
+    assert of["retrieval"].startswith("retrieval (standard) · scenes:8:val · 8 images · 40 captions")
     lines = [json.loads(line) for line in (root / "suite" / "scores.jsonl").read_text().splitlines()]
     assert [line["task"] for line in lines] == ["retrieval", "zeroshot", "vqa", "detection", "captioning"]
+    assert len(lines[1]["per_class"]) == 64
     monkeypatch.setattr(suites, "_score", lambda *_: pytest.fail("scored again"))
     suite([model], tasks(), root / "suite")
+
+
+def test_a_model_that_was_trained_again_is_scored_again(root, tmp_path):
+    copy = shutil.copytree(root / "teacher", tmp_path / "model")
+    retrieval = SuiteConfig.model_validate({"retrieval": {"data": "scenes:8:val"}})
+    scores = tmp_path / "suite" / "0-model" / "retrieval" / "scores.json"
+    suite([str(copy)], retrieval, tmp_path / "suite")
+    first = scores.read_text()
+    world.teacher_folder(copy.with_name("other"), seed=5, width=32)
+    shutil.rmtree(copy)
+    copy.with_name("other").rename(copy)
+    suite([str(copy)], retrieval, tmp_path / "suite")
+    assert scores.read_text() != first
+
+
+def test_one_task_on_two_sets_has_a_column_of_each_and_its_protocol(root, tmp_path):
+    both = SuiteConfig.model_validate(
+        {"retrieval": [{"name": "all", "data": "scenes:8:val"},
+                       {"name": "one", "data": "scenes:8:val", "protocol": "first-caption"}]}
+    )  # fmt: skip
+    text = suite([str(root / "teacher")], both, tmp_path / "suite").read_text()
+    assert "T→I R@1 (all)" in text and "T→I R@1 (one)" in text
+    assert "- retrieval-one: retrieval (first-caption) · scenes:8:val · 8 images · 8 captions" in text
+
+
+def test_a_table_that_would_be_too_wide_is_one_a_task(root):
+    entries = [
+        Entry(task, ScoredData(name=f"set {k}", data="x")) for task in ("retrieval", "zeroshot") for k in range(5)
+    ]
+    found = {"m": {entry.key: dict.fromkeys(TABLE[entry.task], 0.5) for entry in entries}}
+    lines = list(to_markdown(found, entries))
+    assert [line.count("|") - 1 for line in lines if line.startswith("| model")] == [1 + 5 * 3, 1 + 5 * 3]
+
+
+def test_what_is_held_out_of_one_set_is_not_trained_on(root, tmp_path):
+    data = {"train": "scenes:16:train", "val": "holdout", "holdout": 0.25, **TINY}
+    path = suite([str(root / "teacher")], SuiteConfig.model_validate({"vqa": data}), tmp_path / "suite")
+    assert "held-out 25% of the images · 4 images" in path.read_text() and "36 training questions" in path.read_text()
+    answered = json.loads((tmp_path / "suite" / "0-teacher" / "vqa" / "results.json").read_text())
+    assert len({row["question_id"] // 1000 for row in answered}) == 4
 
 
 def test_a_head_leaves_its_weights_scores_and_result_file(root):
@@ -61,13 +109,24 @@ def test_a_head_leaves_its_weights_scores_and_result_file(root):
 
 
 def test_a_figure_that_does_not_exist_is_an_empty_cell():
-    header, body = table({"a": {"detection": {"mAP": 0.5, "AP50": None}}, "b": {"retrieval": {"mean_recall@1": 0.25}}})
+    found = {
+        "a": {"detection": {"mAP": 0.5, "AP50": None}},
+        "b": {"retrieval": {"mean_recall@1": 0.25}, "detection": {"AP50": 0.1}},
+    }
+    entries = [Entry(task, ScoredData(data="x")) for task in ("retrieval", "detection")]
+    header, body = table(found, entries)
     assert header == ["model", "mean R@1", "mAP", "AP50"]
-    assert body == [["a", "", "50.0", ""], ["b", "25.0", "", ""]]
+    assert body == [["a", "", "50.0", ""], ["b", "25.0", "", "10.0"]]
 
 
-def test_the_shipped_suite_names_all_five_tasks():
-    assert all(getattr(load_suite(suites.Path("scenes")), task) for task in SuiteConfig.model_fields)
+@pytest.mark.parametrize("name", sorted(path.stem for path in SUITES.glob("*.yaml")))
+def test_the_shipped_suites_name_all_tasks_and_known_protocols(name):
+    tasks = load_suite(suites.Path(name))
+    synthetic_only = {"hard_negatives"} if name == "photographs" else set()
+    assert {task for task in SuiteConfig.model_fields if not getattr(tasks, task)} == synthetic_only
+    for entry in entries_of(tasks):
+        if isinstance(entry.data, ScoredData):
+            chosen_protocol(entry.task, entry.data.protocol)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +137,10 @@ def test_the_shipped_suite_names_all_five_tasks():
         ("retrival: {data: x}", "retrival"),
         ("vqa: {train: x}", "val"),
         ("retrieval: 3", "retrieval"),
+        ("retrieval: [{data: x}, {data: y}]", "need a name each"),
+        ("retrieval: {data: x, name: ../up}", "name"),
+        ("vqa: {train: x, val: y, epochs: -1}", r"vqa.0.epochs is -1; must be greater than 0"),
+        ("vqa: {train: x, val: holdout, holdout: 1.5}", "holdout"),
     ],
 )
 def test_a_wrong_suite_is_one_clear_line(tmp_path, text, message):
@@ -92,3 +155,25 @@ def test_unknown_suites_and_heads_on_wrong_data_are_said(root, capsys):
     model = f"local-dir:{root / 'teacher'}"
     code = main(["train-head", "vqa", model, "--train", where, "--val", where, "--out", str(root / "no")])
     assert code == 3 and "nothing.json" in capsys.readouterr().err
+
+
+def test_a_protocol_that_no_task_has_is_refused_before_anything_is_scored(root, tmp_path, capsys):
+    (tmp_path / "s.yaml").write_text("retrieval: {data: 'scenes:8:val', protocol: coco-5000}")
+    out = tmp_path / "out"
+    assert main(["suite", str(tmp_path / "s.yaml"), str(root / "teacher"), "--out", str(out)]) == 2
+    assert "has no protocol 'coco-5000'; it has: standard," in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("--epochs", "-1", "epochs is -1.0; must be greater than 0"),
+        ("--batch", "0", "batch is 0"),
+        ("--holdout", "2", "holdout is 2.0"),
+    ],
+)
+def test_a_number_that_cannot_be_is_one_line_and_exit_code_2(option, value, rule, capsys, tmp_path):
+    words = ["train-head", "vqa", "x", "--train", "a", "--val", "holdout", "--out", str(tmp_path / "o"), option, value]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: train-head: ") and rule in err and err.count("\n") == 1

@@ -8,15 +8,22 @@ import pytest
 import yaml
 
 from cmapkd.config.schema import DataConfig
+from cmapkd.config.suite import SuiteConfig
 from cmapkd.core.errors import DataError
-from cmapkd.data.inspect import inspect, quoted
+from cmapkd.data.inspect import inspect
+from cmapkd.data.inspect_blocks import quoted
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from data.written import cut, instances, shard, vqa
 from pictures import coco, picture
 
 
 def pasted(report: str) -> DataConfig:
-    return DataConfig.model_validate(yaml.safe_load(report[report.index("data:\n") :])["data"])
+    block = report.split("to paste into a config:\n")[1].split("\n\n")[0]
+    return DataConfig.model_validate(yaml.safe_load(block)["data"])
+
+
+def pasted_suite(report: str) -> SuiteConfig:
+    return SuiteConfig.model_validate(yaml.safe_load(report.split("MODEL …):\n")[1]))
 
 
 def test_counts_missing_files_and_repeated_captions_are_shown(tmp_path: Path) -> None:
@@ -31,10 +38,14 @@ def test_counts_missing_files_and_repeated_captions_are_shown(tmp_path: Path) ->
         "duplicate captions: 1",
         "duplicate images: 1 (same bytes), such as a.png and b.png",
         "missing files: 1",
+        "splits: one, without a name",
         "  0: one",
     ):
         assert line in report.splitlines()
     assert "1 names without a file" in report
+    assert (pasted(report).val, pasted(report).holdout) == ("holdout", 0.1)  # one split, so that a slice is kept
+    suite = pasted_suite(report)
+    assert suite.retrieval[0].data == str(path) and suite.captioning[0].val == "holdout" and not suite.zeroshot
 
 
 def test_the_block_reads_a_table_with_foreign_columns(tmp_path: Path) -> None:
@@ -55,6 +66,8 @@ def test_the_block_names_both_splits_of_a_flickr_file(tmp_path: Path) -> None:
     assert "splits: train (2), val (1)" in report and "images: 2" in report
     data = pasted(report)
     assert data.val and open_samples(data.val, data, data.val_split).ids == ("c.jpg",)
+    suite = pasted_suite(report)
+    assert suite.retrieval[0].split == "val" and suite.captioning[0].val_split == "val"
 
 
 def test_a_class_folder_is_shown_with_its_classes(tmp_path: Path) -> None:
@@ -62,6 +75,7 @@ def test_a_class_folder_is_shown_with_its_classes(tmp_path: Path) -> None:
         picture(tmp_path / name / "1.png")
     report = inspect(str(tmp_path))
     assert "format: folder" in report and "classes: 2 (cat, dog, …)" in report
+    assert pasted_suite(report).zeroshot[0].data == str(tmp_path)
 
 
 def test_the_built_in_world_is_called_synthetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +114,9 @@ def test_boxes_are_counted_and_read_by_the_block(tmp_path: Path) -> None:
         "  2.png (20×10): no box",
     ):
         assert line in report.splitlines()
-    assert len(open_boxes(pasted(report).train, pasted(report))) == 2
+    assert "missing files: 0" in report and "fingerprint: " in report and "into a config" not in report
+    (entry,) = pasted_suite(report).detection
+    assert len(open_boxes(entry.train, DataConfig(train=entry.train))) == 2 and entry.val == "holdout"
 
 
 def test_questions_are_counted_with_and_without_answers_or_images(tmp_path: Path) -> None:
@@ -108,11 +124,12 @@ def test_questions_are_counted_with_and_without_answers_or_images(tmp_path: Path
     report = inspect(str(tmp_path / "v2_mscoco_val2014_annotations.json"))
     for line in ("questions: 2", "images: 2", "all answers alike: 0", "answer types: yes/no 2", "  10: Is it 1? → Yes"):
         assert line in report.splitlines()
-    assert open_questions(pasted(report).train, pasted(report)).ids == (10, 20)
+    (entry,) = pasted_suite(report).vqa
+    assert open_questions(entry.train, DataConfig(train=entry.train)).ids == (10, 20) and "missing files: 0" in report
     (tmp_path / "v2_mscoco_val2014_annotations.json").unlink()
     (tmp_path / "val2014").rename(tmp_path / "elsewhere")
     report = inspect(str(path))
-    assert "answers: none beside it" in report and "images: 2 (none of them found: " in report
+    assert "answers: none beside it" in report and "missing files: all 2 images; " in report
 
 
 def test_a_folder_of_coco_names_its_splits_and_what_else_is_there(tmp_path: Path) -> None:
@@ -133,6 +150,14 @@ def test_a_folder_of_data_sets_names_them(tmp_path: Path) -> None:
     coco(tmp_path / "mine", {"a.png": ["one"]})
     with pytest.raises(DataError, match=r"data sets in it: mine \(coco\); give .* or one of its data sets"):
         inspect(str(tmp_path))
+
+
+def test_a_text_that_is_no_data_is_one_line_with_its_beginning(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Notes on my project\n\nNothing here, with commas.\n")
+    with pytest.raises(
+        DataError, match=r"README.md: no table.* first line is '# Notes on my project'\. Give captions as COCO"
+    ):
+        inspect(str(tmp_path / "README.md"))
 
 
 @pytest.mark.parametrize("value", ["a: b", "#x", "it's", "-x", "", "true.json", "plain/path.json", "a b", "[x]"])

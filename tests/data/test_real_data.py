@@ -9,10 +9,12 @@ import pytest
 
 from cmapkd.core.errors import DataError
 from cmapkd.data.boxes import file_size
+from cmapkd.data.holdout import apart
 from cmapkd.data.inspect import inspect
 from cmapkd.data.loader import read_images
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from cmapkd.data.samples import Samples
+from cmapkd.tasks.protocols import check_split
 from pictures import config
 
 SHARED = Path(os.environ.get("CMAPKD_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
@@ -86,6 +88,19 @@ def test_vqa_questions_have_ten_answers_and_an_image() -> None:
     assert len(text) == 8977 and text.answered and text.paths == ()
 
 
+def test_real_questions_are_held_out_by_image() -> None:
+    whole = open_questions(str(SHARED / "coco_mini"), config("x"))
+    rest, held = apart(whole, 0.3)
+    assert len(set(held.image_ids)) == round(0.3 * 373) and len(rest) + len(held) == 546
+    assert not set(rest.image_ids) & set(held.image_ids) and held.answered
+
+
+def test_flickr8k_is_not_taken_for_flickr30k() -> None:
+    val = read(FLICKR / "Flickr8k.token.txt", "val")
+    (doubt,) = check_split("flickr30k-1k", [path.name for path in val.paths], val.n_captions, val.name)
+    assert "not named as its are" in doubt
+
+
 @pytest.mark.parametrize(
     ("place", "line"),
     [
@@ -98,6 +113,10 @@ def test_vqa_questions_have_ten_answers_and_an_image() -> None:
             "answer types: number 204, yes/no 182, other 160",
         ),
         ("vqa_v2_60k", "questions: 48061"),
+        ("coco_mini/annotations/instances_val2017.json", "missing files: 0"),
+        ("coco_mini/annotations/instances_val2017.json", "detection:"),
+        ("coco_mini/annotations/v2_OpenEnded_mscoco_train2014_questions.json", "  val: holdout"),
+        ("imagenet_sample", "zeroshot:"),
         ("tiny-imagenet-200", "splits: train, val"),
         ("imagenet_sample", "classes: 1000 (tench, goldfish, great white shark, …)"),
     ],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.tasks.encoder import embed_images, embed_texts
-from cmapkd.tasks.run import PROTOCOLS, TASKS, evaluate
+from cmapkd.tasks.run import HEADS, PROTOCOLS, TASKS, chosen_protocol, evaluate
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -95,14 +95,35 @@ def test_batches_are_no_larger_than_asked() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_has_a_default_protocol_and_refuses_an_unknown_one(task: str) -> None:
-    assert evaluate(ColourEncoder(), FakeSamples(), task, read=read).protocol == PROTOCOLS[task][0]
+    assert chosen_protocol(task, None) == PROTOCOLS[task][0]
     with pytest.raises(UsageError, match=PROTOCOLS[task][0]):
         evaluate(ColourEncoder(), FakeSamples(), task, protocol="other", read=read)
 
 
 def test_an_unknown_task_names_those_that_exist() -> None:
-    with pytest.raises(UsageError, match="there are: retrieval, zeroshot"):
-        evaluate(ColourEncoder(), FakeSamples(), "vqa", read=read)
+    with pytest.raises(UsageError, match="there are: retrieval, zeroshot, hard_negatives$"):
+        evaluate(ColourEncoder(), FakeSamples(), "retrival", read=read)
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_a_task_with_a_head_says_where_it_is_trained(task: str) -> None:
+    with pytest.raises(UsageError, match=f"cmapkd train-head {task}"):
+        evaluate(ColourEncoder(), FakeSamples(), task, read=read)
+
+
+def test_zeroshot_keeps_every_class_and_names_both_ends() -> None:
+    samples = FakeSamples(captions=[["x"]] * 4, labels=np.array([0, 1, 0, 1]))
+
+    def shown(span: range) -> Tensor:  # red, green, red, blue: the second green one looks blue, and blue does not occur
+        return read(range(3))[torch.tensor([0, 1, 0, 2])[list(span)]]
+
+    score = evaluate(ColourEncoder(), samples, "zeroshot", read=shown)
+    assert [(c.name, c.images, c.acc1) for c in score.per_class] == [("red", 2, 1.0), ("green", 2, 0.5)]
+    assert score.metrics["mean_per_class_recall"] == 0.75
+    assert score.extremes()[0] == "zeroshot, worst classes: green 50.0 % of 2, red 100.0 % of 2"
+    assert score.extremes()[1] == "zeroshot, best classes: red 100.0 % of 2, green 50.0 % of 2"
+    assert score.to_json()["per_class"][1] == {"name": "green", "images": 2, "acc1": 0.5}
+    assert "green" not in score.line()
 
 
 def test_zeroshot_without_labels_is_refused() -> None:

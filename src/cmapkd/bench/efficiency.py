@@ -1,14 +1,12 @@
-"""What a model costs: parameters, bytes, FLOPs and MACs, latency, peak memory."""
+"""What a model costs: parameters, bytes, FLOPs and MACs, latency, peak memory, hours of training."""
 
 from __future__ import annotations
 
-import platform
-import resource
-import sys
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmapkd.bench.evaluate import open_model
+from cmapkd.bench.device import device_name, peak_megabytes, reset_peak
+from cmapkd.bench.evaluate import config_of, open_model
+from cmapkd.core import fsio
+from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Pair
+from cmapkd.export.run import METHOD_TENSORS
+from cmapkd.models.load import weight_files
 
 BATCHES = (1, 32)
 
@@ -39,7 +42,7 @@ class Efficiency:
 
     flops: floating-point operations of one image and of one text; a multiply-add counts two, in `macs` one.
     megabytes: weights on disk, 10^6 bytes. peak_mb: largest resident (or GPU) memory while measuring the larger batch,
-    the interpreter included; NaN where the system cannot say.
+    the interpreter included; NaN where the system cannot say. train_hours: as the run's log says, None where none does.
     """
 
     params: int
@@ -51,6 +54,7 @@ class Efficiency:
     peak_mb: float
     device: str
     threads: int
+    train_hours: float | None = None
 
     @property
     def macs(self) -> Pair[int]:
@@ -71,9 +75,23 @@ class Efficiency:
             ("image", self.flops.image, self.latency.image),
             ("text", self.flops.text, self.latency.text),
         ):
-            times = ", ".join(f"batch {each.batch}: p50 {each.p50:.2f} p95 {each.p95:.2f} ms" for each in latencies)
+            times = ", ".join(
+                f"batch {each.batch}: {each.p50 / each.batch:.2f} ms each (of the batch p50 {each.p50:.2f} p95 {each.p95:.2f})"
+                for each in latencies
+            )
             said.append(f"{name} {flops / 1e9:.2f} GFLOP = {flops / 2e9:.2f} GMAC; {times}")
-        return [*said, f"measured on {self.device}, {self.threads} threads"]
+        if self.train_hours is not None:
+            said.append(f"trained in {self.train_hours:.2f} h (validation and the teacher's cache not counted)")
+        return [*said, f"measured on {self.device}, {self.threads} thread{'s' * (self.threads != 1)}"]
+
+    def against(self, other: Efficiency) -> str:
+        """What is left of another model's costs, and how many times as fast it is at each batch."""
+        times = zip(BATCHES, self.latency.image, other.latency.image, strict=True)
+        speed = ", ".join(f"{theirs.p50 / mine.p50:.2f}× at batch {batch}" for batch, mine, theirs in times)
+        return (
+            f"{100 * self.params / other.params:.1f} % of the parameters, "
+            f"{100 * self.flops.image / other.flops.image:.1f} % of the image FLOPs, image speed {speed}"
+        )
 
 
 def measure(
@@ -177,45 +195,43 @@ def latency(
     return Latency(len(inputs), float(p50), float(p95), len(times))
 
 
-def reset_peak(device: torch.device) -> None:
-    """Forget earlier peaks: CUDA's counter, or Linux's high-water mark of the resident size."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        # Not Linux, or not allowed: the peak is then that of the whole process so far, which is never too small.
-        return
+def print_efficiency(models: list[str], out: Path | None = None, threads: int | None = None) -> None:
+    """The figures of each model: a run folder, an open_clip folder or a model name; of later ones also against the first.
 
-
-def peak_megabytes(device: torch.device) -> float:
-    """Largest memory since `reset_peak`, in 10^6 bytes; NaN on a device whose memory cannot be asked for."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    if device.type != "cpu":
-        return float("nan")
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's or the processor's own name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    said = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in said if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def print_efficiency(models: list[str]) -> None:
-    """The figures of each model: a run folder, an open_clip folder or a model name."""
+    out: a file of one JSON line a model; threads: of PyTorch, its own choice unless given. Raises UsageError for a
+    place where nothing can be written, and for less than one thread.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"efficiency --threads {threads}: at least 1")
+    if threads:
+        torch.set_num_threads(threads)
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise UsageError(f"efficiency --out {out}: is a folder, or in a folder that does not exist; give a new file")
+    found: dict[str, Efficiency] = {}
     for model in models:
-        tower = open_model(model)
-        print(f"{model}: " + "\n  ".join(measure(tower.clip, tower.size, tower.tokenizer.context).lines()))
+        found[model] = cost = efficiency_of(model)
+        first = next(iter(found))
+        more = [] if model == first else [f"against {first}: {cost.against(found[first])}"]
+        if (Path(model) / "student" / METHOD_TENSORS).is_file():
+            more.append(
+                f"of the student alone; what the run's scores belong to also takes {METHOD_TENSORS} and the teacher"
+            )
+        print(f"{model}: " + "\n  ".join([*cost.lines(), *more]), flush=True)
+    if out is not None:
+        lines = [json.dumps({"model": model, **cost.to_json()}) for model, cost in found.items()]
+        fsio.write_bytes(out, "".join(f"{line}\n" for line in lines).encode())
+
+
+def efficiency_of(model: str) -> Efficiency:
+    """Measure what `model` names; nothing of it is left in memory afterwards."""
+    tower, files = open_model(model), weight_files(config_of(model))
+    cost = measure(tower.clip, tower.size, tower.tokenizer.context, files[0] if files else None)
+    return replace(cost, train_hours=train_hours(Path(model)))
+
+
+def train_hours(run: Path) -> float | None:
+    """Hours that the training of a finished run took; None for what is no run, and for a run that was resumed."""
+    log = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    seconds = next((row["train_seconds"] for row in reversed(rows) if "train_seconds" in row), None)
+    return None if seconds is None else seconds / 3600

@@ -5,96 +5,149 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from cmapkd.bench.evaluate import open_model
-from cmapkd.bench.heads import HEADS, train_head
-from cmapkd.config.schema import Config, DataConfig
-from cmapkd.config.suite import ScoredData, SuiteConfig
+from cmapkd.bench.evaluate import Subject, open_scored, open_subject
+from cmapkd.bench.heads import train_head
+from cmapkd.config.schema import Config
+from cmapkd.config.suite import HeadData, ScoredData, SuiteConfig
 from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
-from cmapkd.data.readers import open_samples
-from cmapkd.models.tower import Tower
-from cmapkd.tasks.run import evaluate
+from cmapkd.tasks.encoder import Encoder
+from cmapkd.tasks.run import chosen_protocol
 
-SCORED = ("retrieval", "zeroshot")
 # Task → figures of the table and their headings, in the order that papers print them.
 TABLE: dict[str, dict[str, str]] = {
     "retrieval": {"image_retrieval_recall@1": "T→I R@1", "text_retrieval_recall@1": "I→T R@1", "mean_recall@1": "mean R@1"},
-    "zeroshot": {"acc1": "zero-shot top-1", "acc5": "top-5"},
-    "vqa": {"accuracy": "VQA"},
-    "detection": {"mAP": "mAP", "AP50": "AP50"},
-    "captioning": {"bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr", "clip_score": "CLIPScore"},
+    "zeroshot": {"acc1": "zero-shot top-1", "acc5": "top-5", "head/acc1": "own head top-1"},
+    "hard_negatives": {"accuracy": "hard negatives"},
+    "vqa": {"accuracy": "VQA", "answer/yes/no": "yes/no", "answer/number": "number", "answer/other": "other"},
+    "detection": {"mAP": "mAP", "AP50": "AP50", "AP75": "AP75"},
+    "captioning": {"bleu_4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider": "CIDEr", "spice": "SPICE", "clip_score": "CLIPScore"},
 }  # fmt: skip
+WIDEST = 20  # columns; beyond, each task gets a table of its own
+Figures = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A task on some data. key: its folder, and its name in the tables: `retrieval`, or `retrieval-flickr8k`."""
+
+    task: str
+    data: ScoredData | HeadData
+
+    @property
+    def key(self) -> str:
+        return f"{self.task}-{self.data.name}" if self.data.name else self.task
 
 
 def suite(models: Sequence[str], tasks: SuiteConfig, out: Path, config: Config | None = None) -> Path:
-    """Score every model on every task and write table.md, table.csv and scores.jsonl; returns the table's path.
+    """Score every model on every entry and write table.md, table.csv and scores.jsonl; returns the table's path.
 
     The first model is what the others are compared with, and the judge of CLIPScore.
     """
     if len(set(models)) < len(models):
         raise UsageError(f"suite: a model is named twice in {' '.join(models)}")
-    towers = {model: open_model(model, config) for model in models}
-    judge = next(iter(towers.values()))
-    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    entries = list(entries_of(tasks))
+    for entry in entries:
+        if isinstance(entry.data, ScoredData):
+            chosen_protocol(entry.task, entry.data.protocol)
+    subjects = [open_subject(model, config) for model in models]
+    found: dict[str, dict[str, Figures]] = {subject.name: {} for subject in subjects}
     lines = []
-    for place, (model, tower) in enumerate(towers.items()):
-        for task in SuiteConfig.model_fields:
-            data = getattr(tasks, task)
-            if data is None:
-                continue
-            folder = out / f"{place}-{Path(model).name.replace(':', '-')}" / task
-            facts = _kept(folder, data.model_dump_json()) or _score(model, task, tower, data, folder, judge)
+    for place, subject in enumerate(subjects):
+        home = out / f"{place}-{Path(subject.name).name.replace(':', '-')}"
+        _forget_another(home, subject)
+        for entry in entries:
+            facts = _kept(home / entry.key, entry) or _score(subject, entry, home / entry.key, subjects[0].encoder)
             say(facts["said"])
-            found.setdefault(model, {})[task] = facts["metrics"]
-            lines.append({"model": model, **facts})
+            found[subject.name][entry.key] = facts["metrics"]
+            lines.append({"model": subject.name, "entry": entry.key, **facts})
     fsio.write_bytes(out / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    header, body = table(found)
-    text = "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *body]) + "\n"
+    sources = [f"- {key}: {said}" for key, said in sources_of(lines).items()]
+    text = "\n".join([*to_markdown(found, entries), *sources, ""])
     fsio.write_bytes(out / "table.md", text.encode())
     buffer = io.StringIO()
+    header, body = table(found, entries)
     csv.writer(buffer).writerows([header, *body])
     fsio.write_bytes(out / "table.csv", buffer.getvalue().encode())
     print(text.rstrip(), flush=True)
     return out / "table.md"
 
 
-def table(found: dict[str, dict[str, dict[str, float | None]]]) -> tuple[list[str], list[list[str]]]:
+def entries_of(tasks: SuiteConfig) -> Iterator[Entry]:
+    """All entries in the order of the table."""
+    for task in TABLE:
+        yield from (Entry(task, data) for data in getattr(tasks, task))
+
+
+def table(found: dict[str, dict[str, Figures]], entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
     """(header, a row a model); a figure that does not exist is an empty cell, never a number."""
     columns = [
-        (task, name, heading)
-        for task, names in TABLE.items()
-        for name, heading in names.items()
-        if any(name in tasks.get(task, {}) for tasks in found.values())
+        (entry.key, name, f"{heading} ({entry.data.name})" if entry.data.name else heading)
+        for entry in entries
+        for name, heading in TABLE[entry.task].items()
+        if any(figures.get(entry.key, {}).get(name) is not None for figures in found.values())
     ]
     body = []
-    for model, tasks in found.items():
-        values = [tasks.get(task, {}).get(name) for task, name, _ in columns]
+    for model, figures in found.items():
+        values = [figures.get(key, {}).get(name) for key, name, _ in columns]
         body.append([model, *("" if value is None else f"{100 * value:.1f}" for value in values)])
     return ["model", *(heading for *_, heading in columns)], body
 
 
-def _score(model: str, task: str, tower: Tower, data, folder: Path, judge: Tower) -> dict:  # noqa: ANN001
-    say(f"{model}: {task}")
-    if task in HEADS:
-        train_head(task, tower, data, folder, judge)
+def to_markdown(found: dict[str, dict[str, Figures]], entries: Sequence[Entry]) -> Iterator[str]:
+    """Lines of one table, or of one a task where it would be too wide; each ends with an empty line."""
+    groups = [list(entries)]
+    if len(table(found, entries)[0]) > WIDEST:
+        groups = [group for task in TABLE if (group := [entry for entry in entries if entry.task == task])]
+    for group in groups:
+        header, body = table(found, group)
+        for row in [header, ["---", *["---:"] * (len(header) - 1)], *body]:
+            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        yield ""
+
+
+def sources_of(lines: Sequence[dict]) -> dict[str, str]:
+    """Entry → protocol, split, counts and fingerprint, as the first model's line says them."""
+    found: dict[str, str] = {}
+    for line in lines:
+        said = line["said"].rpartition(": ")[0].replace(f" · checkpoint {line['model']}", "")
+        found.setdefault(line["entry"], said)
+    return found
+
+
+def _forget_another(home: Path, subject: Subject) -> None:
+    """Drop the scores that another model left here, such as an earlier training of the same run."""
+    facts, path = {"model": subject.name, "weights": subject.weights}, home / "model.json"
+    if path.is_file() and json.loads(path.read_text()) == facts:
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    for old in home.glob("*/scores.json"):
+        old.unlink()
+    fsio.write_json(path, facts)
+
+
+def _score(subject: Subject, entry: Entry, folder: Path, judge: Encoder) -> dict:
+    say(f"{subject.name}: {entry.key}")
+    data = entry.data
+    if isinstance(data, HeadData):
+        train_head(entry.task, subject.tower, data, folder, judge)
         return json.loads((folder / "scores.json").read_text())
-    assert isinstance(data, ScoredData)
-    settings = DataConfig(train=data.data, images=data.images, classes=data.classes)
-    score = evaluate(tower, open_samples(data.data, settings, data.split), task, checkpoint=model)
-    facts = {"task": task, "metrics": score.metrics, "said": score.line(), "data": json.loads(data.model_dump_json())}
+    score = subject.score(open_scored(data), entry.task, data.protocol)
+    facts = {**score.to_json(), "said": score.line(), "data": data.model_dump(mode="json")}
     folder.mkdir(parents=True, exist_ok=True)
     fsio.write_json(folder / "scores.json", facts)
     return facts
 
 
-def _kept(folder: Path, data: str) -> dict | None:
+def _kept(folder: Path, entry: Entry) -> dict | None:
     """The finished scores of the same data, or None."""
     path = folder / "scores.json"
     if not path.is_file():
         return None
     facts = json.loads(path.read_text())
-    return facts if facts["data"] == json.loads(data) else None
+    return facts if facts["data"] == entry.data.model_dump(mode="json") else None

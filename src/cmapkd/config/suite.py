@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from cmapkd.config.explain import explain
 from cmapkd.config.schema import Positive, Section
@@ -16,37 +16,87 @@ from cmapkd.core.errors import UsageError
 SUITES = Path(__file__).parent.parent / "recipes" / "suites"
 
 
-class ScoredData(Section):
-    """Data that a model is scored on as it is. data: a path or scenes:N; split, images, classes as in a run's config."""
+Name = Annotated[str, Field(pattern=r"^[\w. -]*$")]  # of a folder and of a heading
 
+
+class ScoredData(Section):
+    """Data that a model is scored on as it is. data: a path or scenes:N; split, images, classes as in a run's config.
+
+    protocol: by name (cmapkd list protocols), default the task's first. name: tells entries of one task apart.
+    """
+
+    name: Name = ""
     data: str
     split: str | None = None
     images: Path | None = None
     classes: Path | None = None
+    protocol: str | None = None
 
 
 class HeadData(Section):
-    """Data of a task with a head: it is trained on `train` and scored on `val`, the tower frozen."""
+    """Data of a task with a head: it is trained on `train` and scored on `val`, the tower frozen.
 
+    val: holdout trains on the rest of `train` and scores on a share `holdout` of its images, the same ones every time.
+    width: of the head, its own default unless given. head: of VQA, what fuses image and question.
+    """
+
+    name: Name = ""
     train: str
     val: str
     train_split: str | None = None
     val_split: str | None = None
     images: Path | None = None
+    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
     epochs: Positive = 10.0
     batch: Annotated[int, Field(ge=1)] = 64
     lr: Positive = 1e-3
+    width: Annotated[int, Field(ge=4)] | None = None
+    head: Literal["fusion", "coattention"] | None = None
     seed: int = 0
 
 
-class SuiteConfig(Section):
-    """Which tasks, on what. A task that is left out is not in the table."""
+def _listed(given: Any) -> Any:
+    """One entry or a list of entries; an empty key is none."""
+    return () if given is None else given if isinstance(given, list | tuple) else [given]
 
-    retrieval: ScoredData | None = None
-    zeroshot: ScoredData | None = None
-    vqa: HeadData | None = None
-    detection: HeadData | None = None
-    captioning: HeadData | None = None
+
+def _told_apart(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    names = [entry.name for entry in entries]
+    if len(set(names)) < len(names):
+        raise ValueError("entries of one task need a name each, and no two the same")
+    return entries
+
+
+Scored = Annotated[tuple[ScoredData, ...], BeforeValidator(_listed), AfterValidator(_told_apart)]
+Headed = Annotated[tuple[HeadData, ...], BeforeValidator(_listed), AfterValidator(_told_apart)]
+
+
+class SuiteConfig(Section):
+    """Which tasks, on what: an entry, or a list of named ones. A task that is left out is not in the table."""
+
+    retrieval: Scored = ()
+    zeroshot: Scored = ()
+    hard_negatives: Scored = ()
+    vqa: Headed = ()
+    detection: Headed = ()
+    captioning: Headed = ()
+
+
+def scored_data(data: str | None, split: str | None, images: Path | None, classes: Path | None) -> ScoredData | None:
+    """What a command line says of data to score on; None where it names none. Raises UsageError for half of it."""
+    if data is not None:
+        return ScoredData(data=data, split=split, images=images, classes=classes)
+    if lone := [name for name, given in (("split", split), ("images", images), ("classes", classes)) if given]:
+        raise UsageError(f"eval --{lone[0]}: of which data? give --data PATH too")
+    return None
+
+
+def head_data(given: dict[str, Any]) -> HeadData:
+    """A command line's data of a head; words of `given` that are no keys are passed over. Raises UsageError."""
+    try:
+        return HeadData.model_validate({key: given[key] for key in HeadData.model_fields if key in given})
+    except ValidationError as error:
+        raise UsageError(explain(error, "train-head").replace("config train-head", "train-head")) from None
 
 
 def load_suite(path: Path) -> SuiteConfig:
@@ -54,6 +104,8 @@ def load_suite(path: Path) -> SuiteConfig:
     shipped = SUITES / f"{path}.yaml"
     if not path.exists() and path.parent == Path() and shipped.is_file():
         path = shipped
+    if path.is_dir():
+        raise UsageError(f"suite {path}: is a folder; give the YAML file in it")
     if not path.is_file():
         names = sorted(file.stem for file in SUITES.glob("*.yaml"))
         near = difflib.get_close_matches(path.stem, names, 1)

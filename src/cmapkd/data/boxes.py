@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cmapkd.data.images import FORMATS, Unreadable
+from cmapkd.data.stored import stored_length
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,21 @@ class Boxes:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    def n_boxes(self) -> int:
+        return sum(len(boxes) for boxes in self.boxes)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over image ids, file sizes, boxes and categories."""
+        digest = hashlib.sha256()
+        digest.update(repr(sorted(self.categories.items())).encode("utf-8", "surrogatepass"))
+        rows = zip(self.image_ids, self.paths, self.boxes, self.category_ids, self.iscrowd, strict=True)
+        for key, path, boxes, labels, crowds in rows:
+            digest.update(f"{key}\x1f{stored_length(path)}\x1f{len(boxes)}\x1e".encode())
+            for column in (boxes, labels, crowds):
+                digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
 
     def in_file(self, image: int) -> np.ndarray:
         """float64 [k, 4]: the image's boxes in the pixels of its file. Raises Unreadable."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
-from cmapkd.data.duplicates import same_bytes
-from cmapkd.data.inspect_others import box_facts, question_facts, spread
+from cmapkd.data.inspect_blocks import Found, blocks
+from cmapkd.data.inspect_others import box_facts, lost, question_facts, repeated_images, spread
 from cmapkd.data.readers import OTHERS, hf, open_samples, webdataset
 from cmapkd.data.readers.folder import SPLITS
 from cmapkd.data.readers.sniff import first_line, sniff
@@ -20,51 +18,35 @@ from cmapkd.data.readers.text import read_json, read_text
 from cmapkd.data.samples import Samples
 
 SHOWN = 3
-HELD_OUT = ("val", "valid", "dev", "validation", "val2017", "val2014", "test")
-MISSING = re.compile(r"^(\d+) names without a file")
 
 
-@dataclass(frozen=True)
-class Found:
-    """What lies at a path. extra: config keys that differ from their defaults; splits: names, with counts if known."""
+def inspect(path: str, images: Path | None = None) -> str:
+    """A report in plain text. images: the folder that image names are relative to, where it is not found by itself.
 
-    kind: str
-    path: Path
-    extra: dict[str, str] = field(default_factory=dict)
-    splits: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def first(self) -> str | None:
-        """The split to look at and train on."""
-        return next((name for name in ("train", *self.splits) if name in self.splits), None)
-
-    @property
-    def held(self) -> str | None:
-        return next((name for name in HELD_OUT if name in self.splits and name != self.first), None)
-
-
-def inspect(path: str) -> str:
-    """A report in plain text. Raises DataError or UsageError where the data cannot be read at all."""
-    found = look(path)
+    Raises DataError or UsageError where the data cannot be read at all.
+    """
+    found = look(path, images)
     lines = [path, f"format: {found.kind}" + (f" (read from {found.path})" if str(found.path) != path else "")]
-    if found.splits:
+    if not found.splits:
+        lines.append("splits: one, without a name")
+    else:
         shown = (f"{name} ({count})" if count else name for name, count in found.splits.items())
         lines.append("splits: " + ", ".join(shown) + ("; train = train + restval" if "restval" in found.splits else ""))
         lines.append(f"below: split {found.first}")
     if found.kind in OTHERS:
         place = split_files(found.path, found.kind)[found.first or ""] if found.path.is_dir() else found.path
-        lines += question_facts(place) if found.kind == "vqa" else box_facts(place)
+        lines += (question_facts if found.kind == "vqa" else box_facts)(place, images)
     else:
         lines += _samples(found)
-    return "\n".join([*lines, *also(found), "", "to paste into a config:", *block(found)])
+    return "\n".join([*lines, *also(found), *blocks(found)])
 
 
-def look(path: str) -> Found:
+def look(path: str, images: Path | None = None) -> Found:
     """Format, place, keys and splits of what a path holds."""
     if path.startswith("scenes:"):
         return Found("scenes", Path(path))
     kind, found = sniff(Path(path).expanduser())
-    return Found(kind, found, _keys(kind, found), splits_of(kind, found))
+    return Found(kind, found, _keys(kind, found), splits_of(kind, found), images)
 
 
 def _keys(kind: str, path: Path) -> dict[str, str]:
@@ -99,7 +81,9 @@ def splits_of(kind: str, path: Path) -> dict[str, int]:
 
 def _samples(found: Found) -> Iterable[str]:
     """Facts of the first split, and files that a held-out one shares with it. Nothing is over budget here."""
-    data = DataConfig.model_validate({"train": str(found.path), "bad_budget": 1.0, **found.extra})
+    data = DataConfig.model_validate(
+        {"train": str(found.path), "images": found.images, "bad_budget": 1.0, **found.extra}
+    )
     samples = open_samples(str(found.path), data, found.first)
     yield from facts(samples)
     if found.held and found.kind not in ("webdataset", "hf", "folder"):  # where a file may be listed in both
@@ -118,15 +102,10 @@ def facts(samples: Samples) -> Iterable[str]:
     else:
         repeated = Counter(samples.flat_captions())
         yield f"duplicate captions: {samples.n_captions - len(repeated)}"
-    repeats, looked, first = same_bytes(samples.paths)
-    if looked:
-        some = f", first {looked} looked at" if looked < len(samples) else ""
-        yield f"duplicate images: {repeats} (same bytes{some})" + (
-            f", such as {first[0]} and {first[1]}" if first else ""
-        )
-    yield f"missing files: {sum(int(m[1]) for note in samples.notes if (m := MISSING.match(note)))}"
+    yield from repeated_images(samples.paths)
+    yield f"missing files: {lost(samples.notes)}"
     yield from (f"note: {note}" for note in samples.notes or ("nothing dropped",))
-    yield f"fingerprint: {samples.fingerprint()[:16]}"
+    yield f"fingerprint: {samples.fingerprint()[:12]}"
     yield "samples:"
     for name, captions in list(zip(samples.ids, samples.captions, strict=True))[:SHOWN]:
         yield f"  {name}: {captions[0]}"
@@ -142,24 +121,3 @@ def also(found: Found) -> Iterable[str]:
         files = [file for file in split_files(folder, kind).values() if file != found.path]
         if files and kind != found.kind:
             yield f"also here, {name}: {', '.join(str(file.relative_to(folder)) for file in files)}"
-
-
-def block(found: Found) -> Iterable[str]:
-    """YAML of `data:`; train and val are the same path where it holds both."""
-    if found.kind in OTHERS:
-        yield f"# {OTHERS[found.kind]}: for the {'vqa' if found.kind == 'vqa' else 'detection'} task, not to distil on"
-    yield "data:"
-    yield f"  train: {quoted(str(found.path))}"
-    yield from (f"  {key}: {quoted(value)}" for key, value in found.extra.items())
-    if found.first and found.held:
-        yield f"  val: {quoted(str(found.path))}"
-    if found.first and (found.held or len(found.splits) > 1):
-        yield f"  train_split: {found.first}"
-    if found.first and found.held:
-        yield f"  val_split: {found.held}"
-
-
-def quoted(value: str) -> str:
-    """A YAML scalar; quoted where YAML would read something else."""
-    plain = value and value.replace("/", "").replace(".", "").replace("_", "").replace("-", "").isalnum()
-    return value if plain and not value.startswith("-") else "'" + value.replace("'", "''") + "'"

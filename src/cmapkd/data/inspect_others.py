@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,20 @@ import numpy as np
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
 from cmapkd.data.boxes import Boxes
+from cmapkd.data.duplicates import same_bytes
 from cmapkd.data.questions import Questions
 from cmapkd.data.readers import open_boxes, open_questions
 from cmapkd.data.readers.vqa import annotations_path
+from cmapkd.data.stored import Picture
 
 SHOWN = 3
+MISSING = re.compile(r"^(\d+) (?:names without a file|questions whose image has no file)")
 SMALL, MEDIUM = 32**2, 96**2  # COCO's bounds of area
 
 
-def question_facts(path: Path) -> Iterable[str]:
+def question_facts(path: Path, images: Path | None = None) -> Iterable[str]:
     """Counts, kinds and first questions of a VQA file; without answers or images where these are not there."""
-    data = DataConfig(train=str(path))
+    data = DataConfig(train=str(path), images=images)
     answered = annotations_path(path).is_file()
     try:
         found, lacking = open_questions(str(path), data, answered=answered), ""
@@ -30,14 +34,14 @@ def question_facts(path: Path) -> Iterable[str]:
     return _questions(found, lacking)
 
 
-def box_facts(path: Path) -> Iterable[str]:
-    return _boxes(open_boxes(str(path), DataConfig(train=str(path))))
+def box_facts(path: Path, images: Path | None = None) -> Iterable[str]:
+    return _boxes(open_boxes(str(path), DataConfig(train=str(path), images=images)))
 
 
 def _questions(found: Questions, lacking: str) -> Iterable[str]:
     images = Counter(found.image_ids)
     yield f"questions: {len(found)}"
-    yield f"images: {len(images)}" + (f" (none of them found: {lacking})" if lacking else "")
+    yield f"images: {len(images)}"
     yield f"questions per image: {spread(list(images.values()))}"
     yield f"duplicate questions: {len(found) - len(set(zip(found.image_ids, found.questions, strict=True)))}"
     if found.answered:
@@ -46,6 +50,8 @@ def _questions(found: Questions, lacking: str) -> Iterable[str]:
         yield f"answer types: {shares(found.answer_types)}"
     else:
         yield "answers: none beside it; these questions can be answered, not scored"
+    yield from repeated_images(list(dict.fromkeys(found.paths)))
+    yield f"missing files: all {len(images)} images; {lacking}" if lacking else f"missing files: {lost(found.notes)}"
     yield from (f"note: {note}" for note in found.notes or ("nothing dropped",))
     yield "samples:"
     for key, text, answers in list(zip(found.ids, found.questions, found.answers, strict=True))[:SHOWN]:
@@ -62,10 +68,27 @@ def _boxes(found: Boxes) -> Iterable[str]:
     yield "areas: " + ", ".join(f"{name} {n}" for name, n in zip(("small", "medium", "large"), sizes, strict=True))
     names = list(found.categories.values())
     yield f"categories: {len(names)} ({', '.join(names[:SHOWN])}, …), ids {min(found.categories)} to {max(found.categories)}"
-    yield from (f"note: {note}" for note in found.notes or ("nothing dropped, no file missing",))
+    yield from repeated_images(found.paths)
+    yield f"missing files: {lost(found.notes)}"
+    yield from (f"note: {note}" for note in found.notes or ("nothing dropped",))
+    yield f"fingerprint: {found.fingerprint()[:12]}"
     yield "samples:"
     for path, (width, height), keys in list(zip(found.paths, found.sizes, found.category_ids, strict=True))[:SHOWN]:
         yield f"  {path.name} ({width}×{height}): {shares([found.categories[int(key)] for key in keys]) or 'no box'}"
+
+
+def repeated_images(pictures: Sequence[Picture]) -> Iterable[str]:
+    """A line on pictures of the same bytes; none where no file can be looked at."""
+    repeats, looked, first = same_bytes(pictures)
+    if looked:
+        some = f", first {looked} looked at" if looked < len(pictures) else ""
+        named = f", such as {first[0]} and {first[1]}" if first else ""
+        yield f"duplicate images: {repeats} (same bytes{some}){named}"
+
+
+def lost(notes: Iterable[str]) -> int:
+    """How many files the notes of a reader say are missing."""
+    return sum(int(found[1]) for note in notes if (found := MISSING.match(note)))
 
 
 def spread(counts: list[int]) -> str:

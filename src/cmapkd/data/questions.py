@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +33,13 @@ class Questions:
     def answered(self) -> bool:
         """Whether every question has answers."""
         return all(self.answers)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over ids, questions and answers; images play no part."""
+        digest = hashlib.sha256()
+        for key, text, answers in zip(self.ids, self.questions, self.answers, strict=True):
+            digest.update("\x1f".join((str(key), text, *answers, "\x1e")).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def subset(self, indices: np.ndarray) -> Questions:
         pick = [int(i) for i in indices]

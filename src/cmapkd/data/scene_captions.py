@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 import numpy as np
 
 from cmapkd.data.scene_world import NUMBERS, SIDE, Scene, Thing
@@ -62,12 +65,13 @@ def place(thing: Thing) -> str:
 
 def counted(things: list[Thing]) -> str:
     """`there are two stars and one ring`, shapes in order of appearance."""
-    names = list(dict.fromkeys(thing.shape for thing in things))
-    parts = []
-    for name in names:
-        n = sum(thing.shape == name for thing in things)
-        parts.append(f"{NUMBERS[n]} {name if n == 1 else plural(name)}")
-    return f"there {'is' if things and parts[0].startswith('one') else 'are'} {' and '.join(parts)}"
+    return count_words(Counter(thing.shape for thing in things))
+
+
+def count_words(counts: Mapping[str, int]) -> str:
+    """The same of shapes and how many of each there are."""
+    parts = [f"{NUMBERS[n]} {name if n == 1 else plural(name)}" for name, n in counts.items()]
+    return f"there {'is' if parts and parts[0].startswith('one') else 'are'} {' and '.join(parts)}"
 
 
 def plural(noun: str) -> str:

@@ -78,6 +78,16 @@ def identity(config: TowerConfig) -> dict[str, str]:
     return {name: _hash("".join(_file_hash(p) for p in paths).encode()) for name, paths in part.items()}
 
 
+def weight_files(config: TowerConfig) -> list[Path]:
+    """The files that a model's own weights are in; none for an architecture with random weights."""
+    architecture, weights = _split(config)
+    folder = _folder_of(architecture)
+    if folder is None:
+        return [] if weights is None else [weights]
+    known = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
+    return [folder / name for name in known if (folder / name).is_file()][:1]
+
+
 def tokenizer_folder_of(config: TowerConfig) -> Path | None:
     """The folder with the tokenizer.json that a model brings, None when it uses CLIP's own vocabulary."""
     folder = _folder_of(_split(config)[0])
@@ -175,6 +185,9 @@ def _hash(data: bytes) -> str:
 
 
 def _from_folder(folder: Path, name: str, words: int) -> Tower:
+    if not folder.is_dir() and name.startswith("shipped:"):
+        names = ", ".join(sorted(f"shipped:{path.name}" for path in ASSETS.iterdir() if path.is_dir()))
+        raise UsageError(f"model {name}: none of that name ships with the package; there are: {names}")
     if not folder.is_dir():
         raise UsageError(f"model {name}: folder {folder} not found")
     config_path = folder / "open_clip_config.json"

@@ -88,6 +88,10 @@ def check_results(truth: Mapping[str, Any], results: Sequence[Result]) -> np.nda
         missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in result]
         if missing:
             raise _bad(place, f"has no {missing[0]}; a result is {{image_id, category_id, bbox, score}}")
+        if not all(isinstance(result[key], int | str) for key in ("image_id", "category_id")):
+            raise _bad(
+                place, f"image_id {result['image_id']!r}, category_id {result['category_id']!r}: an id is a number"
+            )
         if result["image_id"] not in images:
             raise _bad(place, f"image_id {result['image_id']!r} is not among the {len(images)} images of the truth")
         if result["category_id"] not in categories:

@@ -120,7 +120,7 @@ def _shipped() -> Path:
         spec = None
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places:
-        raise NotRun("pycocoevalcap, which ships its jar, is not installed; pip install pycocoevalcap")
+        raise NotRun("pycocoevalcap, which ships its jar, is not installed; pip install 'cmapkd[captioning]'")
     return Path(places[0])
 
 

@@ -8,6 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cmapkd.core.log import Progress
+
+MANY = 32  # batches
+
 
 class Encoder(Protocol):
     """Two towers with one embedding space. Embeddings are L2-normalised float32 without gradient."""
@@ -26,13 +30,25 @@ class Encoder(Protocol):
 
 def embed_images(encoder: Encoder, read: Callable[[range], Tensor], n: int, batch: int) -> Tensor:
     """Embeddings [n, E] on the CPU; `read` gives the uint8 pixels of a range of images."""
-    chunks = [encoder.encode_images(read(span)).float().cpu() for span in spans(n, batch)]
-    return torch.cat(chunks) if chunks else torch.empty(0, 0)
+    return _embedded(lambda span: encoder.encode_images(read(span)), n, batch, "embed images")
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int) -> Tensor:
     """Embeddings [n, E] on the CPU, in the order of `texts`."""
-    chunks = [encoder.encode_texts([texts[i] for i in span]).float().cpu() for span in spans(len(texts), batch)]
+    return _embedded(lambda span: encoder.encode_texts([texts[i] for i in span]), len(texts), batch, "embed texts")
+
+
+def _embedded(embed: Callable[[range], Tensor], n: int, batch: int, label: str) -> Tensor:
+    """Rows of all batches; with progress where there are many, so that a validation during training says nothing."""
+    cuts = spans(n, batch)
+    progress = Progress(n, label) if len(cuts) > MANY else None
+    chunks = []
+    for span in cuts:
+        chunks.append(embed(span).float().cpu())
+        if progress is not None:
+            progress.update(span.stop)
+    if progress is not None:
+        progress.close()
     return torch.cat(chunks) if chunks else torch.empty(0, 0)
 
 

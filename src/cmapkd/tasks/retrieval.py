@@ -14,7 +14,6 @@ from torch import Tensor
 from cmapkd.core.errors import DataError
 
 Protocol = Literal["standard", "first-caption"]
-PROTOCOLS: tuple[Protocol, ...] = ("standard", "first-caption")
 # BLAS libraries multiply slivers with other kernels, which sum in another order; below this side the last bit of a
 # score would depend on where its tile was cut, so that smaller tiles are padded with zeros.
 SMALLEST = 64

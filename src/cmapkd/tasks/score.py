@@ -5,13 +5,24 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+EXTREMES = 5  # classes that are named at either end
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """A class, how many images it has, and the share of them that was put there."""
+
+    name: str
+    images: int
+    acc1: float
+
 
 @dataclass(frozen=True)
 class Score:
     """metrics: fractions in [0, 1], except the median ranks. n_captions is 0 where captions play no part.
 
     fingerprint: of the data, its first 12 digits are shown. checkpoint: of the evaluated weights, empty when the
-    caller knows none.
+    caller knows none. per_class: of the classes that occur, where the task has classes.
     """
 
     task: str
@@ -23,6 +34,7 @@ class Score:
     fingerprint: str
     checkpoint: str = ""
     notes: tuple[str, ...] = field(default=())
+    per_class: tuple[ClassScore, ...] = field(default=())
 
     def provenance(self) -> str:
         """Split, counts, fingerprint, checkpoint and protocol, in words."""
@@ -38,6 +50,16 @@ class Score:
         """The figures with their provenance on one line."""
         figures = ", ".join(f"{name} {format_metric(name, value)}" for name, value in self.metrics.items())
         return f"{self.provenance()}: {figures}"
+
+    def extremes(self) -> list[str]:
+        """Two lines, the worst and the best classes; none where the task has no classes."""
+        ordered = sorted(self.per_class, key=lambda each: each.acc1)
+        ends = (("worst", ordered[:EXTREMES]), ("best", ordered[: -EXTREMES - 1 : -1]))
+        return [
+            f"{self.task}, {end} classes: " + ", ".join(f"{c.name} {100 * c.acc1:.1f} % of {c.images}" for c in classes)
+            for end, classes in ends
+            if classes
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a line of JSON."""

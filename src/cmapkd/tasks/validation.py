@@ -30,29 +30,31 @@ class Validation:
 
 
 def open_validation(config: Config) -> Validation:
-    """Open data.val (and eval.zeroshot where zero-shot is asked for); without data.val there is nothing to score.
+    """Open the data of every task of `eval.tasks`; without data.val there is nothing to score."""
+    tasks = () if config.data.val is None else config.eval.tasks
+    return Validation({task: open_task(config, task) for task in tasks}, config.eval.batch)
 
-    data.val: holdout is the slice that data.holdout keeps out of training.
+
+def open_task(config: Config, task: str) -> Samples:
+    """eval.zeroshot for zero-shot, data.val for any other task; data.val: holdout is the slice kept out of training.
+
+    Raises UsageError where the config does not say which data that is.
     """
+    if task == "zeroshot":
+        if config.eval.zeroshot is None:
+            raise UsageError(
+                "eval.tasks has zeroshot, but eval.zeroshot is not set; give an image folder with a folder a class"
+            )
+        data = config.data.model_copy(update={"format": "auto", "images": None})
+        return open_samples(config.eval.zeroshot, data)
     if config.data.val is None:
-        return Validation({}, config.eval.batch)
-    if config.data.val == HOLDOUT and config.data.holdout == 0:
+        raise UsageError(f"{task}: on what data? data.val is not set; give --data PATH")
+    if config.data.val != HOLDOUT:
+        return open_samples(config.data.val, config.data, config.data.val_split)
+    if config.data.holdout == 0:
         raise UsageError("data.val: holdout, but data.holdout is 0; set data.holdout: 0.1")
-    samples = {}
-    for task in config.eval.tasks:
-        if task == "zeroshot":
-            if config.eval.zeroshot is None:
-                raise UsageError(
-                    "eval.tasks has zeroshot, but eval.zeroshot is not set; give an image folder with a folder a class"
-                )
-            data = config.data.model_copy(update={"format": "auto", "images": None})
-            samples[task] = open_samples(config.eval.zeroshot, data)
-        elif config.data.val == HOLDOUT:
-            train = open_samples(config.data.train, config.data, config.data.train_split)
-            samples[task] = train.subset(split_holdout(len(train), config.data.holdout)[1])
-        else:
-            samples[task] = open_samples(config.data.val, config.data, config.data.val_split)
-    return Validation(samples, config.eval.batch)
+    train = open_samples(config.data.train, config.data, config.data.train_split)
+    return train.subset(split_holdout(len(train), config.data.holdout)[1])
 
 
 def merged(scores: list[Score]) -> dict[str, float]:

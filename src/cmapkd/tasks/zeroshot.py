@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmapkd.tasks.encoder import Encoder, embed_texts, spans
+from cmapkd.tasks.score import ClassScore
 
 Prompts = Literal["openai-80", "simple-7"]
 PROMPTS: tuple[Prompts, ...] = ("openai-80", "simple-7")
@@ -45,15 +46,21 @@ def label_ranks(image: Tensor, weights: Tensor, labels: Tensor, chunk: int = 409
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 
 
+def per_class(image: Tensor, weights: Tensor, labels: Tensor, classes: Sequence[str]) -> tuple[ClassScore, ...]:
+    """How often each class that occurs in `labels` is put first, in the order of `classes`."""
+    right = (label_ranks(image, weights, labels) == 0).double()
+    count = labels.long().bincount(minlength=len(weights))
+    hits = torch.zeros(len(weights), dtype=torch.float64).index_add(0, labels.long(), right)
+    rows = zip(classes, hits.tolist(), count.tolist(), strict=True)
+    return tuple(ClassScore(name, n, hit / n) for name, hit, n in rows if n)
+
+
 def accuracies(image: Tensor, weights: Tensor, labels: Tensor) -> dict[str, float]:
     """acc1, acc5 and mean_per_class_recall in [0, 1]; the mean is over the classes that occur in `labels`."""
     rank = label_ranks(image, weights, labels)
-    right = (rank == 0).double()
-    count = labels.long().bincount(minlength=len(weights))
-    hits = torch.zeros(len(weights), dtype=torch.float64).index_add(0, labels.long(), right)
-    present = count > 0
+    classes = per_class(image, weights, labels, [""] * len(weights))
     return {
         "acc1": int((rank < 1).sum()) / len(rank),
         "acc5": int((rank < 5).sum()) / len(rank),
-        "mean_per_class_recall": float((hits[present] / count[present]).mean()),
+        "mean_per_class_recall": sum(each.acc1 for each in classes) / len(classes),
     }

@@ -91,10 +91,14 @@ def _column(path: Path, header: list[str], key: str, separator: str) -> int:
     way_out = "set data.image_key and data.text_key"
     if image and text:
         way_out = f"set data.image_key: {image} and data.text_key: {text}"
+    elif len(header) == 1 and not any(other in header[0] for other in SEPARATORS):
+        raise DataError(
+            f"{path}: no table, and no other format that is known; its first line is {header[0][:60]!r}. Give captions as "
+            "COCO or Karpathy JSON, Flickr's token file, or CSV or TSV with a header (data.separator names a rare separator)"
+        )
     elif len(header) == 1:
         way_out = (
-            f"one column only: the separator {SEPARATORS.get(separator, separator)!r} is wrong, set data.separator, "
-            "or the file is no table"
+            f"one column only: the separator {SEPARATORS.get(separator, separator)!r} is wrong, set data.separator"
         )
     shown = ", ".join(name[:40] for name in header[:12])
     raise DataError(

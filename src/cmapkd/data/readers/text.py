@@ -38,6 +38,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
+        if error.pos == 0 and error.doc.strip():
+            begins = error.doc.lstrip().split("\n", 1)[0][:60]
+            raise DataError(f"{path}: is no JSON, it begins with {begins!r}; give the JSON file itself") from None
         raise DataError(
             f"{path}: broken JSON at line {error.lineno}, column {error.colno} ({error.msg}); is it cut off?"
         ) from None

@@ -13,6 +13,8 @@ from cmapkd.data.readers.image_paths import locate
 from cmapkd.data.readers.text import field, listing, neighbours, read_json, whole
 from cmapkd.data.samples import clean, is_file
 
+OTHER_KINDS = {"caption": "captions", "bbox": "boxes", "multiple_choice_answer": "the answers"}
+
 
 def read_vqa(
     path: Path, data: DataConfig, split: str | None = None, answered: bool = True, pictures: bool = True
@@ -22,6 +24,10 @@ def read_vqa(
     Raises DataError for a question without answers, repeated ids, or images that are nowhere.
     """
     content = read_json(path)
+    if isinstance(content, dict) and "questions" not in content and isinstance(content.get("annotations"), list):
+        rows = content["annotations"][:1]
+        kind = next((kind for key, kind in OTHER_KINDS.items() if rows and key in rows[0]), "annotations alone")
+        raise DataError(f"{path}: holds {kind}, no questions; give the questions file{neighbours(path)}")
     asked = _unique(listing(content, "questions", path), path)
     truths, notes = _answers(path, asked) if answered else ({}, [])
     images = {key: whole(row, "image_id", str(path)) for key, row in asked.items()}

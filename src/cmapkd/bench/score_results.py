@@ -1,0 +1,80 @@
+"""`cmapkd score`: a result file from anywhere, in the format that the challenges take, against the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cmapkd.bench.evaluate import open_model
+from cmapkd.config.schema import DataConfig
+from cmapkd.config.suite import ScoredData
+from cmapkd.core import fsio
+from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.readers import open_boxes, open_questions, open_samples
+from cmapkd.data.readers.text import read_json
+from cmapkd.tasks.average_precision import average_precision, installed
+from cmapkd.tasks.captioning import read_results as read_captions
+from cmapkd.tasks.captioning import score_captions
+from cmapkd.tasks.detection import coco_truth
+from cmapkd.tasks.score import Score
+from cmapkd.tasks.vqa_accuracy import read_results as read_answers
+from cmapkd.tasks.vqa_accuracy import vqa_accuracy
+
+
+def score_vqa(results: Path, data: ScoredData, judge: str | None) -> Score:
+    """[{question_id, answer}], one for every question. The images are not needed."""
+    questions = open_questions(data.data, _settings(data), data.split, pictures=False)
+    accuracy = vqa_accuracy(read_answers(results, questions.ids), questions)
+    return Score(
+        "vqa", f"result file {results.name}", accuracy.metrics, questions.name, len(set(questions.image_ids)), 0,
+        questions.fingerprint(), notes=(f"{len(questions)} questions", *questions.notes),
+    )  # fmt: skip
+
+
+def score_detection(results: Path, data: ScoredData, judge: str | None) -> Score:
+    """[{image_id, category_id, bbox, score}], any number an image, in pixels of the original images."""
+    boxes, rows = open_boxes(data.data, _settings(data), data.split), read_json(results)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{results}: a result file is a list of {{image_id, category_id, bbox, score}}, this is not")
+    try:
+        found = average_precision(coco_truth(boxes), rows)
+    except DataError as error:
+        raise DataError(str(error).replace("results:", f"{results}:", 1)) from None
+    notes = (f"{boxes.n_boxes} boxes", f"{len(rows)} results", installed())
+    return Score(
+        "detection", f"result file {results.name}", {k: v for k, v in found.to_json().items() if v is not None and k != "per_class"},
+        boxes.name, len(boxes), 0, boxes.fingerprint(), notes=(*notes, *boxes.notes),
+    )  # fmt: skip
+
+
+def score_captioning(results: Path, data: ScoredData, judge: str | None) -> Score:
+    """[{image_id, caption}], one for every image. judge: a model for CLIPScore."""
+    samples = open_samples(data.data, _settings(data), data.split)
+    captions = read_captions(results, samples.ids)
+    return score_captions(
+        captions, samples, f"result file {results.name}", None if judge is None else open_model(judge)
+    )
+
+
+RESULTS: dict[str, Callable[[Path, ScoredData, str | None], Score]] = {
+    "vqa": score_vqa,
+    "detection": score_detection,
+    "captioning": score_captioning,
+}
+
+
+def score_results(
+    task: str, results: Path, data: ScoredData, judge: str | None = None, out: Path | None = None
+) -> None:
+    """Print the figures of a result file; `out` also keeps them as JSON. Raises DataError in one line for a file that
+    cannot be scored: unknown, repeated or missing ids, or numbers that are none."""
+    if judge is not None and task != "captioning":
+        raise UsageError(f"score {task} --judge: only captions are judged by a model; drop it")
+    score = RESULTS[task](results, data, judge)
+    print(score.line())
+    if out is not None:
+        fsio.write_json(out, score.to_json())
+
+
+def _settings(data: ScoredData) -> DataConfig:
+    return DataConfig(train=data.data, images=data.images)

@@ -1,0 +1,84 @@
+"""The YAML that `cmapkd data inspect` gives to paste: `data:` of a config, and the data's tasks in a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HELD_OUT = ("val", "valid", "dev", "validation", "val2017", "val2014", "test")
+ENTRIES = {"vqa": ("vqa",), "instances": ("detection",), "folder": ("zeroshot",), "scenes": ()}  # others hold captions
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies at a path. extra: config keys that differ from their defaults; splits: names, with counts if known.
+
+    images: the folder of the images that was given, None where they are found by themselves.
+    """
+
+    kind: str
+    path: Path
+    extra: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, int] = field(default_factory=dict)
+    images: Path | None = None
+
+    @property
+    def first(self) -> str | None:
+        """The split to look at and train on."""
+        return next((name for name in ("train", *self.splits) if name in self.splits), None)
+
+    @property
+    def held(self) -> str | None:
+        return next((name for name in HELD_OUT if name in self.splits and name != self.first), None)
+
+
+def blocks(found: Found) -> Iterable[str]:
+    """Lines of both, each behind an empty line and a heading; questions and boxes are not to distil on."""
+    if found.kind not in ("vqa", "instances"):
+        yield from ("", "to paste into a config:", *config_block(found))
+    if entries := list(suite_block(found)):
+        yield from ("", "to paste into a suite (cmapkd suite FILE MODEL …):", *entries)
+
+
+def config_block(found: Found) -> Iterable[str]:
+    """`data:`; train and val are the same path where it holds both, and a slice is held out where it holds one split."""
+    yield "data:"
+    yield f"  train: {quoted(str(found.path))}"
+    yield from _images(found)
+    yield from (f"  {key}: {quoted(value)}" for key, value in found.extra.items())
+    if found.held:
+        yield f"  val: {quoted(str(found.path))}"
+    elif found.kind != "scenes":
+        yield "  val: holdout"
+        yield "  holdout: 0.1"
+    if found.first and (found.held or len(found.splits) > 1):
+        yield f"  train_split: {found.first}"
+    if found.held:
+        yield f"  val_split: {found.held}"
+
+
+def suite_block(found: Found) -> Iterable[str]:
+    """An entry for each task that the data can be scored on."""
+    place = quoted(str(found.path))
+    for task in ENTRIES.get(found.kind, ("retrieval", "captioning") if not found.extra else ()):
+        yield f"{task}:"
+        if task in ("retrieval", "zeroshot"):
+            yield f"  data: {place}"
+            yield from _images(found)
+            yield from [f"  split: {found.held}"] if found.held else []
+            continue
+        yield f"  train: {place}"
+        yield f"  val: {place if found.held else 'holdout'}"
+        yield from _images(found)
+        yield from [f"  train_split: {found.first}", f"  val_split: {found.held}"] if found.held else []
+
+
+def _images(found: Found) -> list[str]:
+    return [] if found.images is None else [f"  images: {quoted(str(found.images))}"]
+
+
+def quoted(value: str) -> str:
+    """A YAML scalar; quoted where YAML would read something else."""
+    plain = value and value.replace("/", "").replace(".", "").replace("_", "").replace("-", "").isalnum()
+    return value if plain and not value.startswith("-") else "'" + value.replace("'", "''") + "'"

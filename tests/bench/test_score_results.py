@@ -1,0 +1,111 @@
+"""`cmapkd score`: what a perfect result file earns, and one clear line for every file that cannot be scored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cmapkd.cli import main
+from data.written import instances, vqa
+from pictures import coco
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    """A folder with captions of two images, two boxes and two questions."""
+    coco(tmp_path, {"1.png": ["a red dog", "a dog"], "2.png": ["two cats"]}).rename(tmp_path / "captions_val2017.json")
+    instances(tmp_path, {})
+    vqa(tmp_path)
+    return tmp_path
+
+
+GOOD = {
+    "vqa": [{"question_id": 10, "answer": "yes"}, {"question_id": 20, "answer": "yes"}],
+    "captioning": [{"image_id": 0, "caption": "a red dog"}, {"image_id": 1, "caption": "two cats"}],
+}
+DATA = {"vqa": "v2_OpenEnded_mscoco_val2014_questions.json", "captioning": "captions_val2017.json"}
+
+
+def scored(task: str, rows: object, truth: Path, *words: str) -> int:
+    path = truth / "results.json"
+    path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    if task == "detection":
+        where = next((truth / "annotations").glob("instances*.json"))
+    else:
+        where = truth / DATA[task]
+    return main(["score", task, str(path), "--data", str(where), *words])
+
+
+def boxes(truth: Path) -> list[dict]:
+    content = json.loads(next((truth / "annotations").glob("instances*.json")).read_text())
+    return [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.9}
+        for a in content["annotations"]
+    ]
+
+
+def test_a_perfect_file_earns_everything(truth, capsys):
+    out = truth / "score.json"
+    assert scored("detection", boxes(truth), truth, "--out", str(out)) == 0
+    assert json.loads(out.read_text())["metrics"]["mAP"] == pytest.approx(1)
+    assert scored("captioning", GOOD["captioning"], truth) == 0
+    assert scored("vqa", GOOD["vqa"], truth) == 0
+    line = capsys.readouterr().out
+    assert "detection (result file results.json)" in line and "bleu_1 100.00 %" in line and "2 questions" in line
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "words"),
+    [
+        ("vqa", [*GOOD["vqa"], GOOD["vqa"][0]], "1 question (10) answered more than once"),
+        ("vqa", [*GOOD["vqa"], {"question_id": 7, "answer": "x"}], "1 question (7) not among the questions"),
+        ("vqa", GOOD["vqa"][1:], "1 question (10) not answered"),
+        ("vqa", [{**GOOD["vqa"][0], "answer": None}], "entry 0: question_id is an integer, answer a string"),
+        ("vqa", {"answers": []}, "a result file is a list"),
+        ("vqa", "# not JSON", "cannot be read as JSON"),
+        ("captioning", [*GOOD["captioning"], GOOD["captioning"][0]], "1 ids occur more than once (0)"),
+        ("captioning", [*GOOD["captioning"], {"image_id": 9, "caption": "x"}], "1 ids are not images of the split (9)"),
+        ("captioning", GOOD["captioning"][1:], "1 ids have no caption (0)"),
+        ("captioning", [{"image_id": 0, "caption": None}], "a result file is a list of {image_id, caption}"),
+        ("captioning", [{"image_id": [0], "caption": "x"}], "a result file is a list of {image_id, caption}"),
+        ("detection", ["x"], "a result file is a list of {image_id, category_id, bbox, score}"),
+    ],
+)
+def test_a_file_that_cannot_be_scored_is_one_line_that_names_it(task, rows, words, truth, capsys):
+    assert scored(task, rows, truth) == 3
+    err = capsys.readouterr().err
+    assert words in err and "results.json" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_id": 99}, "image_id 99 is not among the"),
+        ({"category_id": 12}, "category_id 12 is not among the"),
+        ({"image_id": [1]}, "an id is a number"),
+        ({"score": float("nan")}, "its score is not finite"),
+        ({"bbox": [1, 2, 3]}, "a bbox is four numbers"),
+    ],
+)
+def test_a_box_that_cannot_be_scored_is_one_line_with_its_place(change, words, truth, capsys):
+    good = boxes(truth)
+    assert scored("detection", [*good, {**good[0], **change}], truth) == 3
+    err = capsys.readouterr().err
+    assert words in err and "results.json" in err and err.count("\n") == 1
+
+
+def test_a_judge_is_for_captions_alone(truth, capsys):
+    assert scored("vqa", GOOD["vqa"], truth, "--judge", "x") == 2 and "only captions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("captions_val2017.json", "holds captions, no questions"), ("README.md", "is no JSON, it begins with '# Notes'")],
+)
+def test_questions_that_are_none_are_said(given, words, truth, capsys):
+    (truth / "README.md").write_text("# Notes\nof mine\n")
+    (truth / "r.json").write_text("[]")
+    assert main(["score", "vqa", str(truth / "r.json"), "--data", str(truth / given)]) == 3
+    assert words in capsys.readouterr().err
