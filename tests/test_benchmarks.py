@@ -39,6 +39,13 @@ def test_a_benchmark_that_raises_ends_the_run_with_1_and_the_others_are_still_me
     assert "5.000 >= 4" in out and "ZeroDivisionError" in err
 
 
+def test_a_letter_may_stand_for_several_and_each_runs_once(suite, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "SUITES", {"x": "toy_suite:good", "z": "toy_suite:good toy_suite:bad"})
+    assert runner.main(["--only", "x,z", "--out", str(tmp_path / "r.jsonl")]) == 1
+    out, err = capsys.readouterr()
+    assert out.count("5.000 >= 4") == 1 and "ZeroDivisionError" in err
+
+
 def test_an_unknown_letter_is_refused(suite):
     with pytest.raises(SystemExit):
         runner.main(["--only", "z"])
