@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 import cmapkd
+from cmapkd.cache.pixels import write_pixels
 from cmapkd.cache.shards import Field
 from cmapkd.cache.store import Store, StoreWriter, estimate_bytes
 from cmapkd.cache.teacher import MASKED, CachedTeacher
@@ -26,7 +27,7 @@ from cmapkd.data.holdout import split_holdout
 from cmapkd.data.loader import read_views
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
-from cmapkd.models.load import identity, load_tower
+from cmapkd.models.load import identity, image_size, load_tower
 from cmapkd.models.targets import Targets, calibrate
 from cmapkd.models.tower import Shape, Tower, evaluating
 
@@ -50,6 +51,9 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         f"cache of {len(samples)} images × {config.data.views} views and {text_rows} captions: {size / 1e6:.1f} MB "
         f"({estimate_bytes(image_fields, 1) / 1e3:.1f} kB a view, {estimate_bytes(text_fields, 1) / 1e3:.1f} kB a caption)"
     )
+    if config.cache.pixels:
+        side = image_size(config.student)
+        say(f"and the views' pixels at {side}×{side}: {image_rows * 3 * side * side / 1e6:.1f} MB")
     if estimate_only:
         return folder
     device = pick_device(config.train.device)
@@ -68,6 +72,8 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         captions = samples.flat_captions()
         with StoreWriter(folder / "text", text_fields, text_rows, config.cache.shard_rows, key) as writer:
             _fill(writer, "captions", lambda rows: _text_records(tower, targets, [captions[k] for k in rows]))
+    if config.cache.pixels:
+        write_pixels(config, samples, image_size(config.student))
     fsio.write_json(
         folder / "teacher.json", {"key": key, "scale": float(tower.scale.detach()), "shape": asdict(tower.shape)}
     )

@@ -68,7 +68,8 @@ class CacheConfig(Section):
 
     rank: kept principal components per level (a power of 2). grid: side that spatial levels are pooled to
     before storing; none keeps the teacher's own grid. tokens: instead of a grid, keep this many key tokens of P2-P4
-    with their places.
+    with their places. pixels: also keep every view's pixels at the student's size, 3 bytes a pixel, so that training
+    decodes no image.
     """
 
     path: Path | None = None
@@ -76,6 +77,7 @@ class CacheConfig(Section):
     grid: Annotated[int, Field(ge=1, le=64)] | None = None
     tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
     dtype: Literal["int8", "fp16"] = "int8"
+    pixels: bool = False
     calibration_samples: Annotated[int, Field(ge=16)] = 2048
     shard_rows: Annotated[int, Field(ge=1)] = 4096
     words: Annotated[int, Field(ge=1, le=256)] = 24

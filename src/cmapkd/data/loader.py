@@ -23,6 +23,7 @@ PREFETCH = 2
 SHOWN = 5
 CAPTION, VIEW = 7, 11  # keys that keep the draws of captions and views apart
 Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
+Kept = Callable[[int, int], np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,16 @@ class Loader:
 
     Epoch order is a keyed bijection of (seed, epoch); the last incomplete batch of an epoch is dropped. Image i shows
     caption (own offset + epoch) mod its count, so that all captions are used, and one of its stored views.
+    kept: the student's pixels of (sample, view), where they were kept; used where no teacher wants pixels of its own.
     """
 
     def __init__(
         self, samples: Samples, data: DataConfig, student: Reader, teacher: Reader | None, batch: int, seed: int,
-        pool: np.ndarray | None = None,
+        pool: np.ndarray | None = None, kept: Kept | None = None,
     ) -> None:  # fmt: skip
         self.samples, self.data, self.student, self.teacher, self.seed = samples, data, student, teacher, seed
         self.pool = np.arange(len(samples)) if pool is None else pool
+        self.kept = None if teacher else kept
         if batch > len(self.pool):
             raise UsageError(f"train.batch is {batch}, but there are only {len(self.pool)} images; lower train.batch")
         self.size, self.steps_per_epoch = batch, len(self.pool) // batch
@@ -137,6 +140,8 @@ class Loader:
 
     def _pixels(self, sample: int, view: int) -> list[np.ndarray]:
         """The view at the student's size, and at the teacher's when there is one; one decoding for both."""
+        if self.kept is not None and (row := self.kept(sample, view)) is not None:
+            return [row]
         key = (sample, view)
         if (kept := self._memo.get(key)) is not None:
             return kept
