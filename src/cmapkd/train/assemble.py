@@ -163,6 +163,7 @@ def open_teacher(config: Config, terms: list[str], samples: Samples, device: tor
         tower = load_tower(config.teacher, words=config.cache.words).to(device).requires_grad_(False)
     if config.cache.path is not None:
         teacher, targets, shape = open_cached_teacher(config, samples)
+        teacher.device = device
         return Taught(teacher, targets.to(device), shape, tower)
     assert tower is not None
     targets = fit_targets(config, tower, samples).to(device)
