@@ -198,7 +198,8 @@ class Config(Section):
     """One run. `method` names a list of terms; `weights` and `share` override its numbers.
 
     share: a term's target ratio of trunk-gradient norm to the final terms' (calibrated during the run);
-    weights: a fixed weight, which switches the calibration of that term off. schedule: a named order of the levels,
+    weights: a fixed weight, which switches the calibration of that term off. options: switches of single terms, as
+    `{logits: {temperature: 2}}`; each method's page names its own. schedule: a named order of the levels,
     a list of stages, or nothing for the method's own (all levels throughout, unless it says otherwise).
     """
 
@@ -211,6 +212,7 @@ class Config(Section):
     cache: CacheConfig = CacheConfig()
     weights: dict[str, Weight] = Field(default_factory=dict)
     share: dict[str, Weight] = Field(default_factory=dict)
+    options: dict[str, dict[str, float | str]] = Field(default_factory=dict)
     policy: PolicyConfig = PolicyConfig()
     schedule: str | tuple[StageConfig, ...] | None = None
     train: TrainConfig

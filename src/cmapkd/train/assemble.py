@@ -19,7 +19,7 @@ from cmapkd.data.holdout import split_holdout
 from cmapkd.data.loader import Loader, Reader
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
-from cmapkd.methods import METHODS, TERMS, reading, resolve
+from cmapkd.methods import METHODS, TERMS, check_options, reading, resolve
 from cmapkd.methods.term import Method
 from cmapkd.models.load import identity, load_tower
 from cmapkd.models.targets import Targets
@@ -52,6 +52,7 @@ class Taught:
 def assemble(config: Config, folder: Path) -> Run:
     """Build everything that a run consists of. The student is initialised right after the seed is set."""
     method = resolve(config.method, config.weights, config.share)
+    check_options(config.options, {**METHODS[config.method].weights, **method.weights})
     check_student(config, method)
     stages = resolve_schedule(config.schedule, method)
     if config.policy.name not in POLICIES:
@@ -93,7 +94,9 @@ def assemble(config: Config, folder: Path) -> Run:
     labels, class_ids = labels_of(samples, student, bank, terms if task is None else [], device)
     pairs = None if targets is None else targets.pairs
     texts = None if bank is None else bank.texts.to(device)
-    objective = Objective(learner, method, dict(method.weights), pairs, labels, class_ids, texts, task is not None)
+    objective = Objective(
+        learner, method, dict(method.weights), pairs, labels, class_ids, texts, task is not None, config.options
+    )
     run = Run(
         config, folder, steps, learner, optimizer, loader, stages, objective,
         Balance(method.share, steps), policy,
