@@ -12,7 +12,8 @@ from cmapkd.train.schedule import SCHEDULES
 HOLDOUT = 0.05
 PYRAMID = ("intra_v", "intra_l", "pyramid_align", "relation", "layer_relation")
 DESIGN = ("pyramid", "policy", "losses", "progressive")
-GROUPS = (*DESIGN, "sparse", "all")
+GROUPS = (*DESIGN, "robust", "sparse", "all")
+FAULT = {"corrupt.level": "P3", "corrupt.share": 1.0}
 
 
 def ablation(config: Config, group: str) -> list[Arm]:
@@ -23,7 +24,7 @@ def ablation(config: Config, group: str) -> list[Arm]:
         )
     if group == "sparse":
         return sparse(config)
-    arms = {"pyramid": pyramid, "policy": policy, "losses": losses, "progressive": progressive}
+    arms = {"pyramid": pyramid, "policy": policy, "losses": losses, "progressive": progressive, "robust": robust}
     if group not in arms:
         raise UsageError(f"ablate {group}: no such group; known: {', '.join(GROUPS)}")
     return arms[group]()
@@ -51,6 +52,12 @@ def policy() -> list[Arm]:
             for name in ("random", "veto", "gating", "routing", "rl")
         ),
     ]
+
+
+def robust() -> list[Arm]:
+    """The policies where one level is worthless: P3's targets belong to other samples. The first arm has no fault."""
+    clean = Arm("clean", policy()[0].update, "uniform, without the fault")
+    return [clean, *(Arm(arm.name, {**arm.update, **FAULT}, arm.about) for arm in policy() if arm.name != "manual")]
 
 
 def losses() -> list[Arm]:

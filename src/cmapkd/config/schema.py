@@ -131,6 +131,18 @@ class PolicyConfig(Section):
     probe: Annotated[int, Field(ge=1)] = 5
 
 
+class CorruptConfig(Section):
+    """A fault planted on purpose, to see what each policy does about it.
+
+    level: its targets and its row of the bridge belong to other samples, for a `share` of the samples (needs a cache).
+    captions: share of the samples whose captions are another sample's, for student and teacher alike.
+    """
+
+    level: Level | None = None
+    share: Fraction = 1.0
+    captions: Fraction = 0.0
+
+
 class TrainConfig(Section):
     steps: Annotated[int, Field(ge=1)] | None = None
     epochs: Positive | None = None
@@ -214,6 +226,7 @@ class Config(Section):
     share: dict[str, Weight] = Field(default_factory=dict)
     options: dict[str, dict[str, float | str]] = Field(default_factory=dict)
     policy: PolicyConfig = PolicyConfig()
+    corrupt: CorruptConfig = CorruptConfig()
     schedule: str | tuple[StageConfig, ...] | None = None
     train: TrainConfig
     eval: EvalConfig = EvalConfig()

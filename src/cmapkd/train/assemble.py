@@ -16,7 +16,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
 from cmapkd.core.types import LEVELS
 from cmapkd.data.holdout import split_holdout
-from cmapkd.data.loader import Loader, Reader
+from cmapkd.data.loader import Reader
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from cmapkd.methods import METHODS, TERMS, check_options, reading, resolve
@@ -28,6 +28,7 @@ from cmapkd.policy import POLICIES
 from cmapkd.policy.base import Learning
 from cmapkd.train.balance import Balance
 from cmapkd.train.bank import CLASS_TEXT, Bank, open_bank
+from cmapkd.train.corrupt import corrupted, open_loader
 from cmapkd.train.heads import open_task
 from cmapkd.train.learner import build_learner
 from cmapkd.train.objective import Objective
@@ -81,10 +82,10 @@ def assemble(config: Config, folder: Path) -> Run:
     mine = Reader(student.size, student.tokenizer)
     live = tower is not None and (reading("inputs", terms) or taught is not None and taught.teacher.needs_inputs)
     theirs = Reader(tower.size, tower.tokenizer) if tower is not None and live else None
-    loader = Loader(samples, config.data, mine, theirs, config.train.batch, config.seed, pool)
+    loader = open_loader(config, samples, mine, theirs, config.train.batch, config.seed, pool)
     steps = config.train.steps or max(1, round(float(config.train.epochs or 0) * loader.steps_per_epoch))
     batch = min(config.train.batch, len(held))
-    held_out = Loader(samples, config.data, mine, theirs, batch, config.seed, held) if len(held) else None
+    held_out = open_loader(config, samples, mine, theirs, batch, config.seed, held) if len(held) else None
     policy = POLICIES[config.policy.name](config.policy, shape.embedding if shape else student.shape.embedding)
     policy.to(device)
     if policy.learns and held_out is None:
@@ -163,12 +164,13 @@ def open_teacher(config: Config, terms: list[str], samples: Samples, device: tor
         tower = load_tower(config.teacher, words=config.cache.words).to(device).requires_grad_(False)
     if config.cache.path is not None:
         teacher, targets, shape = open_cached_teacher(config, samples)
-        return Taught(teacher, targets.to(device), shape, tower)
+        return Taught(corrupted(teacher, config, samples), targets.to(device), shape, tower)
     assert tower is not None
     targets = fit_targets(config, tower, samples).to(device)
     return Taught(
-        LiveTeacher(tower, targets, pick_precision(config.train.precision, device)), targets, tower.shape, tower
-    )
+        corrupted(LiveTeacher(tower, targets, pick_precision(config.train.precision, device)), config, samples),
+        targets, tower.shape, tower,
+    )  # fmt: skip
 
 
 def measure_units(run: Run) -> None:
