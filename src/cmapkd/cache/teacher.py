@@ -17,9 +17,15 @@ MASKED = ("L1", "L2")
 
 
 class Teacher(Protocol):
-    """Whoever can say the teaching of a batch. `needs_inputs`: whether batches must carry the teacher's own pixels."""
+    """Whoever can say the teaching of a batch. `needs_inputs`: whether batches must carry the teacher's own pixels.
+
+    bytes_read: what was read of a store so far; 0 of one that runs live.
+    """
 
     needs_inputs: bool
+
+    @property
+    def bytes_read(self) -> int: ...
 
     def teach(self, batch: Batch, levels: Iterable[str], bridge: bool) -> Teaching: ...
 
@@ -27,7 +33,7 @@ class Teacher(Protocol):
 class LiveTeacher:
     """Runs the frozen tower in every step."""
 
-    needs_inputs = True
+    needs_inputs, bytes_read = True, 0
 
     def __init__(self, tower: Tower, targets: Targets, precision: torch.dtype = torch.float32) -> None:
         self.tower, self.targets, self.precision = tower, targets, precision
@@ -50,6 +56,10 @@ class CachedTeacher:
 
     def __init__(self, image: Store, text: Store, views: int, scale: float, side: int = 0) -> None:
         self.image, self.text, self.views, self.scale, self.side = image, text, views, scale, side
+
+    @property
+    def bytes_read(self) -> int:
+        return self.image.bytes_read.total() + self.text.bytes_read.total()
 
     def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
         rows = Pair((batch.samples * self.views + batch.views).cpu().numpy(), batch.captions.cpu().numpy())

@@ -63,6 +63,10 @@ class CorruptedTeacher:
         self.teacher, self.level, self.swap = teacher, level, swap
         self.modality, self.row = ("image" if level in IMAGE_LEVELS else "text"), LEVELS.index(level) % 4
 
+    @property
+    def bytes_read(self) -> int:
+        return self.teacher.bytes_read
+
     def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
         own, swap, samples, name = self.teacher.teach(batch, levels, bridge), self.swap, batch.samples, self.level
         wanted = (name,) if name in own.levels else ()
