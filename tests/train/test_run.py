@@ -212,7 +212,8 @@ def test_a_level_that_sleeps_is_neither_read_nor_computed(root, monkeypatch):
     real_read, real_level = Store.read_float, Necks.level
     monkeypatch.setattr(Store, "read_float", lambda self, name, rows: read.add(name) or real_read(self, name, rows))
     monkeypatch.setattr(Necks, "level", lambda self, name, x: adapted.add(name) or real_level(self, name, x))
-    monkeypatch.setattr(assembling, "measure_units", lambda run: None)  # it looks at every level once
+    monkeypatch.setattr(assembling, "measure_units", lambda run: None)  # these two look at every level
+    monkeypatch.setattr(running, "measure_saving", lambda run: {})
     over = {"policy__name": "manual", "policy__weights": {"P2": 0.0, "L1": 0.0}, "train__steps": 2, "eval__every": None}
     distill(world.config(root, run=str(root / "asleep"), **over))
     assert {"P3", "L2"} <= read & adapted and not {"P2", "L1"} & (read | adapted)
