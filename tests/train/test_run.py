@@ -229,8 +229,21 @@ def test_a_price_above_any_reward_ends_with_the_final_terms_alone(root):
     }
     folder = distill(world.config(root, run=str(root / "priced"), **over))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    levels = [row["levels"] for row in rows if row.get("kind") == "train"]
-    assert levels[0] == 8 and levels[-1] == 0 and rows[-1]["kind"] == "final"
+    first, *_, last = (row for row in rows if row.get("kind") == "train")
+    assert first["levels"] == 8 and last["levels"] == 0 and rows[-1]["kind"] == "final"
+    assert {"loss/align", "loss/fd"} <= set(last) and not {"loss/intra_v", "loss/relation"} & set(last)
+    assert last["grad_norm"] > 0, "the final terms go on teaching"
+
+
+def test_a_credit_event_whose_held_out_batch_is_trained_on_stops_the_run(root, tmp_path):
+    over = {"policy__name": "veto", "policy__every": 1, "data__holdout": 0.2, "cache__path": None}
+    config = world.config(root, run=str(tmp_path / "run"), **over)
+    run = assembling.assemble(config, running.prepare_folder(config, False))
+    held, trained = set(run.held_out.pool.tolist()), set(run.loader.pool.tolist())
+    assert held and trained and not held & trained
+    run.held_out = run.loader
+    with pytest.raises(RuntimeError, match="both trained on and held out"):
+        loop.train(run, 0, loop.MetricsLog(tmp_path / "log.jsonl"))
 
 
 def test_a_policy_that_learns_asks_for_held_out_data(root, tmp_path):
@@ -238,7 +251,7 @@ def test_a_policy_that_learns_asks_for_held_out_data(root, tmp_path):
         distill(world.config(root, run=str(tmp_path / "run"), policy__name="gating"))
 
 
-def test_held_out_samples_enter_no_training_batch(root):
+def test_the_split_keeps_its_share_out_and_loses_nothing():
     pool, held = split_holdout(48, 0.2)
     assert len(held) == 10 and not set(pool) & set(held) and len(set(pool) | set(held)) == 48
 

@@ -82,11 +82,12 @@ def progressive() -> list[Arm]:
 
 
 def sparse(config: Config) -> list[Arm]:
-    """What is kept of P2–P4: the teacher's whole grid, 4 × 4 cells, or 16 key tokens at their places. A cache each."""
+    """What is kept of P2–P4: the teacher's whole grid, 4 × 4 cells, or 16 key tokens, sampled or the likest. A cache each."""
     if config.cache.path is None:
         raise UsageError("ablate sparse: compares caches, but cache.path is not set; set it, the others lie beside it")
-    kept = {"whole": {}, "pooled": {"cache.grid": 4}, "key_tokens": {"cache.tokens": 16}}
-    base = {"cache.grid": None, "cache.tokens": None}
+    kept = {"whole": {}, "pooled": {"cache.grid": 4}, "key_tokens": {"cache.tokens": 16},
+            "top_tokens": {"cache.tokens": 16, "cache.sampling": "topk"}}  # fmt: skip
+    base = {"cache.grid": None, "cache.tokens": None, "cache.sampling": "pps"}
     path = config.cache.path
     return [
         Arm(name, {**base, **keys, "cache.path": path.with_name(f"{path.name}-{name}")}) for name, keys in kept.items()

@@ -46,7 +46,7 @@ class LiveTeacher:
         enabled = self.precision != torch.float32
         with evaluating(self.tower), torch.autocast(self.tower.device.type, self.precision, enabled=enabled):
             features = self.tower(inputs)
-        return self.targets.teaching(features, levels, self.scale)
+        return self.targets.teaching(features, levels, self.scale, (batch.samples, batch.views))
 
 
 class CachedTeacher:

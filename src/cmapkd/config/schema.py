@@ -68,13 +68,15 @@ class CacheConfig(Section):
 
     rank: kept principal components per level (a power of 2). grid: side that spatial levels are pooled to
     before storing; none keeps the teacher's own grid. tokens: instead of a grid, keep this many key tokens of P2-P4
-    with their places.
+    with their places. sampling: which ones: a systematic sample in proportion to their likeness to the summary (pps,
+    unbiased, a sample of its own for each view), or always the likest (topk).
     """
 
     path: Path | None = None
     rank: Annotated[int, Field(ge=2, le=4096)] = 256
     grid: Annotated[int, Field(ge=1, le=64)] | None = None
     tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    sampling: Literal["pps", "topk"] = "pps"
     dtype: Literal["int8", "fp16"] = "int8"
     calibration_samples: Annotated[int, Field(ge=16)] = 2048
     shard_rows: Annotated[int, Field(ge=1)] = 4096
