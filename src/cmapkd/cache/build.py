@@ -74,8 +74,8 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
             _fill(
                 writer,
                 "images",
-                lambda rows: _pixels(samples, config.data, np.asarray(rows), tower.size),
-                lambda pixels: _image_records(tower, targets, pixels),
+                lambda rows: (rows, _pixels(samples, config.data, np.asarray(rows), tower.size)),
+                lambda inputs: _image_records(tower, targets, config.data.views, *inputs),
             )
         captions = samples.flat_captions()
         with StoreWriter(folder / "text", text_fields, text_rows, config.cache.shard_rows, key) as writer:
@@ -134,7 +134,7 @@ def cache_key(config: Config, samples: Samples) -> dict[str, str]:
         "data": samples.fingerprint(),
         "views": f"{config.data.views} crop {config.data.crop} flip {config.data.flip}",
         "rank": str(config.cache.rank),
-        "grid": f"{config.cache.grid} tokens {config.cache.tokens}",
+        "grid": f"{config.cache.grid} tokens {config.cache.tokens}{f' {config.cache.sampling}' if config.cache.tokens else ''}",
         "dtype": config.cache.dtype,
         "words": str(config.cache.words),
         "calibration": f"{config.cache.calibration_samples} samples, held out {reserved(config.data)}",
@@ -159,7 +159,7 @@ def open_targets(folder: Path, key: dict[str, str], config: CacheConfig) -> Targ
         raise IntegrityError(
             f"{path}: missing, or its hash differs from calibration.json; delete {folder} and run `cmapkd cache`"
         )
-    return Targets(load_file(str(path)), config.grid, config.tokens)
+    return Targets(load_file(str(path)), config.grid, config.tokens, config.sampling)
 
 
 def open_targets_of(config: Config) -> Targets | None:
@@ -167,7 +167,8 @@ def open_targets_of(config: Config) -> Targets | None:
     folder = config.cache.path
     if folder is None or not (folder / "calibration.safetensors").is_file():
         return None
-    return Targets(load_file(str(folder / "calibration.safetensors")), config.cache.grid, config.cache.tokens)
+    kept = config.cache
+    return Targets(load_file(str(folder / "calibration.safetensors")), kept.grid, kept.tokens, kept.sampling)
 
 
 def open_cached_teacher(config: Config, samples: Samples) -> tuple[CachedTeacher, Targets, Shape]:
@@ -245,6 +246,7 @@ def fit_targets(config: Config, tower: Tower, samples: Samples) -> Targets:
         config.cache.rank,
         config.cache.grid,
         config.cache.tokens,
+        config.cache.sampling,
     )
     kept = ", ".join(f"{name} {float(targets.get(f'{name}/retained')):.0%}" for name in LEVELS)
     say(f"variance kept: {kept}")
@@ -277,9 +279,10 @@ def _fill(
     progress.close()
 
 
-def _image_records(tower: Tower, targets: Targets, pixels: Tensor) -> dict[str, np.ndarray]:
+def _image_records(tower: Tower, targets: Targets, views: int, rows: range, pixels: Tensor) -> dict[str, np.ndarray]:
     features = tower.image(pixels.to(tower.device))
-    out, places, _ = targets.image_levels(features, IMAGE_LEVELS)
+    index = torch.arange(rows.start, rows.stop)
+    out, places, _ = targets.image_levels(features, IMAGE_LEVELS, (index // views, index % views))
     kept = {} if places is None else {"places": places.cpu().numpy()}
     return _numpy(out | _common(targets, features, IMAGE_LEVELS)) | kept
 

@@ -18,9 +18,15 @@ MASKED = ("L1", "L2")
 
 
 class Teacher(Protocol):
-    """Whoever can say the teaching of a batch. `needs_inputs`: whether batches must carry the teacher's own pixels."""
+    """Whoever can say the teaching of a batch. `needs_inputs`: whether batches must carry the teacher's own pixels.
+
+    bytes_read: what was read of a store so far; 0 of one that runs live.
+    """
 
     needs_inputs: bool
+
+    @property
+    def bytes_read(self) -> int: ...
 
     def teach(self, batch: Batch, levels: Iterable[str], bridge: bool) -> Teaching: ...
 
@@ -28,7 +34,7 @@ class Teacher(Protocol):
 class LiveTeacher:
     """Runs the frozen tower in every step."""
 
-    needs_inputs = True
+    needs_inputs, bytes_read = True, 0
 
     def __init__(self, tower: Tower, targets: Targets, precision: torch.dtype = torch.float32) -> None:
         self.tower, self.targets, self.precision = tower, targets, precision
@@ -41,7 +47,7 @@ class LiveTeacher:
         enabled = self.precision != torch.float32
         with evaluating(self.tower), torch.autocast(self.tower.device.type, self.precision, enabled=enabled):
             features = self.tower(inputs)
-        return self.targets.teaching(features, levels, self.scale)
+        return self.targets.teaching(features, levels, self.scale, (batch.samples, batch.views))
 
 
 class CachedTeacher:
@@ -56,6 +62,10 @@ class CachedTeacher:
         self.image, self.text, self.views, self.scale, self.side = image, text, views, scale, side
         self.device = torch.device("cpu")
         self._steps: dict[tuple[str, str], Tensor] = {}
+
+    @property
+    def bytes_read(self) -> int:
+        return self.image.bytes_read.total() + self.text.bytes_read.total()
 
     def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
         rows = Pair((batch.samples * self.views + batch.views).cpu().numpy(), batch.captions.cpu().numpy())

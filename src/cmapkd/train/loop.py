@@ -30,6 +30,7 @@ def train(run: Run, start: int, log: MetricsLog) -> int:
     """Train from step `start` to the end, or to a signal; returns the step reached, already in a checkpoint."""
     config, progress = run.config, Progress(run.steps, run.config.run.name)
     run.learner.train()
+    run.read = run.teacher.bytes_read if run.teacher is not None else 0
     works = task_batches(run, start)
     with Stop() as stop:
         for step, lesson in run.loader.iterate(start, run.steps, partial(prepare, run)):
