@@ -13,22 +13,27 @@ from cmapkd.train.step import move
 
 @dataclass(frozen=True)
 class Lesson:
-    """teaching: None where no term reads a teacher, and until `taught` where it could not be read ahead."""
+    """teaching: None where no term reads a teacher, and until `taught` where it could not be read ahead; read: the bytes
+    of the cache that reading it ahead took, None where it was not.
+    """
 
     batch: Batch
-    teaching: Teaching | None
-    early: bool
+    teaching: Teaching | None = None
+    read: int | None = None
 
 
 def prepare(run: Run, step: int, batch: Batch) -> Lesson:
     """Called by the loader's thread. A live teacher runs in the step itself, and what a policy that learns has put to
     sleep is known only then.
     """
-    early = run.teacher is not None and not run.teacher.needs_inputs and not run.policy.learns
-    teaching = teach(run, batch, awake(run, at(run.stages, step / run.steps))) if early else None
-    return Lesson(move(batch, run.learner.unit.device), teaching, early)
+    device = run.learner.unit.device
+    if run.teacher is None or run.teacher.needs_inputs or run.policy.learns:
+        return Lesson(move(batch, device))
+    before = run.teacher.bytes_read
+    teaching = teach(run, batch, awake(run, at(run.stages, step / run.steps)))
+    return Lesson(move(batch, device), teaching, run.teacher.bytes_read - before)
 
 
 def taught(run: Run, lesson: Lesson, moment: Moment) -> Teaching | None:
     """The teacher's word on the lesson's batch."""
-    return lesson.teaching if lesson.early else teach(run, lesson.batch, moment)
+    return lesson.teaching if lesson.read is not None else teach(run, lesson.batch, moment)

@@ -69,7 +69,7 @@ def train(run: Run, start: int, log: MetricsLog) -> int:
             run.optimizer.step()
             clamp_scale(run.learner.student.clip)
 
-            record(run, step, moment, total, losses, norm, rate, weights, log)
+            record(run, step, moment, total, losses, norm, rate, weights, lesson.read, log)
             if due(step, config.train.checkpoint_every, run.steps) or stop.asked:
                 flush(run, log)
                 save(run, step + 1)
