@@ -36,8 +36,8 @@ def hadamard(size: int) -> Float[Tensor, "r r"]:
 
 
 def rank_for(width: int, rank: int) -> int:
-    """The largest power of 2 that is at most both the asked rank and the level's width."""
-    return 1 << (min(width, rank).bit_length() - 1)
+    """The asked rank, a power of 2; of a level that is narrower, the first power of 2 that holds all of its width."""
+    return min(rank, 1 << (width - 1).bit_length())
 
 
 def stored_side(native: int, grid: int | None) -> int:
@@ -214,6 +214,7 @@ def _principal(moment: _Moments, rank: int) -> tuple[Tensor, Tensor, float]:
     mean = moment.total / moment.count
     covariance = moment.outer / moment.count - torch.outer(mean, mean)  # type: ignore[arg-type]
     values, vectors = torch.linalg.eigh(covariance)
-    top = values[-rank:].clamp_min(0)
-    basis = vectors[:, -rank:] @ hadamard(rank).to(vectors).T / top.mean().clamp_min(1e-12).sqrt()
+    missing = max(0, rank - len(values))  # components of variance 0, so that every channel still has the same
+    top, vectors = F.pad(values[-rank:].clamp_min(0), (missing, 0)), F.pad(vectors[:, -rank:], (missing, 0))
+    basis = vectors @ hadamard(rank).to(vectors).T / top.mean().clamp_min(1e-12).sqrt()
     return mean.float(), basis.float(), float(top.sum() / values.clamp_min(0).sum().clamp_min(1e-12))  # type: ignore[union-attr]
