@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cmapkd.cache.build import fit_targets, open_cached_teacher
+from cmapkd.cache.build import cache_key, fit_targets, open_cached_teacher
+from cmapkd.cache.ensemble import open_ensemble
 from cmapkd.cache.teacher import LiveTeacher, Teacher
 from cmapkd.config.schema import Config
 from cmapkd.core.device import pick_device, pick_precision
@@ -164,7 +165,10 @@ def open_teacher(config: Config, terms: list[str], samples: Samples, device: tor
         tower = load_tower(config.teacher, words=config.cache.words).to(device).requires_grad_(False)
     if config.cache.path is not None:
         teacher, targets, shape = open_cached_teacher(config, samples)
-        return Taught(corrupted(teacher, config, samples), targets.to(device), shape, tower)
+        teacher = corrupted(teacher, config, samples)
+        if reading("ensemble", terms):
+            teacher = open_ensemble(teacher, config.cache.ensemble, cache_key(config, samples), config.data.views)
+        return Taught(teacher, targets.to(device), shape, tower)
     assert tower is not None
     targets = fit_targets(config, tower, samples).to(device)
     return Taught(
