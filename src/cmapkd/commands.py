@@ -100,14 +100,14 @@ def compare(got: Namespace) -> None:
     checked = config(got)
     from cmapkd.bench.compare import compare
 
-    print(compare(checked, got.methods, got.seeds, got.out, got.budgets, got.tune))
+    print(compare(checked, got.methods, got.seeds, got.out, got.budgets, got.tune, got.jobs))
 
 
 def ablate(got: Namespace) -> None:
     checked = config(got)
     from cmapkd.bench.compare import ablate
 
-    print(ablate(checked, got.group, got.seeds, got.out, got.budgets, got.tune))
+    print(ablate(checked, got.group, got.seeds, got.out, got.budgets, got.tune, got.jobs))
 
 
 def train_head(got: Namespace) -> None:
@@ -187,7 +187,8 @@ RUN = argument("run", type=Path, help="a run folder")
 ARMS = (
     argument("--seeds", type=int, default=3, help="runs of each arm, paired by seed; default: 3"),
     argument("--budgets", type=float, nargs="+", default=[1.0], help="shares of the config's length; default: 1"),
-    flag("--tune", "first three trials of each arm's strength, on a slice of the train split"),
+    flag("--tune", "first four trials of each arm's strength, on a slice of the train split"),
+    argument("--jobs", type=int, default=1, help="runs at a time, each a process; several fill a GPU; default: 1"),
 )
 
 COMMANDS: dict[str, Command] = {

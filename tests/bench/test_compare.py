@@ -1,6 +1,7 @@
 """Comparisons: arms at equal terms, budgets, tuning that never sees the reported split, tables that bold with reason."""
 
 import json
+import os
 import re
 
 import pytest
@@ -11,10 +12,11 @@ from cmapkd.bench.arms import Arm, Result, arm_config, final_row, method_arm, ru
 from cmapkd.bench.compare import ablate, compare
 from cmapkd.bench.comparison_page import write_page
 from cmapkd.bench.curves import curves
+from cmapkd.bench.side_by_side import side_by_side
 from cmapkd.bench.stats import differ, interval, paired
 from cmapkd.bench.tables import leads, rows_of, significant, write_tables
-from cmapkd.bench.tune import trials, tune
-from cmapkd.core.errors import IntegrityError, UsageError
+from cmapkd.bench.tune import FACTORS, RATES, trials, tune
+from cmapkd.core.errors import DataError, IntegrityError, PeerLostError, UsageError
 from cmapkd.methods import METHODS, resolve
 from cmapkd.policy import POLICIES
 from cmapkd.train.schedule import resolve_schedule
@@ -187,12 +189,12 @@ def test_a_finished_run_of_other_settings_is_refused_and_kept(root):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_gets_three_trials(root, method):
+def test_every_method_gets_as_many_trials(root, method):
     config = world.config(root)
     found = trials(config, method_arm(config, method))
-    assert len({arm.name for arm in found}) == 3
+    assert len({arm.name for arm in found}) == len(FACTORS) == len(RATES)
     configs = [arm_config(config, arm, 0, 1.0, root / "x") for arm in found]
-    assert len({c.model_dump_json() for c in configs}) == 3, "the trials must differ"
+    assert len({c.model_dump_json() for c in configs}) == len(found), "the trials must differ"
 
 
 def test_tuning_never_reads_the_reported_split(root, monkeypatch):
@@ -200,9 +202,28 @@ def test_tuning_never_reads_the_reported_split(root, monkeypatch):
     (arm,) = tune(config, [method_arm(config, "kd")], 1.0, root / "tuned")
     assert arm.name == "kd" and arm.about.startswith("strength")
     lines = [json.loads(line) for line in (root / "tuned" / "tune.jsonl").read_text().splitlines()]
-    assert len(lines) == 4 and lines[-1]["chosen"] == arm.about
+    assert len(lines) == len(FACTORS) + 1 and lines[-1]["chosen"] == arm.about
 
 
 def test_seconds_of_training_leave_validation_out(root):
     (run,) = run_arms(world.config(root, train__steps=2), [Arm("cmapkd")], [0], [1.0], root / "timed")
     assert run.samples == 16 and run.train_seconds is not None and run.train_seconds <= run.seconds
+
+
+def test_runs_side_by_side_are_the_runs_one_after_the_other(root):
+    config = world.config(root, train__steps=2, eval__every=None)
+    alone = run_arms(config, [Arm("cmapkd")], range(2), [1.0], root / "alone")
+    beside = run_arms(config, [Arm("cmapkd")], range(2), [1.0], root / "beside", jobs=2)
+    assert [run.metrics for run in beside] == [run.metrics for run in alone]
+    assert "student:" in (root / "beside" / "cmapkd-1.log").read_text()
+
+
+def test_a_run_that_fails_beside_others_ends_the_comparison_with_its_own_line(root):
+    config = world.config(root, train__steps=2, eval__every=None, data__val="nowhere.json")
+    with pytest.raises(DataError, match=r"nowhere\.json"):
+        run_arms(config, [Arm("cmapkd")], range(2), [1.0], root / "nowhere", jobs=2)
+
+
+def test_a_process_that_dies_is_told_and_not_waited_for(tmp_path):
+    with pytest.raises(PeerLostError, match="--jobs 2"):
+        side_by_side(os._exit, [(1,), (1,)], [tmp_path / "a.log", tmp_path / "b.log"], 2)

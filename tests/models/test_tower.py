@@ -202,3 +202,17 @@ def test_a_hugging_face_clip_folder_gives_the_same_embeddings(tmp_path):
         words = model.text_projection(model.text_model(input_ids=x.ids, attention_mask=mask.long()).pooler_output)
         torch.testing.assert_close(tower.eval().image(x.images).final, image, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(tower.text(x.ids, x.words).final, words, atol=1e-5, rtol=1e-4)
+
+
+def test_a_tower_of_two_separate_parts_has_the_same_levels_as_a_joint_one(tmp_path):
+    """open_clip's CustomTextCLIP, which every model with a timm trunk of its own family uses (MobileCLIP, SigLIP)."""
+    words = toy.tokenizer(tmp_path)
+    joint = toy.config(tok.vocabulary(tmp_path))
+    apart = {**joint, "custom_text": True}
+    models = [Tower(build(cfg), words, 32, toy.MEAN, toy.STD, cfg, "toy", words=8).eval() for cfg in (joint, apart)]
+    whole = models[0].clip.state_dict()
+    own = models[1].clip.state_dict()
+    models[1].clip.load_state_dict({key: whole[key.removeprefix("text.")] for key in own})
+    x = toy.inputs(models[0], 3)
+    for a, b in zip(models[0](x).text.levels, models[1](x).text.levels, strict=True):
+        torch.testing.assert_close(a, b)

@@ -4,6 +4,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from cmapkd.core.errors import IntegrityError, NonFiniteError, UsageError
 from cmapkd.data.holdout import split_holdout
 from cmapkd.models.necks import Necks
 from cmapkd.train import assemble as assembling
-from cmapkd.train import checkpoint, loop, teacher_score
+from cmapkd.train import checkpoint, loop, state, teacher_score
 from cmapkd.train import run as running
 from cmapkd.train.run import LOCK, distill
 from cmapkd.train.teacher_score import teacher_metrics
@@ -113,7 +114,7 @@ def test_cached_and_live_teaching_agree(root, tmp_path):
         config = world.config(root, run=str(tmp_path / f"r{len(totals)}"), cache__path=path)
         run = assembling.assemble(config, running.prepare_folder(config, False))
         batch, moment = run.loader.batch(0), assembling.at(run.stages, 0.0)
-        teaching = loop.teach(run, batch, moment)
+        teaching = state.teach(run, batch, moment)
         outputs = loop.stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, torch.float32)
         losses = run.objective.losses(outputs, teaching, batch, moment)
         totals.append({k: float(v.detach()) for k, v in losses.items()})
@@ -129,7 +130,7 @@ def test_key_tokens_are_stored_with_their_places_and_teach_as_the_live_ones(root
         config = world.config(root, run=str(tmp_path / f"r{len(totals)}"), **{**over, "cache__path": path})
         run = assembling.assemble(config, running.prepare_folder(config, False))
         batch, moment = run.loader.batch(0), assembling.at(run.stages, 0.0)
-        teaching = loop.teach(run, batch, moment)
+        teaching = state.teach(run, batch, moment)
         assert teaching.levels["P2"].shape[1] == 5 and teaching.places.shape == (8, 5)
         outputs = loop.stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, torch.float32)
         losses = run.objective.losses(outputs, teaching, batch, moment)
@@ -148,7 +149,7 @@ def test_a_level_that_is_off_is_not_read_from_the_cache(root, tmp_path):
     run = assembling.assemble(config, running.prepare_folder(config, False))
     image = run.teacher.image
     image.bytes_read.clear()
-    loop.teach(run, run.loader.batch(0), assembling.at(run.stages, 0.0))
+    state.teach(run, run.loader.batch(0), assembling.at(run.stages, 0.0))
     assert image.bytes_read["P5"] > 0 and image.bytes_read["P2"] == image.bytes_read["P4"] == 0
 
 
@@ -212,8 +213,8 @@ def test_a_missing_cache_says_how_to_write_it(root, tmp_path):
 
 def test_a_level_that_sleeps_is_neither_read_nor_computed(root, monkeypatch):
     read, adapted = set(), set()
-    real_read, real_level = Store.read_float, Necks.level
-    monkeypatch.setattr(Store, "read_float", lambda self, name, rows: read.add(name) or real_read(self, name, rows))
+    real_read, real_level = Store.read, Necks.level
+    monkeypatch.setattr(Store, "read", lambda self, name, rows: read.add(name) or real_read(self, name, rows))
     monkeypatch.setattr(Necks, "level", lambda self, name, x: adapted.add(name) or real_level(self, name, x))
     monkeypatch.setattr(assembling, "measure_units", lambda run: None)  # these two look at every level
     monkeypatch.setattr(running, "measure_saving", lambda run: {})
@@ -383,3 +384,21 @@ def test_a_key_that_is_newer_than_the_run_has_its_default(root, tmp_path):
         distill(
             world.config(root, run=str(tmp_path / "old"), train__steps=2, eval__every=None, train__lr=0.5), resume=True
         )
+
+
+def test_the_teachers_word_is_read_while_the_step_before_is_trained(root, tmp_path, monkeypatch):
+    threads = {}
+    real = Store.read
+    monkeypatch.setattr(
+        Store,
+        "read",
+        lambda self, name, rows: (
+            threads.setdefault(threading.current_thread().name, set()).add(name) or real(self, name, rows)
+        ),
+    )
+    over = {"train__steps": 3, "eval__every": None}
+    distill(world.config(root, run=str(tmp_path / "early"), **over))
+    assert "P3" in threads["loader"]
+    threads.clear()
+    distill(world.config(root, run=str(tmp_path / "late"), policy__name="veto", data__holdout=0.1, **over))
+    assert "loader" not in threads, "what a policy that learns puts to sleep is known in the step itself"

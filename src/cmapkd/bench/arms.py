@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cmapkd.bench.side_by_side import side_by_side
 from cmapkd.config.schema import Config, PolicyConfig
+from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
 from cmapkd.methods import METHODS
 from cmapkd.train.run import distill, refuse_other_config
@@ -54,13 +56,23 @@ def method_arm(config: Config, method: str) -> Arm:
 
 
 def run_arms(
-    config: Config, arms: Sequence[Arm], seeds: Sequence[int], budgets: Sequence[float], out: Path
+    config: Config, arms: Sequence[Arm], seeds: Sequence[int], budgets: Sequence[float], out: Path, jobs: int = 1
 ) -> list[Result]:
-    """Every arm × budget × seed under `out`; what is finished is read, what was cut off is resumed.
+    """Every arm × budget × seed under `out`, `jobs` at a time; what is finished is read, what was cut off is resumed.
 
     Seeds are the outer loop, so that an interrupted comparison has whole pairs.
     """
-    return [one_run(config, arm, seed, budget, out) for seed in seeds for budget in budgets for arm in arms]
+    return run_all([(config, arm, seed, budget, out) for seed in seeds for budget in budgets for arm in arms], jobs)
+
+
+def run_all(runs: Sequence[tuple[Config, Arm, int, float, Path]], jobs: int) -> list[Result]:
+    """one_run of each; side by side, each says what it says in a log beside its folder."""
+    if jobs < 1:
+        raise UsageError(f"jobs is {jobs}; at least 1 run at a time")
+    if jobs == 1:
+        return [one_run(*run) for run in runs]
+    folders = [run_folder(out, arm.name, seed, budget) for _, arm, seed, budget, out in runs]
+    return side_by_side(one_run, runs, [folder.with_name(f"{folder.name}.log") for folder in folders], jobs)
 
 
 def one_run(config: Config, arm: Arm, seed: int, budget: float, out: Path) -> Result:

@@ -28,16 +28,23 @@ def compare(
     out: Path,
     budgets: Sequence[float] = (1.0,),
     tuned: bool = False,
+    jobs: int = 1,
 ) -> Path:
-    """Methods against each other. Returns the Markdown table's path."""
+    """Methods against each other, `jobs` runs at a time. Returns the Markdown table's path."""
     for method in methods:
         resolve(method, {}, {})
     base = "scratch" if "scratch" in methods else None
-    return _run(config, [method_arm(config, m) for m in methods], seeds, out, budgets, tuned, base)
+    return _run(config, [method_arm(config, m) for m in methods], seeds, out, budgets, tuned, jobs, base)
 
 
 def ablate(
-    config: Config, group: str, seeds: int, out: Path, budgets: Sequence[float] = (1.0,), tuned: bool = False
+    config: Config,
+    group: str,
+    seeds: int,
+    out: Path,
+    budgets: Sequence[float] = (1.0,),
+    tuned: bool = False,
+    jobs: int = 1,
 ) -> Path:
     """CMAPKD against itself with one thing changed; the table of a group lies in a folder of its name.
 
@@ -45,7 +52,7 @@ def ablate(
     the design's four, each against its own first arm, and joins their tables.
     """
     if group == "all":
-        parts = {each: ablate(config, each, seeds, out, budgets, tuned).read_text() for each in DESIGN}
+        parts = {each: ablate(config, each, seeds, out, budgets, tuned, jobs).read_text() for each in DESIGN}
         text = "\n".join(f"## {each}\n\n{table}" for each, table in parts.items())
         fsio.write_bytes(out / "table.md", text.encode())
         return out / "table.md"
@@ -53,7 +60,7 @@ def ablate(
     for arm in arms:
         if "cache.path" in arm.update:  # a cache of its own; a finished one is only checked
             build_cache(arm_config(config, arm, 0, 1.0, out))
-    return _run(config, arms, seeds, out, budgets, tuned, arms[0].name, out / group)
+    return _run(config, arms, seeds, out, budgets, tuned, jobs, arms[0].name, out / group)
 
 
 def _run(
@@ -63,6 +70,7 @@ def _run(
     out: Path,
     budgets: Sequence[float],
     tuned: bool,
+    jobs: int,
     base: str | None,
     tables: Path | None = None,
 ) -> Path:
@@ -73,14 +81,14 @@ def _run(
         raise UsageError(f"budgets are {list(budgets)}; give shares of the config's length, above 0 and at most 1")
     tables = tables or out
     tables.mkdir(parents=True, exist_ok=True)
+    teacher = teacher_metrics(config)  # before the runs, which find it beside the cache
     if tuned:
-        arms = tune(config, arms, min(budgets), out)
-    results = run_arms(config, arms, range(seeds), sorted(budgets), out)
+        arms = tune(config, arms, min(budgets), out, jobs)
+    results = run_arms(config, arms, range(seeds), sorted(budgets), out, jobs)
     served = [a.name for a in arms if (m := METHODS.get(a.update.get("method", a.name))) and m.served is not None]
     notes = [f"{', '.join(served)}: scored with the teacher's own text tower; see docs/methods."] if served else []
     notes += [f"{arm.name}: {arm.about} (tuned on a slice of the train split)" for arm in arms if tuned]
     ours = config.method if any(arm.name == config.method for arm in arms) else base
-    teacher = teacher_metrics(config)
     print(write_tables(results, tables, teacher, base, notes, ours).rstrip(), flush=True)
     if len(set(budgets)) > 1:
         write_curves(results, tables)

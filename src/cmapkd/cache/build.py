@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +14,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 import cmapkd
+from cmapkd.cache.pixels import readers, write_pixels
 from cmapkd.cache.shards import Field
 from cmapkd.cache.store import Store, StoreWriter, estimate_bytes
 from cmapkd.cache.teacher import MASKED, CachedTeacher
 from cmapkd.config.schema import CacheConfig, Config, DataConfig
 from cmapkd.core import fsio
+from cmapkd.core.ahead import ahead
 from cmapkd.core.device import pick_device, pick_precision
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import Progress, say
@@ -26,7 +29,7 @@ from cmapkd.data.holdout import split_holdout
 from cmapkd.data.loader import read_views
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
-from cmapkd.models.load import identity, load_tower
+from cmapkd.models.load import identity, image_size, load_tower
 from cmapkd.models.targets import Targets, calibrate
 from cmapkd.models.tower import Shape, Tower, evaluating
 
@@ -34,6 +37,7 @@ SPREAD = 5.0  # int8 covers ±5 standard deviations of a unit-variance channel; 
 RESERVED = 0.1
 CANARIES = 8
 BATCH = 64
+Read = TypeVar("Read")
 
 
 def build_cache(config: Config, estimate_only: bool = False) -> Path:
@@ -50,6 +54,9 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         f"cache of {len(samples)} images × {config.data.views} views and {text_rows} captions: {size / 1e6:.1f} MB "
         f"({estimate_bytes(image_fields, 1) / 1e3:.1f} kB a view, {estimate_bytes(text_fields, 1) / 1e3:.1f} kB a caption)"
     )
+    if config.cache.pixels:
+        side = image_size(config.student)
+        say(f"and the views' pixels at {side}×{side}: {image_rows * 3 * side * side / 1e6:.1f} MB")
     if estimate_only:
         return folder
     device = pick_device(config.train.device)
@@ -64,10 +71,22 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         torch.autocast(device.type, precision, enabled=precision != torch.float32),
     ):
         with StoreWriter(folder / "image", image_fields, image_rows, config.cache.shard_rows, key) as writer:
-            _fill(writer, "images", lambda rows: _image_records(tower, targets, samples, config.data, rows))
+            _fill(
+                writer,
+                "images",
+                lambda rows: (rows, _pixels(samples, config.data, np.asarray(rows), tower.size)),
+                lambda inputs: _image_records(tower, targets, config.data.views, *inputs),
+            )
         captions = samples.flat_captions()
         with StoreWriter(folder / "text", text_fields, text_rows, config.cache.shard_rows, key) as writer:
-            _fill(writer, "captions", lambda rows: _text_records(tower, targets, [captions[k] for k in rows]))
+            _fill(
+                writer,
+                "captions",
+                lambda rows: tower.tokenizer([captions[k] for k in rows]),
+                lambda tokens: _text_records(tower, targets, *tokens),
+            )
+    if config.cache.pixels:
+        write_pixels(config, samples, image_size(config.student))
     fsio.write_json(
         folder / "teacher.json", {"key": key, "scale": float(tower.scale.detach()), "shape": asdict(tower.shape)}
     )
@@ -239,15 +258,20 @@ def fit_targets(config: Config, tower: Tower, samples: Samples) -> Targets:
     return targets
 
 
-def _fill(writer: StoreWriter, what: str, records) -> None:  # noqa: ANN001
+def _fill(
+    writer: StoreWriter,
+    what: str,
+    read: Callable[[range], Read],
+    records: Callable[[Read], dict[str, np.ndarray]],
+) -> None:
+    """Every missing shard: records(read(rows)) batch by batch; other threads read ahead of the teacher."""
     missing = writer.missing_shards()
-    progress = Progress(sum(len(rows) for rows in missing), f"teacher on {what}")
-    done = 0
+    progress, done = Progress(sum(len(rows) for rows in missing), f"teacher on {what}"), 0
     for rows in missing:
+        chunks = [range(start, min(start + BATCH, rows.stop)) for start in range(rows.start, rows.stop, BATCH)]
         parts: list[dict[str, np.ndarray]] = []
-        for start in range(rows.start, rows.stop, BATCH):
-            chunk = range(start, min(start + BATCH, rows.stop))
-            parts.append(records(chunk))
+        for chunk, inputs in zip(chunks, ahead(lambda k: read(chunks[k]), range(len(chunks)), readers()), strict=True):  # noqa: B023
+            parts.append(records(inputs))
             done += len(chunk)
             progress.update(done, "")
         writer.write_shard(rows, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
@@ -255,18 +279,15 @@ def _fill(writer: StoreWriter, what: str, records) -> None:  # noqa: ANN001
     progress.close()
 
 
-def _image_records(
-    tower: Tower, targets: Targets, samples: Samples, data: DataConfig, rows: range
-) -> dict[str, np.ndarray]:
-    features = tower.image(_pixels(samples, data, np.asarray(rows), tower.size).to(tower.device))
+def _image_records(tower: Tower, targets: Targets, views: int, rows: range, pixels: Tensor) -> dict[str, np.ndarray]:
+    features = tower.image(pixels.to(tower.device))
     index = torch.arange(rows.start, rows.stop)
-    out, places, _ = targets.image_levels(features, IMAGE_LEVELS, (index // data.views, index % data.views))
+    out, places, _ = targets.image_levels(features, IMAGE_LEVELS, (index // views, index % views))
     kept = {} if places is None else {"places": places.cpu().numpy()}
     return _numpy(out | _common(targets, features, IMAGE_LEVELS)) | kept
 
 
-def _text_records(tower: Tower, targets: Targets, captions: list[str]) -> dict[str, np.ndarray]:
-    ids, words = tower.tokenizer(captions)
+def _text_records(tower: Tower, targets: Targets, ids: Tensor, words: Tensor) -> dict[str, np.ndarray]:
     features = tower.text(ids.to(tower.device), words.to(tower.device))
     out = {name: targets.level(name, tokens) for name, tokens in zip(TEXT_LEVELS, features.levels, strict=True)}
     masks = {f"{name}-mask": mask for name, mask in zip(TEXT_LEVELS, features.masks, strict=True) if mask is not None}

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from cmapkd.cache.store import Store
 from cmapkd.cache.teacher import CachedTeacher, Teacher
 from cmapkd.core.errors import IntegrityError, UsageError
@@ -21,24 +23,23 @@ class Ensemble:
     def __init__(self, first: Teacher, others: Sequence[CachedTeacher]) -> None:
         self.first, self.others, self.needs_inputs = first, others, first.needs_inputs
 
-    @property
-    def bytes_read(self) -> int:
-        return self.first.bytes_read + sum(other.bytes_read for other in self.others)
-
     def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
-        others = tuple((other.teach(batch, (), False).final, other.scale) for other in self.others)
-        return replace(self.first.teach(batch, levels, bridge), others=others)
+        first, others = self.first.teach(batch, levels, bridge), [t.teach(batch, (), False) for t in self.others]
+        read = first.read + sum(other.read for other in others)
+        return replace(first, others=tuple((other.final, other.scale) for other in others), read=read)
 
 
-def open_ensemble(first: Teacher, folders: Sequence[Path], key: dict[str, str], views: int) -> Teacher:
+def open_ensemble(
+    first: Teacher, folders: Sequence[Path], key: dict[str, str], views: int, device: torch.device
+) -> Teacher:
     """`first` with the finished caches in `folders` beside it; `key` is that of this run's own cache.
 
     Raises UsageError for a folder without a finished cache, IntegrityError for one of other data or views.
     """
-    return Ensemble(first, [_open(folder, key, views) for folder in folders]) if folders else first
+    return Ensemble(first, [_open(folder, key, views, device) for folder in folders]) if folders else first
 
 
-def _open(folder: Path, key: dict[str, str], views: int) -> CachedTeacher:
+def _open(folder: Path, key: dict[str, str], views: int, device: torch.device) -> CachedTeacher:
     record = folder / "teacher.json"
     if not record.is_file():
         raise UsageError(
@@ -52,4 +53,6 @@ def _open(folder: Path, key: dict[str, str], views: int) -> CachedTeacher:
                 f"cache.ensemble {folder}: its '{name}' are others than this run's; all teachers of an ensemble must "
                 "have seen the same views of the same data: write it again with this config's data"
             )
-    return CachedTeacher(image, text, views, json.loads(record.read_text())["scale"])
+    teacher = CachedTeacher(image, text, views, json.loads(record.read_text())["scale"])
+    teacher.device = device
+    return teacher

@@ -71,6 +71,7 @@ class CacheConfig(Section):
     with their places. sampling: which ones: a systematic sample in proportion to their likeness to the summary (pps,
     unbiased, a sample of its own for each view), or always the likest (topk).
     ensemble: finished caches of further teachers over the same data and views, for methods that read several (mobileclip_dr).
+    pixels: also keep every view's pixels at the student's size, 3 bytes a pixel, so that training decodes no image.
     """
 
     path: Path | None = None
@@ -80,6 +81,7 @@ class CacheConfig(Section):
     sampling: Literal["pps", "topk"] = "pps"
     ensemble: tuple[Path, ...] = ()
     dtype: Literal["int8", "fp16"] = "int8"
+    pixels: bool = False
     calibration_samples: Annotated[int, Field(ge=16)] = 2048
     shard_rows: Annotated[int, Field(ge=1)] = 4096
     words: Annotated[int, Field(ge=1, le=256)] = 24

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,12 @@ PREFETCH = 2
 SHOWN = 5
 CAPTION, VIEW = 7, 11  # keys that keep the draws of captions and views apart
 Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
+Kept = Callable[[int, int], np.ndarray | None]
+Made = TypeVar("Made")
+
+
+def _itself(step: int, batch: Batch) -> Any:
+    return batch
 
 
 @dataclass(frozen=True)
@@ -46,14 +53,16 @@ class Loader:
 
     Epoch order is a keyed bijection of (seed, epoch); the last incomplete batch of an epoch is dropped. Image i shows
     caption (own offset + epoch) mod its count, so that all captions are used, and one of its stored views.
+    kept: the student's pixels of (sample, view), where they were kept; used where no teacher wants pixels of its own.
     """
 
     def __init__(
         self, samples: Samples, data: DataConfig, student: Reader, teacher: Reader | None, batch: int, seed: int,
-        pool: np.ndarray | None = None,
+        pool: np.ndarray | None = None, kept: Kept | None = None,
     ) -> None:  # fmt: skip
         self.samples, self.data, self.student, self.teacher, self.seed = samples, data, student, teacher, seed
         self.pool = np.arange(len(samples)) if pool is None else pool
+        self.kept = None if teacher else kept
         if batch > len(self.pool):
             raise UsageError(f"train.batch is {batch}, but there are only {len(self.pool)} images; lower train.batch")
         self.size, self.steps_per_epoch = batch, len(self.pool) // batch
@@ -86,12 +95,14 @@ class Loader:
             self.ledger.seen += len(rows)
         return Batch(torch.tensor(rows), captions, torch.tensor(views), student, teacher)
 
-    def iterate(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
-        """(step, batch) for start ≤ step < stop, the next ones prepared by a thread; its errors surface here."""
-        ready: queue.Queue[tuple[int, Batch] | BaseException | None] = queue.Queue(maxsize=PREFETCH)
+    def iterate(
+        self, start: int, stop: int, then: Callable[[int, Batch], Made] = _itself
+    ) -> Iterator[tuple[int, Made]]:
+        """(step, then(step, its batch)) for start ≤ step < stop; a thread prepares the next ones, its errors surface here."""
+        ready: queue.Queue[tuple[int, Made] | BaseException | None] = queue.Queue(maxsize=PREFETCH)
         cancelled = threading.Event()
 
-        def offer(item: tuple[int, Batch] | BaseException | None) -> None:
+        def offer(item: tuple[int, Made] | BaseException | None) -> None:
             while not cancelled.is_set():
                 try:
                     ready.put(item, timeout=0.2)
@@ -104,7 +115,7 @@ class Loader:
                 for step in range(start, stop):
                     if cancelled.is_set():
                         return
-                    offer((step, self.batch(step)))
+                    offer((step, then(step, self.batch(step))))
                 offer(None)
             except BaseException as error:
                 offer(error)
@@ -137,6 +148,8 @@ class Loader:
 
     def _pixels(self, sample: int, view: int) -> list[np.ndarray]:
         """The view at the student's size, and at the teacher's when there is one; one decoding for both."""
+        if self.kept is not None and (row := self.kept(sample, view)) is not None:
+            return [row]
         key = (sample, view)
         if (kept := self._memo.get(key)) is not None:
             return kept

@@ -78,6 +78,20 @@ def identity(config: TowerConfig) -> dict[str, str]:
     return {name: _hash("".join(_file_hash(p) for p in paths).encode()) for name, paths in part.items()}
 
 
+def image_size(config: TowerConfig) -> int:
+    """The side in pixels that a model reads, from its config alone."""
+    architecture, _ = _split(config)
+    folder = _folder_of(architecture)
+    if folder is None:
+        vision = architecture_config(architecture)["vision_cfg"]
+    elif (own := folder / "open_clip_config.json").is_file():
+        vision = json.loads(own.read_text())["model_cfg"]["vision_cfg"]
+    else:
+        vision = from_hugging_face(folder)[0]["vision_cfg"]
+    size = vision.get("image_size", 224)
+    return int(size if isinstance(size, int) else size[0])
+
+
 def weight_files(config: TowerConfig) -> list[Path]:
     """The files that a model's own weights are in; none for an architecture with random weights."""
     architecture, weights = _split(config)

@@ -215,5 +215,5 @@ def _principal(moment: _Moments, rank: int) -> tuple[Tensor, Tensor, float]:
     covariance = moment.outer / moment.count - torch.outer(mean, mean)  # type: ignore[arg-type]
     values, vectors = torch.linalg.eigh(covariance)
     top = values[-rank:].clamp_min(0)
-    basis = vectors[:, -rank:] @ hadamard(rank).T / top.mean().clamp_min(1e-12).sqrt()
+    basis = vectors[:, -rank:] @ hadamard(rank).to(vectors).T / top.mean().clamp_min(1e-12).sqrt()
     return mean.float(), basis.float(), float(top.sum() / values.clamp_min(0).sum().clamp_min(1e-12))  # type: ignore[union-attr]

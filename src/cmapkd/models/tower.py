@@ -92,7 +92,7 @@ class Tower(nn.Module):
             out = self.clip.forward_intermediates(text=ids, text_indices=self.text_taps, normalize=False)
             shallow, middle, deep, final = *out["text_intermediates"], out["text_features"]
         else:
-            out = self.clip.text.forward_intermediates(ids, indices=self.text_taps)
+            out = self.clip.text.forward_intermediates(ids, indices=self.text_taps, output_fmt="NLC")
             shallow, middle, deep, final = *out["text_intermediates"], out["text_features"]
         ends = (ids == self.tokenizer.end).int().argmax(1)
         end = deep[torch.arange(len(ids), device=ids.device), ends]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cmapkd.cache.build import cache_key, fit_targets, open_cached_teacher
 from cmapkd.cache.ensemble import open_ensemble
+from cmapkd.cache.pixels import open_pixels
 from cmapkd.cache.teacher import LiveTeacher, Teacher
 from cmapkd.config.schema import Config
 from cmapkd.core.device import pick_device, pick_precision
@@ -37,6 +38,7 @@ from cmapkd.train.optimizer import build_optimizer
 from cmapkd.train.schedule import at, resolve_schedule
 from cmapkd.train.serve import validator
 from cmapkd.train.state import Run, teach
+from cmapkd.train.step import move
 
 UNIT_BATCHES = 4
 
@@ -83,10 +85,11 @@ def assemble(config: Config, folder: Path) -> Run:
     mine = Reader(student.size, student.tokenizer)
     live = tower is not None and (reading("inputs", terms) or taught is not None and taught.teacher.needs_inputs)
     theirs = Reader(tower.size, tower.tokenizer) if tower is not None and live else None
-    loader = open_loader(config, samples, mine, theirs, config.train.batch, config.seed, pool)
+    kept = open_pixels(config, samples, student.size)
+    loader = open_loader(config, samples, mine, theirs, config.train.batch, config.seed, pool, kept)
     steps = config.train.steps or max(1, round(float(config.train.epochs or 0) * loader.steps_per_epoch))
     batch = min(config.train.batch, len(held))
-    held_out = open_loader(config, samples, mine, theirs, batch, config.seed, held) if len(held) else None
+    held_out = open_loader(config, samples, mine, theirs, batch, config.seed, held, kept) if len(held) else None
     policy = POLICIES[config.policy.name](config.policy, shape.embedding if shape else student.shape.embedding)
     policy.to(device)
     if policy.learns and held_out is None:
@@ -165,9 +168,11 @@ def open_teacher(config: Config, terms: list[str], samples: Samples, device: tor
         tower = load_tower(config.teacher, words=config.cache.words).to(device).requires_grad_(False)
     if config.cache.path is not None:
         teacher, targets, shape = open_cached_teacher(config, samples)
+        teacher.device = device
         teacher = corrupted(teacher, config, samples)
         if reading("ensemble", terms):
-            teacher = open_ensemble(teacher, config.cache.ensemble, cache_key(config, samples), config.data.views)
+            key, views = cache_key(config, samples), config.data.views
+            teacher = open_ensemble(teacher, config.cache.ensemble, key, views, device)
         return Taught(teacher, targets.to(device), shape, tower)
     assert tower is not None
     targets = fit_targets(config, tower, samples).to(device)
@@ -183,7 +188,8 @@ def measure_units(run: Run) -> None:
     if run.teacher is None or not run.objective.levels(moment):
         return
     count = min(UNIT_BATCHES, run.steps)
-    teachings = [t for step in range(count) if (t := teach(run, run.loader.batch(step), moment)) is not None]
+    batches = (move(run.loader.batch(step), run.learner.unit.device) for step in range(count))
+    teachings = [t for batch in batches if (t := teach(run, batch, moment)) is not None]
     run.learner.measure_units(teachings)
     if isinstance(run.policy, Learning):
         size = torch.tensor([float(teachings[0].levels[k].numel()) for k in LEVELS])

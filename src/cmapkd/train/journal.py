@@ -34,8 +34,7 @@ def record(
         row |= {f"weight/{name}": weights[:, k].mean() for k, name in enumerate(LEVELS)}
         row |= {f"spread/{name}": weights[:, k].std() for k, name in enumerate(LEVELS)}
     row["lr"], row["levels"] = torch.tensor(rate), torch.tensor(len(run.objective.levels(moment)))
-    if run.teacher is not None:
-        row["bytes"], run.read = torch.tensor(float(run.teacher.bytes_read - run.read)), run.teacher.bytes_read
+    row["bytes"] = torch.tensor(float(run.read))
     row["stage"] = torch.tensor([stage.name for stage in run.stages].index(moment.stage))
     run.pending.append((step, row))
     if due(step, LOG_EVERY, run.steps):

@@ -6,6 +6,7 @@ import json
 
 from cmapkd.config.schema import Config
 from cmapkd.core import fsio
+from cmapkd.core.device import pick_device
 from cmapkd.core.log import say
 from cmapkd.models.load import identity, load_tower
 from cmapkd.tasks.validation import merged, open_validation
@@ -20,7 +21,8 @@ def teacher_metrics(config: Config) -> dict[str, float]:
     known = json.loads(record.read_text()) if record is not None and record.is_file() else {}
     key = f"{identity(config.teacher)['weights']} {validation.identity}"
     if key not in known:
-        scores = validation.scores(load_tower(config.teacher, words=config.cache.words))
+        tower = load_tower(config.teacher, words=config.cache.words).to(pick_device(config.train.device))
+        scores = validation.scores(tower)
         for score in scores:
             say(f"teacher: {score.line()}")
         known[key] = merged(scores)

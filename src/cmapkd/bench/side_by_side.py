@@ -1,0 +1,61 @@
+"""Runs side by side, each in a process of its own: one small student leaves most of a GPU, or of many cores, idle."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cmapkd.core.errors import PeerLostError
+from cmapkd.core.log import Progress
+
+Answer = TypeVar("Answer")
+PRELOAD = ["cmapkd.bench.arms"]  # imported once, in the process that the others are forked from; it holds no GPU
+
+
+def side_by_side(
+    call: Callable[..., Answer], tasks: Sequence[tuple[Any, ...]], logs: Sequence[Path], jobs: int
+) -> list[Answer]:
+    """[call(*task) for task in tasks], `jobs` at a time; what task k says goes to logs[k].
+
+    The first error ends the others by SIGTERM, after which runs are at a checkpoint, and is raised. Raises PeerLostError
+    when a process dies, which out-of-memory killers do.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    progress = Progress(len(tasks), "runs")
+    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
+        futures = [pool.submit(_logged, log, call, task) for log, task in zip(logs, tasks, strict=True)]
+        try:
+            waiting, done = set(futures), 0
+            while waiting:
+                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                    done += 1
+                    progress.update(done, logs[futures.index(future)].stem)
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise PeerLostError(
+                    f"--jobs {jobs}: a run's process died; the last lines of the logs beside {logs[0]} say which and "
+                    "where; if memory ran out give fewer jobs, then repeat the command: finished runs are kept"
+                ) from None
+            raise
+        progress.close()
+        return [future.result() for future in futures]
+
+
+def _logged(log: Path, call: Callable[..., Answer], task: tuple[Any, ...]) -> Answer:
+    """Run the task with both of this process's streams in the log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    return call(*task)
