@@ -1,6 +1,7 @@
 """ViT-L/14 → ViT-B/16 on one GPU: `python -m benchmarks.on_gpu`. Milliseconds, peak memory and share of the GEMM rate of
-a plain step, a cached CMAPKD step (store read, checked and copied to the GPU in every step) and one with the teacher in
-the step; bf16, random weights, the same batch, rounds interleaved. One JSON line a figure, on standard output.
+a plain step, a cached CMAPKD step (store read, checked and copied to the GPU for every step, one step ahead by a thread,
+as in training) and one with the teacher in the step; bf16, random weights, the same batch, a few steps of each in turn.
+One JSON line a figure, on standard output.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from benchmarks.step import CONFIG, LARGE, cached_teacher, cmapkd_learner, random_batch
 from cmapkd.cache.teacher import LiveTeacher
 from cmapkd.config.schema import TowerConfig
+from cmapkd.core.ahead import ahead
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Outputs, Teaching
 from cmapkd.losses.contrastive import align
 from cmapkd.models.load import load_tower
@@ -24,7 +26,7 @@ from cmapkd.models.targets import Targets, rank_for
 from cmapkd.train import step as stepping
 from cmapkd.train.schedule import SCHEDULES, at
 
-STUDENT, TEACHER, BATCH, ROUNDS = "ViT-B-16", "ViT-L-14", 256, 8
+STUDENT, TEACHER, BATCH, ROUNDS, STEPS = "ViT-B-16", "ViT-L-14", 256, 5, 4
 GFLOP = {
     "student": 123.8,
     "teacher": 162.03 + 13.30,
@@ -47,6 +49,7 @@ def measure(folder: Path) -> None:
     teacher = load_tower(TowerConfig(model=TEACHER)).requires_grad_(False).eval().to(DEVICE)
     batch = both(random_batch(student, BATCH), random_batch(teacher, BATCH).student)
     stored = cached_teacher(folder, student.words, BATCH)
+    stored.device = DEVICE
     live = LiveTeacher(teacher, targets, torch.bfloat16)
     optimizer = torch.optim.AdamW(learner.parameters(), fused=True)
     moment = at(SCHEDULES["all_on"], 0.0)
@@ -59,9 +62,8 @@ def measure(folder: Path) -> None:
         align(final.image.float(), final.text.float(), student.scale).backward()
         optimizer.step()
 
-    def step(teach: Callable[[Batch], Teaching]) -> None:
+    def step(teaching: Teaching) -> None:
         moved = stepping.move(batch, DEVICE)
-        teaching = teach(moved)
 
         def losses_of(outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
             losses = objective.losses(outputs, teaching, moved, moment)
@@ -71,11 +73,18 @@ def measure(folder: Path) -> None:
         stepping.whole(learner, moved, LEVELS, None, losses_of, torch.bfloat16)
         optimizer.step()
 
+    def hear() -> Teaching:
+        return live.teach(stepping.move(batch, DEVICE), LEVELS)
+
+    def cached() -> None:
+        for teaching in ahead(lambda _: stored.teach(batch, LEVELS), range(STEPS)):
+            step(teaching)
+
     kinds: dict[str, Callable[[], object]] = {
-        "plain": plain,
-        "cached": lambda: step(lambda moved: stored.teach(moved, LEVELS)),
-        "online": lambda: step(lambda moved: live.teach(moved, LEVELS)),
-        "teacher": lambda: live.teach(stepping.move(batch, DEVICE), LEVELS),
+        "plain": lambda: [plain() for _ in range(STEPS)],
+        "cached": cached,
+        "online": lambda: [step(hear()) for _ in range(STEPS)],
+        "teacher": lambda: [hear() for _ in range(STEPS)],
     }
     ms, peak = interleaved(kinds)
     rate = gemm()
@@ -120,7 +129,7 @@ def interleaved(kinds: dict[str, Callable[[], object]]) -> tuple[dict[str, list[
             end.record()
             torch.cuda.synchronize()
             if turn >= 2:
-                ms[name].append(start.elapsed_time(end))
+                ms[name].append(start.elapsed_time(end) / STEPS)
                 peak[name] = max(peak[name], torch.cuda.max_memory_allocated() / 2**20)
     return ms, peak
 
@@ -128,7 +137,7 @@ def interleaved(kinds: dict[str, Callable[[], object]]) -> tuple[dict[str, list[
 def gemm(side: int = 8192) -> float:
     """TFLOP/s of a bf16 product of random side × side matrices."""
     a, b = (torch.randn(side, side, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
-    ms, _ = interleaved({"gemm": lambda: a @ b})
+    ms, _ = interleaved({"gemm": lambda: [a @ b for _ in range(STEPS)]})
     return 2 * side**3 / statistics.median(ms["gemm"]) / 1e9
 
 
