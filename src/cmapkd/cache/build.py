@@ -14,6 +14,7 @@ from torch import Tensor
 
 import cmapkd
 from cmapkd.cache.pixels import write_pixels
+from cmapkd.cache.place import refuse_place
 from cmapkd.cache.shards import Field
 from cmapkd.cache.store import Store, StoreWriter, estimate_bytes
 from cmapkd.cache.teacher import MASKED, CachedTeacher
@@ -24,7 +25,7 @@ from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import Progress, say
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Inputs
 from cmapkd.data.holdout import split_holdout
-from cmapkd.data.loader import read_views
+from cmapkd.data.loader import Ledger, read_views
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from cmapkd.models.load import identity, image_size, load_tower
@@ -42,6 +43,8 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     if config.cache.path is None or config.teacher is None:
         raise UsageError("cmapkd cache needs teacher.model and cache.path in the config; give both")
     samples = open_samples(config.data.train, config.data, config.data.train_split)
+    for note in samples.notes:
+        say(f"data: {note}")
     tower = load_tower(config.teacher, words=config.cache.words)
     folder, key = config.cache.path, cache_key(config, samples)
     image_fields, text_fields = fields(tower.shape, tower.words, config.cache)
@@ -54,21 +57,24 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     if config.cache.pixels:
         side = image_size(config.student)
         say(f"and the views' pixels at {side}×{side}: {image_rows * 3 * side * side / 1e6:.1f} MB")
+        size += image_rows * 3 * side * side
     if estimate_only:
         return folder
+    refuse_place(folder, size)
     device = pick_device(config.train.device)
     tower.to(device)
     finished = (folder / "teacher.json").is_file()
     precision = pick_precision(config.train.precision, device)
     targets = open_targets(folder, key, config.cache) or _calibrate(folder, key, config, tower, samples)
     targets.to(device)
+    ledger = Ledger()
     with (
         evaluating(tower),
         torch.inference_mode(),
         torch.autocast(device.type, precision, enabled=precision != torch.float32),
     ):
         with StoreWriter(folder / "image", image_fields, image_rows, config.cache.shard_rows, key) as writer:
-            _fill(writer, "images", lambda rows: _image_records(tower, targets, samples, config.data, rows))
+            _fill(writer, "images", lambda rows: _image_records(tower, targets, samples, config.data, rows, ledger))
         captions = samples.flat_captions()
         with StoreWriter(folder / "text", text_fields, text_rows, config.cache.shard_rows, key) as writer:
             _fill(writer, "captions", lambda rows: _text_records(tower, targets, [captions[k] for k in rows]))
@@ -80,6 +86,8 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     if finished:
         worst = check_canaries(open_cached_teacher(config, samples)[0], tower, samples, config.data)
         say(f"{CANARIES} images re-encoded, smallest cosine with the stored ones {worst:.5f}")
+    if ledger.quarantined:
+        say(f"{len(ledger.quarantined)} unreadable images, which are not trained on: {ledger.shown()}")
     say(f"cache complete and verified: {folder}")
     return folder
 
@@ -184,7 +192,7 @@ def check_canaries(teacher: CachedTeacher, tower: Tower, samples: Samples, data:
     """Re-encode 8 stored image views; the smallest cosine with the stored embedding. Refuses below 0.999."""
     rows = np.linspace(0, len(samples) * data.views - 1, CANARIES).astype(np.int64)
     with evaluating(tower), torch.inference_mode():
-        fresh = tower.image(_pixels(samples, data, rows, tower.size).to(tower.device)).final.float().cpu()
+        fresh = tower.image(_pixels(samples, data, rows, tower.size, Ledger()).to(tower.device)).final.float().cpu()
     stored = torch.from_numpy(teacher.image.read_float("final", rows))
     worst = float(torch.nn.functional.cosine_similarity(fresh, stored, dim=-1).min())
     if worst < 0.999:
@@ -197,10 +205,10 @@ def check_canaries(teacher: CachedTeacher, tower: Tower, samples: Samples, data:
 
 def teacher_inputs(tower: Tower, samples: Samples, data: DataConfig, indices: np.ndarray) -> Iterator[Inputs]:
     """Calibration batches: view 0.. of each sample in turn, with its first caption."""
-    captions = samples.flat_captions()
+    captions, ledger = samples.flat_captions(), Ledger()
     for chunk in np.array_split(indices, max(1, -(-len(indices) // BATCH))):
         ids, words = tower.tokenizer([captions[samples.caption_offsets[k]] for k in chunk])
-        pixels = _pixels(samples, data, chunk * data.views + chunk % data.views, tower.size)
+        pixels = _pixels(samples, data, chunk * data.views + chunk % data.views, tower.size, ledger)
         yield Inputs(pixels.to(tower.device), ids.to(tower.device), words.to(tower.device))
 
 
@@ -260,9 +268,9 @@ def _fill(writer: StoreWriter, what: str, records) -> None:  # noqa: ANN001
 
 
 def _image_records(
-    tower: Tower, targets: Targets, samples: Samples, data: DataConfig, rows: range
+    tower: Tower, targets: Targets, samples: Samples, data: DataConfig, rows: range, ledger: Ledger
 ) -> dict[str, np.ndarray]:
-    features = tower.image(_pixels(samples, data, np.asarray(rows), tower.size).to(tower.device))
+    features = tower.image(_pixels(samples, data, np.asarray(rows), tower.size, ledger).to(tower.device))
     out, places, _ = targets.image_levels(features, IMAGE_LEVELS)
     kept = {} if places is None else {"places": places.cpu().numpy()}
     return _numpy(out | _common(targets, features, IMAGE_LEVELS)) | kept
@@ -287,5 +295,5 @@ def _numpy(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
 
 
-def _pixels(samples: Samples, data: DataConfig, rows: np.ndarray, size: int) -> Tensor:
-    return read_views(samples, data, rows // data.views, rows % data.views, size)
+def _pixels(samples: Samples, data: DataConfig, rows: np.ndarray, size: int, ledger: Ledger) -> Tensor:
+    return read_views(samples, data, rows // data.views, rows % data.views, size, ledger)
