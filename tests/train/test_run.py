@@ -6,18 +6,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 import world
 from cmapkd.cache.build import build_cache
 from cmapkd.cache.store import Store
 from cmapkd.config.load import dump_config
+from cmapkd.config.schema import EvalConfig, Metric, TowerConfig
 from cmapkd.core import fsio
-from cmapkd.core.errors import IntegrityError, NonFiniteError, UsageError
+from cmapkd.core.errors import DataError, IntegrityError, NonFiniteError, UsageError
 from cmapkd.data.holdout import split_holdout
+from cmapkd.models.load import load_tower
 from cmapkd.models.necks import Necks
+from cmapkd.tasks.validation import merged, open_validation
 from cmapkd.train import assemble as assembling
 from cmapkd.train import checkpoint, loop, teacher_score
 from cmapkd.train import run as running
@@ -295,6 +300,7 @@ def test_a_damaged_shard_of_a_finished_cache_is_mended_by_writing_the_cache_agai
 SCRIPT = """
 import sys
 from pathlib import Path
+from typing import get_args
 from cmapkd.config.load import load_config
 from cmapkd.train.run import LOCK, distill
 from cmapkd.train.teacher_score import teacher_metrics
@@ -366,3 +372,26 @@ def test_a_key_that_is_newer_than_the_run_has_its_default(root, tmp_path):
         distill(
             world.config(root, run=str(tmp_path / "old"), train__steps=2, eval__every=None, train__lr=0.5), resume=True
         )
+
+
+def test_a_wrong_val_file_is_told_before_the_teacher_runs(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(assembling, "open_teacher", lambda *_: pytest.fail("the teacher was opened"))
+    with pytest.raises(DataError, match="nope.json: no such file"):
+        distill(world.config(root, run=str(tmp_path / "r"), data__val=str(tmp_path / "nope.json")))
+
+
+def test_best_can_be_chosen_by_every_metric_that_a_validation_gives_and_by_no_other(root, tmp_path):
+    more_is_better = set(get_args(Metric)) - {"head/acc1"}
+    validation = open_validation(
+        world.config(root, eval__tasks=["retrieval", "zeroshot"], eval__zeroshot="scenes:objects:8:val")
+    )
+    tower = load_tower(TowerConfig(model=str(root / "student-init")))
+    given = merged(validation.scores(tower))
+    assert more_is_better == {name for name in given if "medr" not in name}
+    for wrong in (
+        {"metric": "mean_recal@1"},
+        {"metric": "zeroshot/acc1", "every": 2},
+        {"tasks": ["zeroshot"], "every": 2},
+    ):
+        with pytest.raises(ValidationError):
+            EvalConfig.model_validate(wrong)

@@ -11,6 +11,11 @@ Level = Literal["P2", "P3", "P4", "P5", "L1", "L2", "L3", "L4"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
+Metric = Literal[  # of a validation, more is better
+    "mean_recall@1", "mean_recall", "image_retrieval_recall@1", "image_retrieval_recall@5", "image_retrieval_recall@10",
+    "text_retrieval_recall@1", "text_retrieval_recall@5", "text_retrieval_recall@10",
+    "zeroshot/acc1", "zeroshot/acc5", "zeroshot/mean_per_class_recall", "head/acc1",
+]  # fmt: skip
 
 
 class Section(BaseModel):
@@ -157,11 +162,23 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
+    """Validation on data.val. every: steps between two; metric: by which best/ is chosen, of one of the tasks."""
+
     every: Annotated[int, Field(ge=1)] | None = None
-    metric: str = "mean_recall@1"
+    metric: Metric = "mean_recall@1"
     tasks: tuple[Literal["retrieval", "zeroshot"], ...] = ("retrieval",)
     zeroshot: str | None = None
     batch: Annotated[int, Field(ge=1)] = 256
+
+    @model_validator(mode="after")
+    def metric_is_measured(self) -> EvalConfig:
+        task = "retrieval" if "recall@" in self.metric or self.metric == "mean_recall" else "zeroshot"
+        if self.every is not None and self.metric != "head/acc1" and task not in self.tasks:
+            first = {"retrieval": "mean_recall@1", "zeroshot": "zeroshot/acc1"}[(*self.tasks, "retrieval")[0]]
+            raise ValueError(
+                f"metric {self.metric} is of {task}, which eval.tasks leaves out; set eval.metric: {first}"
+            )
+        return self
 
 
 class TaskConfig(Section):

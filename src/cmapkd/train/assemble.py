@@ -27,6 +27,7 @@ from cmapkd.models.targets import Targets
 from cmapkd.models.tower import Shape, Tower
 from cmapkd.policy import POLICIES
 from cmapkd.policy.base import Learning
+from cmapkd.tasks.validation import open_validation
 from cmapkd.train.balance import Balance
 from cmapkd.train.bank import CLASS_TEXT, Bank, open_bank
 from cmapkd.train.heads import open_task
@@ -62,6 +63,7 @@ def assemble(config: Config, folder: Path) -> Run:
     samples = open_samples(config.data.train, config.data, config.data.train_split)
     for note in samples.notes:
         say(f"data: {note}")
+    validation = open_validation(config)  # a wrong data.val is told before the teacher runs
     pool, held = split_holdout(len(samples), config.data.holdout)
     device = pick_device(config.train.device)
     terms = list(method.weights)
@@ -102,7 +104,7 @@ def assemble(config: Config, folder: Path) -> Run:
         Balance(method.share, steps), policy,
         torch.optim.Adam(policy.parameters(), lr=config.policy.lr) if list(policy.parameters()) else None,
         taught.teacher if taught else None, held_out,
-        validator(config, method, learner, tower, samples.classes if bank is None or not bank.pseudo else None),
+        validator(validation, method, learner, tower, samples.classes if bank is None or not bank.pseudo else None),
         task,
     )  # fmt: skip
     measure_units(run)

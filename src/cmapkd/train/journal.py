@@ -54,7 +54,7 @@ def evaluate(run: Run, step: int, log: MetricsLog) -> None:
     run.validating += time.monotonic() - started
     flush(run, log)
     log.write({"kind": "val", "step": step, **metrics})
-    score = metrics.get(run.config.eval.metric, float("-inf"))
+    score = metrics.get(run.config.eval.metric, float("-inf"))  # without data.val there is none
     if score > run.best:
         run.best = score
         tensors = {f"student/{k}": v for k, v in run.learner.student.clip.state_dict().items()}
