@@ -81,6 +81,7 @@ def test_every_command_has_a_help_page_of_its_own(name, capsys):
         (["distil"], "(did you mean 'distill'?)"),
         (["distill"], "required: --config; see `cmapkd distill --help`"),
         (["distill", "--config", "scenes", "--resum"], "(did you mean '--resume'?)"),
+        (["distill", "--confg", "c.yaml"], "(did you mean '--config'?)"),
         (["list", "method"], "choose from"),
         (["distill", "--config", "nowhere.yaml"], "no such file"),
         (["distill", "--config", "scenes", "train.bach=3"], "unknown key 'train.bach' (did you mean 'train.batch'?)"),
@@ -116,9 +117,9 @@ def test_overrides_may_stand_anywhere_and_reach_the_config(called):
 def test_overrides_do_not_end_up_among_the_methods(called):
     calls = called("cmapkd.bench.compare", "compare")
     assert run("compare", "--config", "scenes", "--methods", "kd", "cmapkd", "train.steps=7", "--seeds", "2") == 0
-    ((config, methods, seeds, out, budgets, tune),) = calls
+    ((config, methods, seeds, out, budgets, tune, jobs),) = calls
     assert (config.train.steps, methods, seeds, out) == (7, ["kd", "cmapkd"], 2, Path("runs/compare"))
-    assert (budgets, tune) == ([1.0], False)
+    assert (budgets, tune, jobs) == ([1.0], False, 1)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +152,7 @@ def test_cache_estimate_is_passed_on(called):
         (errors.UsageError("w"), 2), (errors.DataError("w"), 3), (errors.IntegrityError("w"), 4),
         (errors.DiskError("w"), 5), (errors.NonFiniteError("w"), 6), (errors.PeerLostError("w"), 7),
         (KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, "No space left on device", "f"), 5),
+        (FileExistsError(errno.EEXIST, "File exists", "f"), 5), (PermissionError(errno.EACCES, "Permission denied", "f"), 5),
     ],
 )  # fmt: skip
 def test_each_kind_of_error_has_its_exit_code_and_one_line(called, capsys, error, code):
