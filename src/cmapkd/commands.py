@@ -83,7 +83,9 @@ def distill(got: Namespace) -> None:
     checked = config(got)
     from cmapkd.train.run import distill
 
-    print(distill(checked, got.resume, got.dry_run))
+    folder = distill(checked, got.resume, got.dry_run)
+    if not got.dry_run:
+        print(folder)
 
 
 def evaluate(got: Namespace) -> None:
@@ -222,7 +224,7 @@ COMMANDS: dict[str, Command] = {
         (
             CONFIG,
             flag("--resume", "go on from the newest checkpoint of the run folder"),
-            flag("--dry-run", "a few real steps, an evaluation and an export, in a folder of its own"),
+            flag("--dry-run", "two real steps, an evaluation and an export; says memory and time, keeps nothing"),
         ),
         overrides=True,
     ),

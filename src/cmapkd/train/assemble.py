@@ -30,6 +30,7 @@ from cmapkd.policy.base import Learning
 from cmapkd.tasks.validation import open_validation
 from cmapkd.train.balance import Balance
 from cmapkd.train.bank import CLASS_TEXT, Bank, open_bank
+from cmapkd.train.dry_run import few
 from cmapkd.train.heads import open_task
 from cmapkd.train.learner import build_learner
 from cmapkd.train.objective import Objective
@@ -52,8 +53,11 @@ class Taught:
     tower: Tower | None
 
 
-def assemble(config: Config, folder: Path) -> Run:
-    """Build everything that a run consists of. The student is initialised right after the seed is set."""
+def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
+    """Build everything that a run consists of. The student is initialised right after the seed is set.
+
+    evaluated: at most so many samples of each task of a validation.
+    """
     method = resolve(config.method, config.weights, config.share)
     check_student(config, method)
     stages = resolve_schedule(config.schedule, method)
@@ -63,7 +67,7 @@ def assemble(config: Config, folder: Path) -> Run:
     samples = open_samples(config.data.train, config.data, config.data.train_split)
     for note in samples.notes:
         say(f"data: {note}")
-    validation = open_validation(config)  # a wrong data.val is told before the teacher runs
+    validation = few(open_validation(config), evaluated)  # a wrong data.val is told before the teacher runs
     pool, held = split_holdout(len(samples), config.data.holdout)
     device = pick_device(config.train.device)
     terms = list(method.weights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from cmapkd.export.run import METHOD_TENSORS, export_student
 from cmapkd.tasks.headed import Headed, write_head
 from cmapkd.train import checkpoint
 from cmapkd.train.assemble import assemble
+from cmapkd.train.dry_run import EVALUATED, outlook, shortened
 from cmapkd.train.loop import train
 from cmapkd.train.serve import write_method_tensors
 from cmapkd.train.state import Run
@@ -31,34 +31,46 @@ SHOWN = ("image_retrieval_recall@1", "text_retrieval_recall@1", "mean_recall@1",
 def distill(config: Config, resume: bool = False, dry_run: bool = False) -> Path:
     """Train `config.student` by `config.method` and return the run folder.
 
+    dry_run: the whole way in two steps, of which nothing is kept; what the run will take is said.
     Raises UsageError for an existing folder without `resume`, IntegrityError for a checkpoint of another config or a
     folder that another process trains in.
     """
-    if dry_run:
-        config = shortened(config)
     refuse_folder(config, resume)
+    if dry_run:
+        return _dry(config)
     with fsio.exclusive(config.run / LOCK):
         return _distill(config, prepare_folder(config, resume), resume)
 
 
-def _distill(config: Config, folder: Path, resume: bool) -> Path:
+def _dry(config: Config) -> Path:
+    """Everything once in small, in a folder that goes again; returns the folder of the run to come."""
+    small = shortened(config)
+    try:
+        outlook(config, _distill(small, prepare_folder(small, False), False, EVALUATED))
+    finally:
+        shutil.rmtree(small.run, ignore_errors=True)
+    return config.run
+
+
+def _distill(config: Config, folder: Path, resume: bool, evaluated: int | None = None) -> Path:
+    """evaluated: at most so many samples of each task of a validation."""
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     started = time.time()
     try:
-        run = assemble(config, folder)
+        run = assemble(config, folder, evaluated)
     except BaseException:
         if not resume:  # nothing was trained yet, and the mended command shall not meet a folder that exists
             shutil.rmtree(folder)
         raise
-    taught = teacher_metrics(config) if run.teacher is not None else {}
+    taught = teacher_metrics(config, evaluated) if run.teacher is not None else {}
     if taught:
         say("teacher: " + ", ".join(f"{name} {100 * taught[name]:.1f} %" for name in SHOWN if name in taught))
     torch.manual_seed(config.seed)
     start = restore(run) if resume else 0
     log = MetricsLog(folder / "metrics.jsonl")
     if start == 0:
-        log.write({"kind": "start", "steps": run.steps, "parameters": sum(p.numel() for p in run.learner.student.parameters()),
+        log.write({"kind": "start", "steps": run.steps, "steps_per_epoch": run.loader.steps_per_epoch, "parameters": sum(p.numel() for p in run.learner.student.parameters()),
                    "torch": torch.__version__, "threads": torch.get_num_threads()})  # fmt: skip
     say(f"{config.method}: {run.steps} steps of {config.train.batch}, student {config.student.model}, terms "
         + ", ".join(f"{k} {v:g}" for k, v in run.objective.weights.items()))  # fmt: skip
@@ -169,13 +181,6 @@ def trim_metrics(path: Path, step: int) -> None:
         return
     kept = [line for line in path.read_text().splitlines() if json.loads(line).get("step", 0) <= step]
     fsio.write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
-
-
-def shortened(config: Config) -> Config:
-    """The dry run: two steps of real data, in a folder of its own."""
-    run = config.run.with_name(f"{config.run.name}-dry-{os.getpid()}")
-    length = config.train.model_copy(update={"steps": 2, "epochs": None, "checkpoint_every": 2})
-    return config.model_copy(update={"run": run, "train": length})
 
 
 def facts(run: Run, metrics: dict[str, float], done: Headed | None) -> dict[str, object]:

@@ -10,11 +10,15 @@ from cmapkd.core.device import pick_device
 from cmapkd.core.log import say
 from cmapkd.models.load import identity, load_tower
 from cmapkd.tasks.validation import merged, open_validation
+from cmapkd.train.dry_run import few
 
 
-def teacher_metrics(config: Config) -> dict[str, float]:
-    """The teacher's own score on data.val; kept beside the cache, so that the model is not woken for it again."""
-    validation = open_validation(config)
+def teacher_metrics(config: Config, most: int | None = None) -> dict[str, float]:
+    """The teacher's own score on data.val; kept beside the cache, so that the model is not woken for it again.
+
+    most: at most so many samples of each task.
+    """
+    validation = few(open_validation(config), most)
     if not validation.samples or config.teacher is None:
         return {}
     record = None if config.cache.path is None else config.cache.path / "scores.json"
