@@ -14,9 +14,11 @@ import pytest
 
 from cmapkd import cli, doctor
 from cmapkd.commands import COMMANDS
+from cmapkd.config.load import load_config
 from cmapkd.config.suite import ScoredData
 from cmapkd.core import errors
 from cmapkd.listing import LISTS
+from pictures import coco
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
@@ -206,6 +208,17 @@ def test_init_writes_a_config_once_and_never_over_another_file(tmp_path, capsys)
     assert run("init", "other.json", "--out", str(target)) == 2 and target.read_text() == written
     assert run("init", "other.json", "--out", str(tmp_path / "no" / "x.yaml")) == 2
     assert "already exists" in capsys.readouterr().err
+
+
+def test_init_writes_the_keys_that_read_the_data_which_is_there(tmp_path, capsys):
+    path, target = coco(tmp_path, {"a.png": ["one"], "b.png": ["two"]}), tmp_path / "my.yaml"
+    assert run("init", str(path), "--out", str(target)) == 0
+    data = load_config(target).data
+    assert (data.train, data.val, data.holdout) == (str(path), "holdout", 0.1) and data.views == 4
+    assert run("init", str(tmp_path / "none.json"), "--out", str(tmp_path / "2.yaml")) == 0
+    assert "none.json: no such file or folder yet" in capsys.readouterr().out
+    path.write_text("{")
+    assert run("init", str(path), "--out", str(tmp_path / "3.yaml")) == 3 and not (tmp_path / "3.yaml").exists()
 
 
 @pytest.mark.parametrize("what", LISTS)
