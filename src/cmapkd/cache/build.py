@@ -28,7 +28,7 @@ from cmapkd.data.holdout import split_holdout
 from cmapkd.data.loader import Ledger, read_views
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
-from cmapkd.models.load import identity, image_size, load_tower
+from cmapkd.models.load import identity, image_size, load_tower, warn_of_random
 from cmapkd.models.targets import Targets, calibrate
 from cmapkd.models.tower import Shape, Tower, evaluating
 
@@ -45,6 +45,7 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     samples = open_samples(config.data.train, config.data, config.data.train_split)
     for note in samples.notes:
         say(f"data: {note}")
+    warn_of_random(config.teacher, "teacher.model")
     tower = load_tower(config.teacher, words=config.cache.words)
     folder, key = config.cache.path, cache_key(config, samples)
     image_fields, text_fields = fields(tower.shape, tower.words, config.cache)

@@ -14,6 +14,7 @@ import torch
 
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
+from cmapkd.core.log import say
 from cmapkd.models import tokenizer as tok
 from cmapkd.models.hf_clip import from_hugging_face
 from cmapkd.models.tower import Tower
@@ -90,6 +91,16 @@ def image_size(config: TowerConfig) -> int:
         vision = from_hugging_face(folder)[0]["vision_cfg"]
     size = vision.get("image_size", 224)
     return int(size if isinstance(size, int) else size[0])
+
+
+def warn_of_random(config: TowerConfig, key: str) -> None:
+    """Say that a model which others shall learn from, `key` in the config, is an architecture without a checkpoint."""
+    architecture, weights = _split(config)
+    if _folder_of(architecture) is None and weights is None:
+        say(
+            f"warning: {key} {config.model} has RANDOM WEIGHTS and can only teach noise; name a checkpoint: "
+            f"{architecture}:FILE, {key.split('.')[0]}.weights, or local-dir:FOLDER"
+        )
 
 
 def weight_files(config: TowerConfig) -> list[Path]:

@@ -14,7 +14,9 @@ from cmapkd.config.schema import Config
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import MetricsLog, say
+from cmapkd.data.duplicates import shared_captions
 from cmapkd.export.run import METHOD_TENSORS, export_student
+from cmapkd.models.load import warn_of_random
 from cmapkd.tasks.headed import Headed, write_head
 from cmapkd.train import checkpoint
 from cmapkd.train.assemble import assemble
@@ -25,6 +27,7 @@ from cmapkd.train.state import Run
 from cmapkd.train.teacher_score import teacher_metrics
 
 LOCK = ".lock"
+SHARED = 0.01  # of the captions
 SHOWN = ("image_retrieval_recall@1", "text_retrieval_recall@1", "mean_recall@1", "zeroshot/acc1")
 
 
@@ -63,6 +66,7 @@ def _distill(config: Config, folder: Path, resume: bool, evaluated: int | None =
         if not resume:  # nothing was trained yet, and the mended command shall not meet a folder that exists
             shutil.rmtree(folder)
         raise
+    warn(run)
     taught = teacher_metrics(config, evaluated) if run.teacher is not None else {}
     if taught:
         say("teacher: " + ", ".join(f"{name} {100 * taught[name]:.1f} %" for name in SHOWN if name in taught))
@@ -94,6 +98,18 @@ def _distill(config: Config, folder: Path, resume: bool, evaluated: int | None =
         tensors = write_method_tensors(run.learner, folder / "student", run.loader.samples, known)
         say(f"the scores belong to {served.says}, not to the student alone; what that takes beside it: {tensors}")
     return folder
+
+
+def warn(run: Run) -> None:
+    """Say what makes a run's figures worth little and is cheap to see before it begins."""
+    if run.teacher is not None and run.config.teacher is not None:
+        warn_of_random(run.config.teacher, "teacher.model")
+    samples = run.loader.samples
+    if (shared := shared_captions(samples)) > SHARED * samples.n_captions:
+        say(
+            f"warning: {shared} of {samples.n_captions} captions stand at other images too, word for word; in one batch "
+            "they count as negatives of each other's images"
+        )
 
 
 def keep_head(run: Run, done: Headed) -> None:
@@ -158,7 +174,8 @@ def restore(run: Run) -> int:
     wrong = [k for k in mine if k not in theirs or theirs[k].shape != mine[k].shape]
     if wrong or set(theirs) - set(mine):
         raise IntegrityError(
-            f"checkpoint {path}: is of another model (tensor {(wrong or sorted(set(theirs) - set(mine)))[0]} differs)"
+            f"checkpoint {path}: is of another model (tensor {(wrong or sorted(set(theirs) - set(mine)))[0]} differs); put "
+            f"the run's own checkpoints back, or move that folder away and resume from what is left"
         )
     run.learner.load_state_dict(theirs)
     run.policy.load_state_dict(part("policy/"))

@@ -43,6 +43,7 @@ class Run:
     task: TaskHead | None = None
     best: float = float("-inf")
     validating: float = 0.0  # seconds
+    warned: bool = False  # that the contrastive loss does not move
     pending: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
 
     @property
