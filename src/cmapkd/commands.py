@@ -340,7 +340,7 @@ COMMANDS: dict[str, Command] = {
         export,
         (
             RUN,
-            argument("--to", nargs="+", choices=["open_clip", "onnx"], required=True, help="one or more"),
+            argument("--to", nargs="+", choices=["open_clip", "hf", "onnx"], required=True, help="one or more"),
             argument("--out", type=Path, help="default: inside the run folder"),
         ),
     ),
