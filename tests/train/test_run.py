@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -395,3 +396,25 @@ def test_best_can_be_chosen_by_every_metric_that_a_validation_gives_and_by_no_ot
     ):
         with pytest.raises(ValidationError):
             EvalConfig.model_validate(wrong)
+
+
+@pytest.mark.parametrize("name", ["teacher.json", "calibration.json"])
+def test_a_torn_record_of_the_cache_is_refused_naming_it(root, tmp_path, name):
+    shutil.copytree(root / "cache", tmp_path / "cache")
+    (tmp_path / "cache" / name).write_text('{"key": {')
+    with pytest.raises(IntegrityError, match=f"{name}: corrupt; delete it and run"):
+        distill(world.config(root, run=str(tmp_path / "r"), cache__path=str(tmp_path / "cache")))
+
+
+def test_a_torn_record_of_the_teachers_score_is_scored_again(root, tmp_path):
+    shutil.copytree(root / "cache", tmp_path / "cache")
+    (tmp_path / "cache" / "scores.json").write_text("{")
+    config = world.config(root, cache__path=str(tmp_path / "cache"))
+    assert teacher_metrics(config) == teacher_metrics(config) != {}
+
+
+def test_a_teacher_that_cannot_be_scored_leaves_no_folder_in_the_way(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "teacher_metrics", lambda *_: (_ for _ in ()).throw(DataError("no image")))
+    with pytest.raises(DataError):
+        distill(world.config(root, run=str(tmp_path / "r")))
+    assert not (tmp_path / "r").exists()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,7 +143,7 @@ def open_targets(folder: Path, key: dict[str, str], config: CacheConfig) -> Targ
     record = folder / "calibration.json"
     if not record.is_file():
         return None
-    known = json.loads(record.read_text())
+    known = _record(record)
     different = [name for name in key if known["key"].get(name) != key[name]]
     if different:
         name = different[0]
@@ -156,6 +157,15 @@ def open_targets(folder: Path, key: dict[str, str], config: CacheConfig) -> Targ
             f"{path}: missing, or its hash differs from calibration.json; delete {folder} and run `cmapkd cache`"
         )
     return Targets(load_file(str(path)), config.grid, config.tokens)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """A JSON record of the cache. Raises IntegrityError where it is torn or of something else."""
+    try:
+        known = json.loads(path.read_text())
+        return known | {"key": dict(known["key"])}
+    except (ValueError, KeyError, TypeError):
+        raise IntegrityError(f"{path}: corrupt; delete it and run `cmapkd cache` again") from None
 
 
 def open_targets_of(config: Config) -> Targets | None:
@@ -173,7 +183,7 @@ def open_cached_teacher(config: Config, samples: Samples) -> tuple[CachedTeacher
     record = folder / "teacher.json"
     if not record.is_file():
         raise UsageError(f"cache {folder}: no finished cache here; run `cmapkd cache` with this config first")
-    known, key = json.loads(record.read_text()), cache_key(config, samples)
+    known, key = _record(record), cache_key(config, samples)
     targets = open_targets(folder, key, config.cache)
     if targets is None:
         raise IntegrityError(f"cache {folder}: calibration.json is missing; delete {folder} and run `cmapkd cache`")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Level = Literal["P2", "P3", "P4", "P5", "L1", "L2", "L3", "L4"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Metric = Literal[  # of a validation, more is better
@@ -53,6 +54,15 @@ class DataConfig(Section):
     bad_budget: Fraction = 0.001
     ram_mb: Annotated[int, Field(ge=0)] = 1024
     holdout: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+
+    @model_validator(mode="after")
+    def crop_rises(self) -> DataConfig:
+        low, high = self.crop
+        if not 0 < low <= high:
+            raise ValueError(
+                f"crop is [{low:g}, {high:g}], the least and the greatest share of the area; e.g. [0.6, 1]"
+            )
+        return self
 
 
 class TowerConfig(Section):
@@ -147,7 +157,7 @@ class TrainConfig(Section):
     weight_decay: Weight = 0.1
     warmup: Fraction = 0.05
     clip: Positive = 1.0
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     keep: Annotated[int, Field(ge=1)] = 2

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from cmapkd.core import fsio
 
@@ -71,6 +73,15 @@ class MetricsLog:
     def write(self, row: dict[str, object]) -> None:
         """Append the row in a single write. Raises DiskError."""
         fsio.append_line(self.path, json.dumps(_finite(row), allow_nan=False))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a line that a kill or a power loss left torn is passed over."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def _finite(value: object) -> object:

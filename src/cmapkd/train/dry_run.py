@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import resource
@@ -15,7 +14,7 @@ import torch
 
 from cmapkd.cache.build import build_cache
 from cmapkd.config.schema import Config
-from cmapkd.core.log import say
+from cmapkd.core.log import read_rows, say
 from cmapkd.tasks.validation import Validation
 
 STEPS = 2
@@ -49,7 +48,7 @@ def few(validation: Validation, most: int | None) -> Validation:
 
 def outlook(config: Config, folder: Path) -> None:
     """Say what the run of `config` will take, from the metrics of its dry run in `folder`."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(folder / "metrics.jsonl")
     start, final = rows[0], rows[-1]
     steps = config.train.steps or max(1, round(float(config.train.epochs or 0) * start["steps_per_epoch"]))
     pace = final["train_seconds"] / STEPS

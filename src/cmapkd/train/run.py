@@ -62,12 +62,12 @@ def _distill(config: Config, folder: Path, resume: bool, evaluated: int | None =
     started = time.time()
     try:
         run = assemble(config, folder, evaluated)
+        warn(run)
+        taught = teacher_metrics(config, evaluated) if run.teacher is not None else {}
     except BaseException:
         if not resume:  # nothing was trained yet, and the mended command shall not meet a folder that exists
             shutil.rmtree(folder)
         raise
-    warn(run)
-    taught = teacher_metrics(config, evaluated) if run.teacher is not None else {}
     if taught:
         say("teacher: " + ", ".join(f"{name} {100 * taught[name]:.1f} %" for name in SHOWN if name in taught))
     torch.manual_seed(config.seed)

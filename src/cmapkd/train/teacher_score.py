@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from cmapkd.config.schema import Config
 from cmapkd.core import fsio
@@ -22,7 +23,7 @@ def teacher_metrics(config: Config, most: int | None = None) -> dict[str, float]
     if not validation.samples or config.teacher is None:
         return {}
     record = None if config.cache.path is None else config.cache.path / "scores.json"
-    known = json.loads(record.read_text()) if record is not None and record.is_file() else {}
+    known = _known(record) if record is not None and record.is_file() else {}
     key = f"{identity(config.teacher)['weights']} {validation.identity}"
     if key not in known:
         tower = load_tower(config.teacher, words=config.cache.words).to(pick_device(config.train.device))
@@ -33,3 +34,11 @@ def teacher_metrics(config: Config, most: int | None = None) -> dict[str, float]
         if record is not None and record.parent.is_dir():
             fsio.write_json(record, known)
     return known[key]
+
+
+def _known(record: Path) -> dict[str, dict[str, float]]:
+    """What was scored before; a record that cannot be read is scored again."""
+    try:
+        return dict(json.loads(record.read_text()))
+    except (ValueError, TypeError):
+        return {}
