@@ -418,3 +418,14 @@ def test_a_teacher_that_cannot_be_scored_leaves_no_folder_in_the_way(root, tmp_p
     with pytest.raises(DataError):
         distill(world.config(root, run=str(tmp_path / "r")))
     assert not (tmp_path / "r").exists()
+
+
+def test_the_best_student_so_far_is_an_open_clip_folder_that_scores_as_it_did(root, tmp_path):
+    folder = distill(world.config(root, run=str(tmp_path / "r"), eval__every=1, train__steps=5))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    best = max((row for row in rows if row["kind"] == "val"), key=lambda row: row["mean_recall@1"])
+    score = open_validation(world.config(root)).scores(load_tower(TowerConfig(model=str(folder / "best"))))
+    assert merged(score) == {name: best[name] for name in merged(score)}
+    card = (folder / "best" / "README.md").read_text()
+    assert f"kept: best mean_recall@1 {best['mean_recall@1']:.4f}, at step {best['step']}" in card
+    assert "No licence was stated" in card

@@ -13,7 +13,9 @@ from torch import Tensor
 from cmapkd.core.errors import NonFiniteError
 from cmapkd.core.log import MetricsLog, say
 from cmapkd.core.types import LEVELS, Batch
+from cmapkd.export.run import export_student
 from cmapkd.train import checkpoint
+from cmapkd.train.card_facts import facts
 from cmapkd.train.schedule import Moment
 from cmapkd.train.state import Run
 
@@ -67,7 +69,7 @@ def warn_of_standstill(run: Run, rows: list[dict[str, Any]]) -> None:
 
 
 def evaluate(run: Run, step: int, log: MetricsLog) -> None:
-    """Validation figures into the log; the best student by the chosen metric is kept in best/."""
+    """Validation figures into the log; the best student by the chosen metric is kept in best/, an open_clip folder."""
     started = time.monotonic()
     metrics = run.validate()
     run.validating += time.monotonic() - started
@@ -76,8 +78,8 @@ def evaluate(run: Run, step: int, log: MetricsLog) -> None:
     score = metrics.get(run.config.eval.metric, float("-inf"))  # without data.val there is none
     if score > run.best:
         run.best = score
-        tensors = {f"student/{k}": v for k, v in run.learner.student.clip.state_dict().items()}
-        checkpoint.save(run.folder / "best", step, tensors, {run.config.eval.metric: score}, keep=1)
+        best = f"{run.config.eval.metric} {score:.4f}, at step {step}"
+        export_student(run.learner.student, run.folder / "best", facts(run, metrics, best=best))
 
 
 def save(run: Run, step: int) -> Path:

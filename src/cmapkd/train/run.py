@@ -15,11 +15,12 @@ from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import MetricsLog, say
 from cmapkd.data.duplicates import shared_captions
-from cmapkd.export.run import METHOD_TENSORS, export_student
+from cmapkd.export.run import export_student
 from cmapkd.models.load import warn_of_random
 from cmapkd.tasks.headed import Headed, write_head
 from cmapkd.train import checkpoint
 from cmapkd.train.assemble import assemble
+from cmapkd.train.card_facts import facts
 from cmapkd.train.dry_run import EVALUATED, outlook, shortened
 from cmapkd.train.loop import train
 from cmapkd.train.serve import write_method_tensors
@@ -198,36 +199,6 @@ def trim_metrics(path: Path, step: int) -> None:
         return
     kept = [line for line in path.read_text().splitlines() if json.loads(line).get("step", 0) <= step]
     fsio.write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
-
-
-def facts(run: Run, metrics: dict[str, float], done: Headed | None) -> dict[str, object]:
-    """What the model card says. done: what the task's own data made of the student, if it has any."""
-    samples, config = run.loader.samples, run.config
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    lines = [f"{config.data.val}: {scores}"] if scores else ["not evaluated (data.val is not set)"]
-    data = [f"{samples.name}: {len(samples)} images, {samples.n_captions} captions, {samples.fingerprint()[:12]}"]
-    places = [config.data.train]
-    if done is not None and run.task is not None:
-        places.append(str(config.task.train))
-        data.append(f"task {config.task.name}, {config.task.train}: {run.task.says}")
-        lines += [done.said] if done.said else []
-    if (served := run.objective.method.served) is not None:
-        lines.append(
-            f"scores belong to {served.says}. This folder's open_clip model is the student alone, which they do not "
-            f"describe; the method's own tensors are in {METHOD_TENSORS}, and the teacher is needed beside them"
-        )
-    return {
-        "name": f"{config.student.model} by {config.method}",
-        "license": "other",
-        "method": config.method,
-        "teacher": config.teacher.model if config.teacher and run.teacher else None,
-        "student": config.student.model,
-        "data": data,
-        "scores": lines,
-        "training": f"{run.steps} steps of {config.train.batch}, seed {config.seed}, lr {config.train.lr:g}",
-        "synthetic": any(place.startswith("scenes:") for place in places),
-        "command": f"cmapkd distill --config {run.folder.name}/config.yaml",
-    }
 
 
 def _lines(text: str) -> list[tuple[str, str]]:
