@@ -149,6 +149,10 @@ class PolicyConfig(Section):
 
 
 class TrainConfig(Section):
+    """The optimisation. accumulate: parts that a batch is computed in; the loss stays that of the whole. track: tools that
+    get the rows of metrics.jsonl, too.
+    """
+
     steps: Annotated[int, Field(ge=1)] | None = None
     epochs: Positive | None = None
     batch: Annotated[int, Field(ge=2)] = 128
@@ -163,6 +167,7 @@ class TrainConfig(Section):
     keep: Annotated[int, Field(ge=1)] = 2
     threads: Annotated[int, Field(ge=1)] | None = None
     device: str = "auto"
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     @model_validator(mode="after")
     def one_length(self) -> TrainConfig:

@@ -26,6 +26,7 @@ from cmapkd.train.loop import train
 from cmapkd.train.serve import write_method_tensors
 from cmapkd.train.state import Run
 from cmapkd.train.teacher_score import teacher_metrics
+from cmapkd.train.track import open_trackers
 
 LOCK = ".lock"
 SHARED = 0.01  # of the captions
@@ -64,6 +65,7 @@ def _distill(config: Config, folder: Path, resume: bool, evaluated: int | None =
     try:
         run = assemble(config, folder, evaluated)
         warn(run)
+        trackers = open_trackers(config)
         taught = teacher_metrics(config, evaluated) if run.teacher is not None else {}
     except BaseException:
         if not resume:  # nothing was trained yet, and the mended command shall not meet a folder that exists
@@ -73,7 +75,7 @@ def _distill(config: Config, folder: Path, resume: bool, evaluated: int | None =
         say("teacher: " + ", ".join(f"{name} {100 * taught[name]:.1f} %" for name in SHOWN if name in taught))
     torch.manual_seed(config.seed)
     start = restore(run) if resume else 0
-    log = MetricsLog(folder / "metrics.jsonl")
+    log = MetricsLog(folder / "metrics.jsonl", trackers)
     if start == 0:
         log.write({"kind": "start", "steps": run.steps, "steps_per_epoch": run.loader.steps_per_epoch, "parameters": sum(p.numel() for p in run.learner.student.parameters()),
                    "torch": torch.__version__, "threads": torch.get_num_threads()})  # fmt: skip
