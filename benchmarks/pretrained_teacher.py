@@ -40,11 +40,12 @@ def timm_state(path: Path) -> dict[str, torch.Tensor]:
     """The trunk's tensors by timm's names, without the classifier. Raises UsageError where they do not correspond."""
     import timm
 
-    theirs = list(torch.load(path, map_location="cpu", weights_only=True).values())
-    mine = timm.create_model(TRUNK, pretrained=False).state_dict()
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    theirs = [tensor for name, tensor in stored.items() if not name.startswith("_fc")]
+    mine = timm.create_model(TRUNK, pretrained=False, num_classes=0).state_dict()
     if [t.shape for t in theirs] != [t.shape for t in mine.values()]:
         raise UsageError(f"{path}: its tensors are not those of {TRUNK} in timm's order")
-    return {name: t for name, t in zip(mine, theirs, strict=True) if not name.startswith("classifier")}
+    return dict(zip(mine, theirs, strict=True))
 
 
 def main() -> None:
@@ -55,18 +56,19 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=160, help="side in pixels; default: 160")
     got = parser.parse_args()
     texts = open_samples(got.captions, DataConfig(train=got.captions, train_split="train"), "train").flat_captions()
-    words = tokenizer.train(texts, WORDS, CONTEXT, got.out.with_name(f"{got.out.name}-tokenizer"))
+    vocabulary = got.out.with_name(f"{got.out.name}-tokenizer")
+    tokenizer.train(texts, WORDS, CONTEXT, vocabulary)
     config = {
         "embed_dim": EMBEDDING, "custom_text": True,
         "vision_cfg": {"timm_model_name": TRUNK, "timm_pool": "avg", "timm_proj": "linear", "image_size": got.size},
-        "text_cfg": {"context_length": CONTEXT, "vocab_size": tokenizer.vocabulary(words.folder), "width": 256,
+        "text_cfg": {"context_length": CONTEXT, "vocab_size": tokenizer.vocabulary(vocabulary), "width": 256,
                      "heads": 4, "layers": 4},
     }  # fmt: skip
     torch.manual_seed(0)
     clip = build(config)
     clip.visual.trunk.load_state_dict(timm_state(got.weights or weights_file()))  # type: ignore[union-attr]
     about = "An ImageNet image tower beside a random text tower; to be trained."
-    print(save_open_clip(clip, config, {"mean": list(MEAN), "std": list(STD)}, words.folder, got.out, about))
+    print(save_open_clip(clip, config, {"mean": list(MEAN), "std": list(STD)}, vocabulary, got.out, about))
 
 
 if __name__ == "__main__":

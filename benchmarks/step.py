@@ -177,16 +177,16 @@ def interleaved(rounds: int, contenders: Mapping[str, Callable[[], object]]) -> 
     return seconds
 
 
-def cached_teacher(folder: Path, words: int) -> CachedTeacher:
+def cached_teacher(folder: Path, words: int, rows: int = ROWS) -> CachedTeacher:
     """A store of random records in ViT-L/14's layout, written and read as real ones are."""
     rng = np.random.default_rng(0)
     for name, layout in zip(("image", "text"), fields(LARGE, words, CONFIG), strict=True):
-        writer = StoreWriter(folder / name, layout, ROWS, ROWS, {"random": "yes"})
+        writer = StoreWriter(folder / name, layout, rows, rows, {"random": "yes"})
         arrays = {
-            k: np.ones((ROWS, *f.shape)) if f.dtype == "uint8" else rng.standard_normal((ROWS, *f.shape))
+            k: np.ones((rows, *f.shape)) if f.dtype == "uint8" else rng.standard_normal((rows, *f.shape))
             for k, f in layout.items()
         }
-        writer.write_shard(range(ROWS), arrays)
+        writer.write_shard(range(rows), arrays)
         writer.finish()
     return CachedTeacher(Store(folder / "image"), Store(folder / "text"), 1, 100.0)
 
@@ -205,11 +205,11 @@ def cmapkd_learner(student: Tower) -> tuple[Learner, Objective]:
     return learner, Objective(learner, method, dict(method.weights), targets.pairs)
 
 
-def random_batch(tower: Tower) -> Batch:
+def random_batch(tower: Tower, size: int = BATCH) -> Batch:
     generator = torch.Generator().manual_seed(0)
-    ids, words = tower.tokenizer(["a photo of two dogs that run after a red ball on the beach"] * BATCH)
-    pixels = torch.randint(0, 256, (BATCH, 3, tower.size, tower.size), generator=generator, dtype=torch.uint8)
-    rows = torch.arange(BATCH)
+    ids, words = tower.tokenizer(["a photo of two dogs that run after a red ball on the beach"] * size)
+    pixels = torch.randint(0, 256, (size, 3, tower.size, tower.size), generator=generator, dtype=torch.uint8)
+    rows = torch.arange(size)
     return Batch(rows, rows, torch.zeros_like(rows), Inputs(pixels, ids, words))
 
 

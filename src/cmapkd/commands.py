@@ -279,7 +279,9 @@ COMMANDS: dict[str, Command] = {
         ablate,
         (
             argument(
-                "group", choices=["pyramid", "policy", "losses", "progressive", "sparse", "all"], help="what is varied"
+                "group",
+                choices=["pyramid", "policy", "losses", "progressive", "robust", "sparse", "all"],
+                help="what is varied",
             ),
             CONFIG,
             *ARMS,

@@ -129,9 +129,9 @@ def test_every_arm_of_every_ablation_is_a_valid_config(root, group):
 def test_sparse_matching_is_compared_with_caches_of_its_own(root):
     config = world.config(root, train__steps=2, eval__every=None)
     arms = world.arms_of(ablate(config, "sparse", 1, root / "sparse"))[1:]
-    assert arms == ["whole", "pooled", "key_tokens"]
+    assert arms == ["whole", "pooled", "key_tokens", "top_tokens"]
     kept = [json.loads((root / f"cache-{arm}" / "image" / "manifest.json").read_text()) for arm in arms]
-    assert len({json.dumps(manifest, sort_keys=True) for manifest in kept}) == 3, "each arm reads a cache of its own"
+    assert len({json.dumps(manifest, sort_keys=True) for manifest in kept}) == 4, "each arm reads a cache of its own"
 
 
 def test_the_policy_arms_all_train_on_the_same_images(root):

@@ -17,6 +17,7 @@ from cmapkd.losses.logits import fd, kl_both_ways
 from cmapkd.methods import METHODS, TERMS
 from cmapkd.methods.clip_kd import Fusion
 from cmapkd.methods.term import Sizes
+from cmapkd.models.load import architecture_config
 from cmapkd.models.tower import Shape, evaluating
 from cmapkd.train.learner import build_learner
 
@@ -100,6 +101,25 @@ def test_icl_of_a_student_that_is_its_teacher_is_the_task_loss() -> None:
     theirs = Pair(unit(4, 4, 6), unit(5, 4, 6))
     of = view(projected=theirs)
     torch.testing.assert_close(TERMS["icl"].loss(of), align(theirs.image, theirs.text, 5.0))
+
+
+def test_icl_starts_at_a_scale_of_14_and_not_at_the_logarithm_of_it(tmp_path) -> None:
+    teacher, student = toy.tower(tmp_path, seed=1, width=48), toy.tower(tmp_path, seed=2)
+    learner, batch = build_learner(student, teacher.shape, None, ["align", "icl"]), toy.batch(student, teacher, 4)
+    theirs = Pair(unit(0, 4, 24).float(), unit(1, 4, 24).float())
+    outputs = learner(batch.student)
+    of = learner.view(outputs, Teaching({}, {}, theirs, theirs, 1.0), batch)
+    mine = outputs.projected.map(lambda x: F.normalize(x, dim=-1))
+    logits = (mine.image @ theirs.text.T / 0.07, mine.text @ theirs.image.T / 0.07)
+    slow = 0.5 * sum(F.cross_entropy(z, torch.arange(4)) for z in logits)
+    torch.testing.assert_close(TERMS["icl"].loss(of), slow)
+
+
+def test_the_students_sizes_of_the_paper_are_one_word() -> None:
+    sizes = architecture_config("ViT-T-16")
+    vision, text = sizes["vision_cfg"], sizes["text_cfg"]
+    assert (vision["width"], vision["layers"], vision["head_width"], vision["patch_size"]) == (192, 12, 64, 16)
+    assert (text["width"], text["layers"], text["heads"], sizes["embed_dim"]) == (384, 12, 6, 512)
 
 
 def test_crd_relational_takes_each_sides_own_scale_and_kd_the_teachers_for_both() -> None:

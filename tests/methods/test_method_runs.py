@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -9,6 +10,16 @@ import pytest
 import world
 from cmapkd.train import checkpoint, loop
 from cmapkd.train.run import distill
+
+
+def test_a_switch_in_the_config_reaches_the_loss_of_the_run(root, tmp_path):
+    found = []
+    for temperature in (1.0, 4.0):
+        over = {"method": "kd", "options": {"logits": {"temperature": temperature}}, "train__steps": 1, "eval": {}}
+        folder = distill(world.config(root, run=str(tmp_path / f"t{temperature}"), **over))
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        found.append(next(row["loss/logits"] for row in rows if row["kind"] == "train"))
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize(

@@ -72,10 +72,3 @@ def test_sampling_a_map_at_its_own_cells_is_a_gather_and_elsewhere_is_bilinear()
     w = torch.tensor([0.75, 0.25])
     expected = torch.einsum("r,c,rcd->d", w, w, tokens.unflatten(1, (4, 4))[0, :2, :2])
     torch.testing.assert_close(fine[0, 0], expected)
-
-
-def test_key_places_are_the_tokens_most_like_the_summary_whatever_their_norm():
-    summary = torch.randn(1, 8)
-    tokens = torch.randn(1, 10, 8)
-    tokens[0, 3], tokens[0, 7] = 0.01 * summary[0], 5 * summary[0]
-    assert lv.key_places(tokens, summary, 2).tolist() == [[3, 7]]

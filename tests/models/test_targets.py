@@ -29,8 +29,8 @@ def test_hadamard_is_orthonormal():
     torch.testing.assert_close(matrix @ matrix.T, torch.eye(16).double())
 
 
-def test_rank_is_the_largest_power_of_two_that_fits():
-    assert [rank_for(w, 256) for w in (768, 256, 200, 96)] == [256, 256, 128, 64]
+def test_rank_is_the_one_asked_for_or_the_power_of_two_that_holds_a_narrower_level():
+    assert [rank_for(w, 256) for w in (768, 256, 200, 128, 96)] == [256, 256, 256, 128, 128]
 
 
 def test_scale_of_raw_tokens_leaves_targets_unchanged(world):
@@ -84,3 +84,14 @@ def test_alpha_is_zero_for_pairs_that_know_nothing_and_for_the_final_pair():
     assert float(found.alpha[0].sum()) == 0 and float(found.alpha[:, 0].sum()) == 0 and float(found.alpha[3, 3]) == 0
     assert abs(float(found.alpha.sum()) - 1) < 1e-6
     assert float(found.recall[1, 1]) == 1.0
+
+
+def test_a_width_that_is_no_power_of_two_is_kept_whole_with_equal_variance_in_every_channel(tmp_path):
+    teacher = toy.tower(tmp_path, width=48)
+    targets = toy.targets(teacher, rank=64)
+    assert rank_for(48, 64) == rank_for(48, 256) == 64 and rank_for(48, 32) == 32 and rank_for(24, 256) == 32
+    assert float(targets.get("P3/retained")) == pytest.approx(1.0, abs=1e-6)
+    tokens = torch.cat([teacher(toy.inputs(teacher, 32, seed)).image.levels[1] for seed in range(4)])
+    found = targets.level("P3", tokens).flatten(0, 1)
+    assert found.shape[1] == 64
+    torch.testing.assert_close(found.var(0, correction=0), torch.ones(64), rtol=1e-2, atol=1e-2)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import get_args
@@ -25,7 +26,7 @@ from cmapkd.models.load import load_tower
 from cmapkd.models.necks import Necks
 from cmapkd.tasks.validation import merged, open_validation
 from cmapkd.train import assemble as assembling
-from cmapkd.train import checkpoint, loop, teacher_score
+from cmapkd.train import checkpoint, loop, state, teacher_score
 from cmapkd.train import run as running
 from cmapkd.train.run import LOCK, distill
 from cmapkd.train.teacher_score import teacher_metrics
@@ -116,7 +117,7 @@ def test_cached_and_live_teaching_agree(root, tmp_path):
         config = world.config(root, run=str(tmp_path / f"r{len(totals)}"), cache__path=path)
         run = assembling.assemble(config, running.prepare_folder(config, False))
         batch, moment = run.loader.batch(0), assembling.at(run.stages, 0.0)
-        teaching = loop.teach(run, batch, moment)
+        teaching = state.teach(run, batch, moment)
         outputs = loop.stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, torch.float32)
         losses = run.objective.losses(outputs, teaching, batch, moment)
         totals.append({k: float(v.detach()) for k, v in losses.items()})
@@ -132,7 +133,7 @@ def test_key_tokens_are_stored_with_their_places_and_teach_as_the_live_ones(root
         config = world.config(root, run=str(tmp_path / f"r{len(totals)}"), **{**over, "cache__path": path})
         run = assembling.assemble(config, running.prepare_folder(config, False))
         batch, moment = run.loader.batch(0), assembling.at(run.stages, 0.0)
-        teaching = loop.teach(run, batch, moment)
+        teaching = state.teach(run, batch, moment)
         assert teaching.levels["P2"].shape[1] == 5 and teaching.places.shape == (8, 5)
         outputs = loop.stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, torch.float32)
         losses = run.objective.losses(outputs, teaching, batch, moment)
@@ -151,7 +152,7 @@ def test_a_level_that_is_off_is_not_read_from_the_cache(root, tmp_path):
     run = assembling.assemble(config, running.prepare_folder(config, False))
     image = run.teacher.image
     image.bytes_read.clear()
-    loop.teach(run, run.loader.batch(0), assembling.at(run.stages, 0.0))
+    state.teach(run, run.loader.batch(0), assembling.at(run.stages, 0.0))
     assert image.bytes_read["P5"] > 0 and image.bytes_read["P2"] == image.bytes_read["P4"] == 0
 
 
@@ -215,10 +216,11 @@ def test_a_missing_cache_says_how_to_write_it(root, tmp_path):
 
 def test_a_level_that_sleeps_is_neither_read_nor_computed(root, monkeypatch):
     read, adapted = set(), set()
-    real_read, real_level = Store.read_float, Necks.level
-    monkeypatch.setattr(Store, "read_float", lambda self, name, rows: read.add(name) or real_read(self, name, rows))
+    real_read, real_level = Store.read, Necks.level
+    monkeypatch.setattr(Store, "read", lambda self, name, rows: read.add(name) or real_read(self, name, rows))
     monkeypatch.setattr(Necks, "level", lambda self, name, x: adapted.add(name) or real_level(self, name, x))
-    monkeypatch.setattr(assembling, "measure_units", lambda run: None)  # it looks at every level once
+    monkeypatch.setattr(assembling, "measure_units", lambda run: None)  # these two look at every level
+    monkeypatch.setattr(running, "measure_saving", lambda run: {})
     over = {"policy__name": "manual", "policy__weights": {"P2": 0.0, "L1": 0.0}, "train__steps": 2, "eval__every": None}
     distill(world.config(root, run=str(root / "asleep"), **over))
     assert {"P3", "L2"} <= read & adapted and not {"P2", "L1"} & (read | adapted)
@@ -234,8 +236,21 @@ def test_a_price_above_any_reward_ends_with_the_final_terms_alone(root):
     }
     folder = distill(world.config(root, run=str(root / "priced"), **over))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    levels = [row["levels"] for row in rows if row.get("kind") == "train"]
-    assert levels[0] == 8 and levels[-1] == 0 and rows[-1]["kind"] == "final"
+    first, *_, last = (row for row in rows if row.get("kind") == "train")
+    assert first["levels"] == 8 and last["levels"] == 0 and rows[-1]["kind"] == "final"
+    assert {"loss/align", "loss/fd"} <= set(last) and not {"loss/intra_v", "loss/relation"} & set(last)
+    assert last["grad_norm"] > 0, "the final terms go on teaching"
+
+
+def test_a_credit_event_whose_held_out_batch_is_trained_on_stops_the_run(root, tmp_path):
+    over = {"policy__name": "veto", "policy__every": 1, "data__holdout": 0.2, "cache__path": None}
+    config = world.config(root, run=str(tmp_path / "run"), **over)
+    run = assembling.assemble(config, running.prepare_folder(config, False))
+    held, trained = set(run.held_out.pool.tolist()), set(run.loader.pool.tolist())
+    assert held and trained and not held & trained
+    run.held_out = run.loader
+    with pytest.raises(RuntimeError, match="both trained on and held out"):
+        loop.train(run, 0, loop.MetricsLog(tmp_path / "log.jsonl"))
 
 
 def test_a_policy_that_learns_asks_for_held_out_data(root, tmp_path):
@@ -243,7 +258,7 @@ def test_a_policy_that_learns_asks_for_held_out_data(root, tmp_path):
         distill(world.config(root, run=str(tmp_path / "run"), policy__name="gating"))
 
 
-def test_held_out_samples_enter_no_training_batch(root):
+def test_the_split_keeps_its_share_out_and_loses_nothing():
     pool, held = split_holdout(48, 0.2)
     assert len(held) == 10 and not set(pool) & set(held) and len(set(pool) | set(held)) == 48
 
@@ -429,3 +444,21 @@ def test_the_best_student_so_far_is_an_open_clip_folder_that_scores_as_it_did(ro
     card = (folder / "best" / "README.md").read_text()
     assert f"kept: best mean_recall@1 {best['mean_recall@1']:.4f}, at step {best['step']}" in card
     assert "No licence was stated" in card
+
+
+def test_the_teachers_word_is_read_while_the_step_before_is_trained(root, tmp_path, monkeypatch):
+    threads = {}
+    real = Store.read
+    monkeypatch.setattr(
+        Store,
+        "read",
+        lambda self, name, rows: (
+            threads.setdefault(threading.current_thread().name, set()).add(name) or real(self, name, rows)
+        ),
+    )
+    over = {"train__steps": 3, "eval__every": None}
+    distill(world.config(root, run=str(tmp_path / "early"), **over))
+    assert "P3" in threads["loader"]
+    threads.clear()
+    distill(world.config(root, run=str(tmp_path / "late"), policy__name="veto", data__holdout=0.1, **over))
+    assert "loader" not in threads, "what a policy that learns puts to sleep is known in the step itself"

@@ -12,7 +12,8 @@ from cmapkd.train.schedule import SCHEDULES
 HOLDOUT = 0.05
 PYRAMID = ("intra_v", "intra_l", "pyramid_align", "relation", "layer_relation")
 DESIGN = ("pyramid", "policy", "losses", "progressive")
-GROUPS = (*DESIGN, "sparse", "all")
+GROUPS = (*DESIGN, "robust", "sparse", "all")
+FAULT = {"corrupt.level": "P3", "corrupt.share": 1.0}
 
 
 def ablation(config: Config, group: str) -> list[Arm]:
@@ -23,7 +24,7 @@ def ablation(config: Config, group: str) -> list[Arm]:
         )
     if group == "sparse":
         return sparse(config)
-    arms = {"pyramid": pyramid, "policy": policy, "losses": losses, "progressive": progressive}
+    arms = {"pyramid": pyramid, "policy": policy, "losses": losses, "progressive": progressive, "robust": robust}
     if group not in arms:
         raise UsageError(f"ablate {group}: no such group; known: {', '.join(GROUPS)}")
     return arms[group]()
@@ -53,6 +54,12 @@ def policy() -> list[Arm]:
     ]
 
 
+def robust() -> list[Arm]:
+    """The policies where one level is worthless: P3's targets belong to other samples. The first arm has no fault."""
+    clean = Arm("clean", policy()[0].update, "uniform, without the fault")
+    return [clean, *(Arm(arm.name, {**arm.update, **FAULT}, arm.about) for arm in policy() if arm.name != "manual")]
+
+
 def losses() -> list[Arm]:
     """Only intra-modal, only cross-modal alignment, only relations, none; then each term left out."""
     return [
@@ -75,11 +82,12 @@ def progressive() -> list[Arm]:
 
 
 def sparse(config: Config) -> list[Arm]:
-    """What is kept of P2–P4: the teacher's whole grid, 4 × 4 cells, or 16 key tokens at their places. A cache each."""
+    """What is kept of P2–P4: the teacher's whole grid, 4 × 4 cells, or 16 key tokens, sampled or the likest. A cache each."""
     if config.cache.path is None:
         raise UsageError("ablate sparse: compares caches, but cache.path is not set; set it, the others lie beside it")
-    kept = {"whole": {}, "pooled": {"cache.grid": 4}, "key_tokens": {"cache.tokens": 16}}
-    base = {"cache.grid": None, "cache.tokens": None}
+    kept = {"whole": {}, "pooled": {"cache.grid": 4}, "key_tokens": {"cache.tokens": 16},
+            "top_tokens": {"cache.tokens": 16, "cache.sampling": "topk"}}  # fmt: skip
+    base = {"cache.grid": None, "cache.tokens": None, "cache.sampling": "pps"}
     path = config.cache.path
     return [
         Arm(name, {**base, **keys, "cache.path": path.with_name(f"{path.name}-{name}")}) for name, keys in kept.items()

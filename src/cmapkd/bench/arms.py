@@ -50,7 +50,7 @@ def method_arm(config: Config, method: str) -> Arm:
         return Arm(method)
     alone = METHODS[method].student == "trained" and METHODS[method].served is None
     weights = {"task": config.weights["task"]} if alone and "task" in config.weights else {}
-    own = {"method": method, "weights": weights, "share": {}, "schedule": None, "policy": PolicyConfig()}
+    own = {"method": method, "weights": weights, "share": {}, "options": {}, "schedule": None, "policy": PolicyConfig()}
     return Arm(method, own)
 
 

@@ -31,6 +31,7 @@ from cmapkd.models.targets import Targets
 from cmapkd.models.tower import Tower
 from cmapkd.policy import POLICIES
 from cmapkd.train import checkpoint
+from cmapkd.train.corrupt import corrupted
 from cmapkd.train.schedule import resolve_schedule
 from cmapkd.train.teacher_score import teacher_metrics
 
@@ -123,7 +124,7 @@ def decisions(
     captions = torch.from_numpy(samples.caption_offsets[rows.numpy()])
     nothing = torch.empty(0)
     batch = Batch(rows, captions, torch.zeros_like(rows), Inputs(nothing, nothing, nothing))
-    weights, coupling = policy(teacher.teach(batch, (), policy.reads_bridge), 1.0)
+    weights, coupling = policy(corrupted(teacher, config, samples).teach(batch, (), policy.reads_bridge), 1.0)
     names = tuple(samples.captions[int(i)][0][:40] for i in rows)
     levels = None if weights is None else Matrix(names, LEVELS, tuple(tuple(row) for row in weights.tolist()))
     pairs = None if coupling is None else coupling.mean(0).tolist()

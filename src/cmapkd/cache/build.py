@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 import cmapkd
-from cmapkd.cache.pixels import write_pixels
+from cmapkd.cache.pixels import readers, write_pixels
 from cmapkd.cache.place import refuse_place
 from cmapkd.cache.shards import Field
 from cmapkd.cache.store import Store, StoreWriter, estimate_bytes
 from cmapkd.cache.teacher import MASKED, CachedTeacher
 from cmapkd.config.schema import CacheConfig, Config, DataConfig
 from cmapkd.core import fsio
+from cmapkd.core.ahead import ahead
 from cmapkd.core.device import pick_device, pick_precision
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import Progress, say
@@ -37,6 +38,7 @@ SPREAD = 5.0  # int8 covers ±5 standard deviations of a unit-variance channel; 
 RESERVED = 0.1
 CANARIES = 8
 BATCH = 64
+Read = TypeVar("Read")
 
 
 def build_cache(config: Config, estimate_only: bool = False) -> Path:
@@ -76,10 +78,20 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         torch.autocast(device.type, precision, enabled=precision != torch.float32),
     ):
         with StoreWriter(folder / "image", image_fields, image_rows, config.cache.shard_rows, key) as writer:
-            _fill(writer, "images", lambda rows: _image_records(tower, targets, samples, config.data, rows, ledger))
+            _fill(
+                writer,
+                "images",
+                lambda rows: (rows, _pixels(samples, config.data, np.asarray(rows), tower.size, ledger)),
+                lambda inputs: _image_records(tower, targets, config.data.views, *inputs),
+            )
         captions = samples.flat_captions()
         with StoreWriter(folder / "text", text_fields, text_rows, config.cache.shard_rows, key) as writer:
-            _fill(writer, "captions", lambda rows: _text_records(tower, targets, [captions[k] for k in rows]))
+            _fill(
+                writer,
+                "captions",
+                lambda rows: tower.tokenizer([captions[k] for k in rows]),
+                lambda tokens: _text_records(tower, targets, *tokens),
+            )
     if config.cache.pixels:
         write_pixels(config, samples, image_size(config.student))
     fsio.write_json(
@@ -131,7 +143,7 @@ def cache_key(config: Config, samples: Samples) -> dict[str, str]:
         "data": samples.fingerprint(),
         "views": f"{config.data.views} crop {config.data.crop} flip {config.data.flip}",
         "rank": str(config.cache.rank),
-        "grid": f"{config.cache.grid} tokens {config.cache.tokens}",
+        "grid": f"{config.cache.grid} tokens {config.cache.tokens}{f' {config.cache.sampling}' if config.cache.tokens else ''}",
         "dtype": config.cache.dtype,
         "words": str(config.cache.words),
         "calibration": f"{config.cache.calibration_samples} samples, held out {reserved(config.data)}",
@@ -156,7 +168,7 @@ def open_targets(folder: Path, key: dict[str, str], config: CacheConfig) -> Targ
         raise IntegrityError(
             f"{path}: missing, or its hash differs from calibration.json; delete {folder} and run `cmapkd cache`"
         )
-    return Targets(load_file(str(path)), config.grid, config.tokens)
+    return Targets(load_file(str(path)), config.grid, config.tokens, config.sampling)
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -173,7 +185,8 @@ def open_targets_of(config: Config) -> Targets | None:
     folder = config.cache.path
     if folder is None or not (folder / "calibration.safetensors").is_file():
         return None
-    return Targets(load_file(str(folder / "calibration.safetensors")), config.cache.grid, config.cache.tokens)
+    kept = config.cache
+    return Targets(load_file(str(folder / "calibration.safetensors")), kept.grid, kept.tokens, kept.sampling)
 
 
 def open_cached_teacher(config: Config, samples: Samples) -> tuple[CachedTeacher, Targets, Shape]:
@@ -251,6 +264,7 @@ def fit_targets(config: Config, tower: Tower, samples: Samples) -> Targets:
         config.cache.rank,
         config.cache.grid,
         config.cache.tokens,
+        config.cache.sampling,
     )
     kept = ", ".join(f"{name} {float(targets.get(f'{name}/retained')):.0%}" for name in LEVELS)
     say(f"variance kept: {kept}")
@@ -262,15 +276,20 @@ def fit_targets(config: Config, tower: Tower, samples: Samples) -> Targets:
     return targets
 
 
-def _fill(writer: StoreWriter, what: str, records) -> None:  # noqa: ANN001
+def _fill(
+    writer: StoreWriter,
+    what: str,
+    read: Callable[[range], Read],
+    records: Callable[[Read], dict[str, np.ndarray]],
+) -> None:
+    """Every missing shard: records(read(rows)) batch by batch; other threads read ahead of the teacher."""
     missing = writer.missing_shards()
-    progress = Progress(sum(len(rows) for rows in missing), f"teacher on {what}")
-    done = 0
+    progress, done = Progress(sum(len(rows) for rows in missing), f"teacher on {what}"), 0
     for rows in missing:
+        chunks = [range(start, min(start + BATCH, rows.stop)) for start in range(rows.start, rows.stop, BATCH)]
         parts: list[dict[str, np.ndarray]] = []
-        for start in range(rows.start, rows.stop, BATCH):
-            chunk = range(start, min(start + BATCH, rows.stop))
-            parts.append(records(chunk))
+        for chunk, inputs in zip(chunks, ahead(lambda k: read(chunks[k]), range(len(chunks)), readers()), strict=True):  # noqa: B023
+            parts.append(records(inputs))
             done += len(chunk)
             progress.update(done, "")
         writer.write_shard(rows, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
@@ -278,17 +297,15 @@ def _fill(writer: StoreWriter, what: str, records) -> None:  # noqa: ANN001
     progress.close()
 
 
-def _image_records(
-    tower: Tower, targets: Targets, samples: Samples, data: DataConfig, rows: range, ledger: Ledger
-) -> dict[str, np.ndarray]:
-    features = tower.image(_pixels(samples, data, np.asarray(rows), tower.size, ledger).to(tower.device))
-    out, places, _ = targets.image_levels(features, IMAGE_LEVELS)
+def _image_records(tower: Tower, targets: Targets, views: int, rows: range, pixels: Tensor) -> dict[str, np.ndarray]:
+    features = tower.image(pixels.to(tower.device))
+    index = torch.arange(rows.start, rows.stop)
+    out, places, _ = targets.image_levels(features, IMAGE_LEVELS, (index // views, index % views))
     kept = {} if places is None else {"places": places.cpu().numpy()}
     return _numpy(out | _common(targets, features, IMAGE_LEVELS)) | kept
 
 
-def _text_records(tower: Tower, targets: Targets, captions: list[str]) -> dict[str, np.ndarray]:
-    ids, words = tower.tokenizer(captions)
+def _text_records(tower: Tower, targets: Targets, ids: Tensor, words: Tensor) -> dict[str, np.ndarray]:
     features = tower.text(ids.to(tower.device), words.to(tower.device))
     out = {name: targets.level(name, tokens) for name, tokens in zip(TEXT_LEVELS, features.levels, strict=True)}
     masks = {f"{name}-mask": mask for name, mask in zip(TEXT_LEVELS, features.masks, strict=True) if mask is not None}

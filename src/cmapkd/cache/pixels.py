@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import cmapkd
 from cmapkd.cache.shards import Field
 from cmapkd.cache.store import Store, StoreWriter
 from cmapkd.config.schema import Config, DataConfig
+from cmapkd.core.ahead import ahead
 from cmapkd.core.log import Progress
 from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.samples import Samples
@@ -29,22 +32,31 @@ def write_pixels(config: Config, samples: Samples, size: int) -> Path:
         missing = writer.missing_shards()
         progress, done = Progress(sum(map(len, missing)), "pixels of views"), 0
         for shard in missing:
-            pixels = np.zeros((len(shard), 3, size, size), np.uint8)
-            readable = np.zeros((len(shard), 1), np.uint8)
-            for place, row in enumerate(shard):
-                sample, view = divmod(row, config.data.views)
-                shape = view_of(sample, view, config.data.views, config.data.crop, config.data.flip)
-                try:
-                    pixels[place], readable[place] = render(decode(samples.paths[sample]), shape, size), 1
-                except Unreadable:
-                    continue
-                finally:
-                    done += 1
-                    progress.update(done)
+            kept = []
+            for one in ahead(partial(_kept, config.data, samples, size), shard, readers()):
+                kept.append(one)
+                done += 1
+                progress.update(done)
+            pixels, readable = (np.stack(column) for column in zip(*kept, strict=True))
             writer.write_shard(shard, dict(zip(FIELDS, (pixels, readable), strict=True)))
         writer.finish()
         progress.close()
     return folder
+
+
+def _kept(data: DataConfig, samples: Samples, size: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """(pixels, [1]) of a readable view, (grey, [0]) of another."""
+    sample, view = divmod(row, data.views)
+    shape = view_of(sample, view, data.views, data.crop, data.flip)
+    try:
+        return render(decode(samples.paths[sample]), shape, size), np.ones(1, np.uint8)
+    except Unreadable:
+        return np.full((3, size, size), 127, np.uint8), np.zeros(1, np.uint8)
+
+
+def readers() -> int:
+    """Threads that decode: all processors but one, and no more than eight."""
+    return max(1, min(8, (os.cpu_count() or 1) - 1))
 
 
 def open_pixels(config: Config, samples: Samples, size: int) -> Callable[[int, int], np.ndarray | None] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +18,15 @@ MASKED = ("L1", "L2")
 
 
 class Teacher(Protocol):
-    """Whoever can say the teaching of a batch. `needs_inputs`: whether batches must carry the teacher's own pixels."""
+    """Whoever can say the teaching of a batch. `needs_inputs`: whether batches must carry the teacher's own pixels.
+
+    bytes_read: what was read of a store so far; 0 of one that runs live.
+    """
 
     needs_inputs: bool
+
+    @property
+    def bytes_read(self) -> int: ...
 
     def teach(self, batch: Batch, levels: Iterable[str], bridge: bool) -> Teaching: ...
 
@@ -27,7 +34,7 @@ class Teacher(Protocol):
 class LiveTeacher:
     """Runs the frozen tower in every step."""
 
-    needs_inputs = True
+    needs_inputs, bytes_read = True, 0
 
     def __init__(self, tower: Tower, targets: Targets, precision: torch.dtype = torch.float32) -> None:
         self.tower, self.targets, self.precision = tower, targets, precision
@@ -40,36 +47,50 @@ class LiveTeacher:
         enabled = self.precision != torch.float32
         with evaluating(self.tower), torch.autocast(self.tower.device.type, self.precision, enabled=enabled):
             features = self.tower(inputs)
-        return self.targets.teaching(features, levels, self.scale)
+        return self.targets.teaching(features, levels, self.scale, (batch.samples, batch.views))
 
 
 class CachedTeacher:
-    """Reads rows; a level that is not asked for is not read. The tower is never built."""
+    """Reads rows; a level that is not asked for is not read. The tower is never built.
+
+    device: where teachings go, as they are stored; int8 becomes float32 there, at a quarter of the bytes to copy.
+    """
 
     needs_inputs = False
 
     def __init__(self, image: Store, text: Store, views: int, scale: float, side: int = 0) -> None:
         self.image, self.text, self.views, self.scale, self.side = image, text, views, scale, side
+        self.device = torch.device("cpu")
+        self._steps: dict[tuple[str, str], Tensor] = {}
+
+    @property
+    def bytes_read(self) -> int:
+        return self.image.bytes_read.total() + self.text.bytes_read.total()
 
     def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
         rows = Pair((batch.samples * self.views + batch.views).cpu().numpy(), batch.captions.cpu().numpy())
-        device = batch.samples.device
         wanted = set(levels)
-
-        def read(store: Store, field: str, index) -> Tensor:  # noqa: ANN001
-            return torch.from_numpy(store.read_float(field, index)).to(device)
-
-        out = {k: read(self.image, k, rows.image) for k in IMAGE_LEVELS if k in wanted}
-        out |= {k: read(self.text, k, rows.text) for k in TEXT_LEVELS if k in wanted}
-        masks = {
-            k: torch.from_numpy(self.text.read(f"{k}-mask", rows.text)).to(device).bool() for k in MASKED if k in wanted
-        }
-        shared = Pair(
-            read(self.image, "bridge", rows.image) if bridge else torch.empty(0),
-            read(self.text, "bridge", rows.text) if bridge else torch.empty(0),
-        )
-        final = Pair(read(self.image, "final", rows.image), read(self.text, "final", rows.text))
+        out = {k: self._floats(self.image, k, rows.image) for k in IMAGE_LEVELS if k in wanted}
+        out |= {k: self._floats(self.text, k, rows.text) for k in TEXT_LEVELS if k in wanted}
+        masks = {k: self._raw(self.text, f"{k}-mask", rows.text).bool() for k in MASKED if k in wanted}
+        stores = Pair(self.image, self.text).zip(rows)
+        nothing = torch.empty(0)
+        shared = stores.map(lambda pair: self._floats(pair[0], "bridge", pair[1]) if bridge else nothing)
+        final = stores.map(lambda pair: self._floats(pair[0], "final", pair[1]))
         places = None
         if "places" in self.image.fields and wanted & set(SPATIAL):
-            places = torch.from_numpy(self.image.read("places", rows.image)).to(device).long()
+            places = self._raw(self.image, "places", rows.image).long()
         return Teaching(out, masks, shared, final, self.scale, places, self.side)
+
+    def _raw(self, store: Store, field: str, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(store.read(field, rows)).to(self.device)
+
+    def _floats(self, store: Store, field: str, rows: np.ndarray) -> Tensor:
+        """float32; int8 records times their channels' steps."""
+        values, scale = self._raw(store, field, rows).float(), store.fields[field].scale
+        if scale is None:
+            return values
+        key = (str(store.path), field)
+        if key not in self._steps:
+            self._steps[key] = torch.from_numpy(scale).to(self.device)
+        return values.mul_(self._steps[key])

@@ -83,14 +83,16 @@ class CacheConfig(Section):
 
     rank: kept principal components per level (a power of 2). grid: side that spatial levels are pooled to
     before storing; none keeps the teacher's own grid. tokens: instead of a grid, keep this many key tokens of P2-P4
-    with their places. pixels: also keep every view's pixels at the student's size, 3 bytes a pixel, so that training
-    decodes no image.
+    with their places. sampling: which ones: a systematic sample in proportion to their likeness to the summary (pps,
+    unbiased, a sample of its own for each view), or always the likest (topk).
+    pixels: also keep every view's pixels at the student's size, 3 bytes a pixel, so that training decodes no image.
     """
 
     path: Path | None = None
     rank: Annotated[int, Field(ge=2, le=4096)] = 256
     grid: Annotated[int, Field(ge=1, le=64)] | None = None
     tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    sampling: Literal["pps", "topk"] = "pps"
     dtype: Literal["int8", "fp16"] = "int8"
     pixels: bool = False
     calibration_samples: Annotated[int, Field(ge=16)] = 2048
@@ -146,6 +148,18 @@ class PolicyConfig(Section):
     floor: Fraction = 0.05
     patience: Annotated[int, Field(ge=1)] = 3
     probe: Annotated[int, Field(ge=1)] = 5
+
+
+class CorruptConfig(Section):
+    """A fault planted on purpose, to see what each policy does about it.
+
+    level: its targets and its row of the bridge belong to other samples, for a `share` of the samples (needs a cache).
+    captions: share of the samples whose captions are another sample's, for student and teacher alike.
+    """
+
+    level: Level | None = None
+    share: Fraction = 1.0
+    captions: Fraction = 0.0
 
 
 class TrainConfig(Section):
@@ -232,7 +246,8 @@ class Config(Section):
     """One run. `method` names a list of terms; `weights` and `share` override its numbers.
 
     share: a term's target ratio of trunk-gradient norm to the final terms' (calibrated during the run);
-    weights: a fixed weight, which switches the calibration of that term off. schedule: a named order of the levels,
+    weights: a fixed weight, which switches the calibration of that term off. options: switches of single terms, as
+    `{logits: {temperature: 2}}`; each method's page names its own. schedule: a named order of the levels,
     a list of stages, or nothing for the method's own (all levels throughout, unless it says otherwise).
     """
 
@@ -245,7 +260,9 @@ class Config(Section):
     cache: CacheConfig = CacheConfig()
     weights: dict[str, Weight] = Field(default_factory=dict)
     share: dict[str, Weight] = Field(default_factory=dict)
+    options: dict[str, dict[str, float | str]] = Field(default_factory=dict)
     policy: PolicyConfig = PolicyConfig()
+    corrupt: CorruptConfig = CorruptConfig()
     schedule: str | tuple[StageConfig, ...] | None = None
     train: TrainConfig
     eval: EvalConfig = EvalConfig()

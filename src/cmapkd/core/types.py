@@ -126,7 +126,8 @@ class View:
     coupling: α_ij [4, 4] or per sample [B, 4, 4]; temperatures: τ_ij [4, 4]; positives: bool [B, B];
     labels: int64 [B], −1 where unknown; classes: class text embeddings [C, E_s] or None; bank: the teacher's class
     texts, unit rows [C, E]; samples: int64 [B] image indices; parts: what is learnt for single terms, by term;
-    inputs: the teacher's own pixels and ids; progress: share of the training that is done.
+    inputs: the teacher's own pixels and ids; progress: share of the training that is done; options: the switches that
+    the config sets, by term.
     """
 
     student: Outputs
@@ -143,6 +144,7 @@ class View:
     parts: Mapping[str, nn.Module] = field(default_factory=dict)
     inputs: Inputs | None = None
     progress: float = 0.0
+    options: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
 
     @property
     def taught(self) -> Teaching:

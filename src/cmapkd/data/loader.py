@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,11 @@ SHOWN = 5
 CAPTION, VIEW = 7, 11  # keys that keep the draws of captions and views apart
 Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
 Kept = Callable[[int, int], np.ndarray | None]
+Made = TypeVar("Made")
+
+
+def _itself(step: int, batch: Batch) -> Any:
+    return batch
 
 
 @dataclass(frozen=True)
@@ -102,12 +108,14 @@ class Loader:
             self.ledger.seen += len(rows)
         return Batch(torch.tensor(rows), captions, torch.tensor(views), student, teacher)
 
-    def iterate(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
-        """(step, batch) for start ≤ step < stop, the next ones prepared by a thread; its errors surface here."""
-        ready: queue.Queue[tuple[int, Batch] | BaseException | None] = queue.Queue(maxsize=PREFETCH)
+    def iterate(
+        self, start: int, stop: int, then: Callable[[int, Batch], Made] = _itself
+    ) -> Iterator[tuple[int, Made]]:
+        """(step, then(step, its batch)) for start ≤ step < stop; a thread prepares the next ones, its errors surface here."""
+        ready: queue.Queue[tuple[int, Made] | BaseException | None] = queue.Queue(maxsize=PREFETCH)
         cancelled = threading.Event()
 
-        def offer(item: tuple[int, Batch] | BaseException | None) -> None:
+        def offer(item: tuple[int, Made] | BaseException | None) -> None:
             while not cancelled.is_set():
                 try:
                     ready.put(item, timeout=0.2)
@@ -120,7 +128,7 @@ class Loader:
                 for step in range(start, stop):
                     if cancelled.is_set():
                         return
-                    offer((step, self.batch(step)))
+                    offer((step, then(step, self.batch(step))))
                 offer(None)
             except BaseException as error:
                 offer(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +56,24 @@ def resolve(name: str, weights: dict[str, float], share: dict[str, float]) -> Me
     if not set(merged) & FINAL:
         raise UsageError(f"method '{name}' is left without a final term; keep one of {', '.join(sorted(FINAL))}")
     return replace(base, weights=merged, share={term: value for term, value in shares.items() if value > 0})
+
+
+def check_options(options: Mapping[str, Mapping[str, float | str]], terms: Iterable[str]) -> None:
+    """Raise UsageError for a switch of a term that is not among `terms`, or a value that the switch cannot take."""
+    for term, switches in options.items():
+        if term not in terms:
+            raise UsageError(f"options.{term}: the method has no such term; its terms: {', '.join(terms)}")
+        known = TERMS[term].options
+        for name, value in switches.items():
+            if name not in known:
+                names = ", ".join(known) or "none"
+                raise UsageError(f"options.{term}.{name}: no such switch; known: {names}{_near(name, known)}")
+            allowed = known[name]
+            if isinstance(allowed, tuple):
+                if value not in allowed:
+                    raise UsageError(f"options.{term}.{name}: '{value}' is none of {', '.join(allowed)}")
+            elif isinstance(value, str) or not value > 0:
+                raise UsageError(f"options.{term}.{name}: '{value}' must be a number above 0")
 
 
 def _near(name: str, known: Iterable[str]) -> str:

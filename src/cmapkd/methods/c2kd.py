@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from cmapkd.core.types import Pair, View
 from cmapkd.losses import c2kd as losses
 from cmapkd.losses.contrastive import similarity
-from cmapkd.methods.term import Method, Sizes, Term, reads
+from cmapkd.methods.term import Method, Sizes, Term, picked, reads
 from cmapkd.models.tower import Tower
 
-DROP_TARGET = False  # as released: the true class stays in the non-target softmax, at logit 0
+OPTIONS = {"non_target": ("zero", "drop")}  # zero, as released: the true class stays in the softmax, at logit 0
 
 
 class Mutual(nn.Module):
@@ -42,12 +42,13 @@ def c2kd(view: View) -> Tensor:
     """
     part, bank = view.parts["c2kd"], view.bank
     assert isinstance(part, Mutual) and bank is not None and view.labels is not None and view.inputs is not None
+    drop = picked(view, "c2kd", OPTIONS)["non_target"] == "drop"
     theirs = part.tower.final(view.inputs)
     teacher = theirs.map(lambda final: part.tower.scale * similarity(final, bank))
     student = view.student.projected.map(lambda final: view.scale * similarity(final, bank))
     proxy, mine = part.proxy("teacher", theirs), part.proxy("student", view.student.final)
-    images = losses.c2kd(teacher.text, student.image, proxy.text, mine.image, view.labels, DROP_TARGET)
-    texts = losses.c2kd(teacher.image, student.text, proxy.image, mine.text, view.labels, DROP_TARGET)
+    images = losses.c2kd(teacher.text, student.image, proxy.text, mine.image, view.labels, drop)
+    texts = losses.c2kd(teacher.image, student.text, proxy.image, mine.text, view.labels, drop)
     return images + texts
 
 
@@ -63,7 +64,7 @@ def _proxy(width: int, classes: int) -> nn.Sequential:
     )
 
 
-TERMS = {"c2kd": Term(c2kd, reads("inputs", "bank", "labels"), part=mutual)}
+TERMS = {"c2kd": Term(c2kd, reads("inputs", "bank", "labels"), part=mutual, options=OPTIONS)}
 METHODS = {
     "c2kd": Method(
         {"c2kd": 1.0}, about="C2KD: a copy of the teacher learns with the student, across modalities, over class texts"

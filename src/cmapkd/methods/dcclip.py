@@ -17,14 +17,14 @@ LAST = ("P5", "L4")
 
 def dcclip_feat(view: View) -> Tensor:
     """SmoothL1(A(F_S), F_T) of the image's last level plus the same of the text's, the mean over tokens and channels."""
-    found = view.student.final.image.sum() * 0
+    found = []
     for name in LAST:
         if name in view.student.levels:
             student, teacher = view.student.levels[name], view.taught.levels[name]
             if name == "P5":
                 student, teacher = _common(student, teacher)
-            found = found + F.smooth_l1_loss(student, teacher.detach())
-    return found
+            found.append(F.smooth_l1_loss(student, teacher.detach()))
+    return torch.stack(found).sum() if found else view.student.final.image.sum() * 0
 
 
 def _common(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

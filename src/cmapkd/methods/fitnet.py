@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from cmapkd.config.schema import StageConfig
@@ -13,13 +14,11 @@ GUIDED = ("P3", "L2")
 
 def hint(view: View) -> Tensor:
     """‖T_h − r(S_g)‖², the error at P3 plus the error at L2, whatever other levels are on; r is the level's adapter."""
-    found = view.student.final.image.sum() * 0
+    found = []
     for names, errors in ((IMAGE_LEVELS, view.errors.image), (TEXT_LEVELS, view.errors.text)):
         active = [name for name in names if name in view.student.levels]
-        for name in GUIDED:
-            if errors is not None and name in active:
-                found = found + errors[:, active.index(name)].mean()
-    return found
+        found += [errors[:, active.index(name)].mean() for name in GUIDED if errors is not None and name in active]
+    return torch.stack(found).sum() if found else view.student.final.image.sum() * 0
 
 
 TERMS = {"hint": Term(hint, reads("levels"), final=False)}

@@ -15,11 +15,12 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.types import View
 from cmapkd.losses.contrastive import similarity
 from cmapkd.losses.promptkd import promptkd
-from cmapkd.methods.term import Method, Served, Sizes, Term, reads
+from cmapkd.methods.term import Method, Served, Sizes, Term, picked, reads
 from cmapkd.models.prompts import Prompts
 from cmapkd.models.tower import Tower, evaluating
 
 TOKENS, DEPTH = 4, 9
+OPTIONS = {"temperature": 1.0}
 WEIGHT = 1000.0
 
 
@@ -58,7 +59,8 @@ def loss(name: str, view: View) -> Tensor:
     part, bank, teacher = view.parts[name], view.bank, view.taught
     assert isinstance(part, Projector) and bank is not None
     mine = view.scale.detach() * similarity(part.project(view.student.final.image), bank)
-    return promptkd(mine, teacher.scale * similarity(teacher.final.image, bank))
+    temperature = picked(view, name, OPTIONS)["temperature"]
+    return promptkd(mine, teacher.scale * similarity(teacher.final.image, bank), temperature)
 
 
 @contextmanager
@@ -104,8 +106,8 @@ def served(name: str, says: str) -> Served:
 
 
 TERMS = {
-    "promptkd": Term(partial(loss, "promptkd"), reads("bank"), part=prompted, around=worn),
-    "promptkd_fullft": Term(partial(loss, "promptkd_fullft"), reads("bank"), part=plain),
+    "promptkd": Term(partial(loss, "promptkd"), reads("bank"), part=prompted, around=worn, options=OPTIONS),
+    "promptkd_fullft": Term(partial(loss, "promptkd_fullft"), reads("bank"), part=plain, options=OPTIONS),
 }
 METHODS = {
     "promptkd": Method(

@@ -40,7 +40,7 @@ class Term:
     teacher's own `inputs`. final: it acts on final embeddings, never fades, and is what shares are measured against.
     part: builds the module that is learnt for this term alone; the loss finds it as `view.parts[name]`.
     around: a context, of that part and the student, in which the student runs in training; without it the student is
-    plain again.
+    plain again. options: its switches, each with a default number or with the words it may be, the default first.
     """
 
     loss: Callable[[View], Tensor]
@@ -48,6 +48,7 @@ class Term:
     final: bool = True
     part: Callable[[Sizes], nn.Module] | None = None
     around: Callable[[Any, Tower], AbstractContextManager[None]] | None = None
+    options: Mapping[str, float | tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,12 @@ class Method:
     stages: tuple[StageConfig, ...] = ()
     student: Literal["trained", "frozen"] = "trained"
     served: Served | None = None
+
+
+def picked(view: View, term: str, options: Mapping[str, float | tuple[str, ...]]) -> dict[str, Any]:
+    """The term's switches as they stand: the config's, else the default."""
+    defaults = {name: value[0] if isinstance(value, tuple) else value for name, value in options.items()}
+    return {**defaults, **view.options.get(term, {})}
 
 
 def reads(*what: Read) -> frozenset[Read]:

@@ -13,10 +13,10 @@ from cmapkd.core.types import View
 from cmapkd.losses import vl2lite as losses
 from cmapkd.losses.contrastive import similarity
 from cmapkd.losses.labelled import cross_entropy
-from cmapkd.methods.term import Method, Served, Sizes, Term, reads
+from cmapkd.methods.term import Method, Served, Sizes, Term, picked, reads
 from cmapkd.models.tower import Tower, evaluating
 
-RELEASED_RAMP = True  # False: the weight of the classification reaches 1
+OPTIONS = {"ramp": ("released", "to_one")}  # whether the weight of the classification stays under 1/8 or reaches 1
 
 
 class Condensation(nn.Module):
@@ -36,7 +36,7 @@ def vl2lite(view: View) -> Tensor:
     theirs = losses.SCALE * similarity(teacher, view.bank)
     mine = losses.SCALE * similarity(h, part.text(view.bank))
     taught = losses.visual(h, part.image(teacher)) + losses.textual(mine, theirs)
-    share = losses.class_share(view.progress, RELEASED_RAMP)
+    share = losses.class_share(view.progress, picked(view, "vl2lite", OPTIONS)["ramp"] == "released")
     return share * cross_entropy(part.head(h), view.labels) + (1 - share) * taught / 2
 
 
@@ -87,7 +87,7 @@ def _condense(teacher: int, student: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(teacher, student), nn.ReLU(), nn.Linear(student, student))
 
 
-TERMS = {"vl2lite": Term(vl2lite, reads("bank", "labels"), part=condensation)}
+TERMS = {"vl2lite": Term(vl2lite, reads("bank", "labels"), part=condensation, options=OPTIONS)}
 METHODS = {
     "vl2lite": Method(
         {"vl2lite": 1.0},

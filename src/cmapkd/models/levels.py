@@ -32,14 +32,6 @@ def resample_grid(tokens: Float[Tensor, "b n d"], matrix: Float[Tensor, "h m"]) 
     return torch.einsum("hm,bmnd,gn->bhgd", matrix, image, matrix).flatten(1, 2)
 
 
-def key_places(tokens: Float[Tensor, "b n d"], summary: Float[Tensor, "b d"], count: int) -> Int[Tensor, "b k"]:
-    """The `count` tokens most like the summary (cosine of layer-normed features, so norms play no part), in grid order."""
-    normed = F.normalize(F.layer_norm(tokens, tokens.shape[-1:]), dim=-1)
-    wanted = F.normalize(F.layer_norm(summary, summary.shape[-1:]), dim=-1)
-    likeness = torch.einsum("bnd,bd->bn", normed, wanted)
-    return likeness.topk(min(count, tokens.shape[1]), dim=1).indices.sort(dim=1).values
-
-
 def sample_at(tokens: Float[Tensor, "b n d"], places: Int[Tensor, "b k"], side: int) -> Float[Tensor, "b k d"]:
     """A map read bilinearly at the centres of the cells `places` of a side × side grid; its own grid is read exactly."""
     n = round(tokens.shape[1] ** 0.5)

@@ -19,7 +19,8 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.grid import area_matrix
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Features, Inputs, Pair, Teaching
 from cmapkd.models.bridge import PairInformation, pair_information, ridge
-from cmapkd.models.levels import key_places, resample_grid, sample_at
+from cmapkd.models.levels import resample_grid, sample_at
+from cmapkd.models.sampling import importance, likeness, pps_places, starts, top_places
 from cmapkd.models.tower import Tower, evaluating
 
 MIN_RETAINED = 0.8
@@ -35,8 +36,8 @@ def hadamard(size: int) -> Float[Tensor, "r r"]:
 
 
 def rank_for(width: int, rank: int) -> int:
-    """The largest power of 2 that is at most both the asked rank and the level's width."""
-    return 1 << (min(width, rank).bit_length() - 1)
+    """The asked rank, a power of 2; of a level that is narrower, the first power of 2 that holds all of its width."""
+    return min(rank, 1 << (width - 1).bit_length())
 
 
 def stored_side(native: int, grid: int | None) -> int:
@@ -48,12 +49,14 @@ class Targets(nn.Module):
     """Buffers only: per level μ [D], basis [D, r], bridge weight [2D, E] and bias [E]; τ, information, recall, α [4, 4].
 
     `grid` pools spatial levels (P2-P4, and P5's map) to that side before they are kept; `tokens` keeps only that many key
-    tokens of P2-P4, the same places for all three.
+    tokens of P2-P4, the same places for all three: a sample in proportion to importance (`pps`), or `topk`.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], grid: int | None, tokens: int | None = None) -> None:
+    def __init__(
+        self, tensors: dict[str, Tensor], grid: int | None, tokens: int | None = None, sampling: str = "pps"
+    ) -> None:
         super().__init__()
-        self.grid, self.tokens = grid, tokens
+        self.grid, self.tokens, self.sampling = grid, tokens, sampling
         for name, tensor in tensors.items():
             self.register_buffer(name.replace("/", "_"), tensor, persistent=False)
         self.names = tuple(tensors)
@@ -88,10 +91,12 @@ class Targets(nn.Module):
         ]
         return F.normalize(torch.stack(rows, 1), dim=-1)
 
-    def teaching(self, features: Pair[Features], levels: Iterable[str], scale: float) -> Teaching:
-        """Everything the losses need of the teacher on one batch."""
+    def teaching(
+        self, features: Pair[Features], levels: Iterable[str], scale: float, which: tuple[Tensor, Tensor] | None = None
+    ) -> Teaching:
+        """Everything the losses need of the teacher on one batch; which: its samples and views."""
         wanted = set(levels)
-        out, places, side = self.image_levels(features.image, wanted)
+        out, places, side = self.image_levels(features.image, wanted, which)
         masks = {}
         for name, tokens, mask in zip(TEXT_LEVELS, features.text.levels, features.text.masks, strict=True):
             if name in wanted:
@@ -103,13 +108,23 @@ class Targets(nn.Module):
             out, masks, bridge, features.map(lambda f: F.normalize(f.final.float(), dim=-1)), scale, places, side
         )
 
-    def image_levels(self, image: Features, wanted: Iterable[str]) -> tuple[dict[str, Tensor], Tensor | None, int]:
-        """(targets, places of the key tokens or None, side of their grid) of the image levels asked for."""
+    def image_levels(
+        self, image: Features, wanted: Iterable[str], which: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], Tensor | None, int]:
+        """(targets, places of the key tokens or None, side of their grid) of the image levels asked for.
+
+        which: int64 [B] samples and [B] views, whose sampled tokens are always the same ones.
+        """
         tokens = dict(zip(IMAGE_LEVELS, image.levels, strict=True))
         side = round(tokens["P4"].shape[1] ** 0.5)
         places = None
         if self.tokens is not None:
-            places = key_places(tokens["P4"].float(), tokens["P5"][:, -2].float(), self.tokens)
+            alike = likeness(tokens["P4"].float(), tokens["P5"][:, -2].float())
+            if self.sampling == "topk":
+                places = top_places(alike, self.tokens)
+            else:
+                assert which is not None, "a sample of tokens belongs to a sample and a view"
+                places = pps_places(importance(alike), self.tokens, starts(*which).to(alike.device))
             tokens |= {name: sample_at(tokens[name].float(), places, side) for name in SPATIAL}
         return {name: self.level(name, tokens[name]) for name in IMAGE_LEVELS if name in wanted}, places, side
 
@@ -143,7 +158,9 @@ class _Moments:
 
 
 @torch.no_grad()
-def calibrate(tower: Tower, batches: Iterable[Inputs], rank: int, grid: int | None, keep: int | None = None) -> Targets:
+def calibrate(
+    tower: Tower, batches: Iterable[Inputs], rank: int, grid: int | None, keep: int | None = None, sampling: str = "pps"
+) -> Targets:
     """One pass of the frozen teacher over train-split inputs (their pixels as they will be cached).
 
     Fits μ, the PCA-Hadamard basis and the bridge of each level. The last fifth of the samples is kept out of the
@@ -189,7 +206,7 @@ def calibrate(tower: Tower, batches: Iterable[Inputs], rank: int, grid: int | No
     )
     for key in ("temperatures", "information", "recall", "alpha"):
         tensors[f"pairs/{key}"] = getattr(pairs, key)
-    return Targets(tensors, grid, keep)
+    return Targets(tensors, grid, keep, sampling)
 
 
 def _principal(moment: _Moments, rank: int) -> tuple[Tensor, Tensor, float]:
@@ -197,6 +214,7 @@ def _principal(moment: _Moments, rank: int) -> tuple[Tensor, Tensor, float]:
     mean = moment.total / moment.count
     covariance = moment.outer / moment.count - torch.outer(mean, mean)  # type: ignore[arg-type]
     values, vectors = torch.linalg.eigh(covariance)
-    top = values[-rank:].clamp_min(0)
-    basis = vectors[:, -rank:] @ hadamard(rank).to(vectors).T / top.mean().clamp_min(1e-12).sqrt()
+    missing = max(0, rank - len(values))  # components of variance 0, so that every channel still has the same
+    top, vectors = F.pad(values[-rank:].clamp_min(0), (missing, 0)), F.pad(vectors[:, -rank:], (missing, 0))
+    basis = vectors @ hadamard(rank).to(vectors).T / top.mean().clamp_min(1e-12).sqrt()
     return mean.float(), basis.float(), float(top.sum() / values.clamp_min(0).sum().clamp_min(1e-12))  # type: ignore[union-attr]

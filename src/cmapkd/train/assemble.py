@@ -17,10 +17,10 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
 from cmapkd.core.types import LEVELS
 from cmapkd.data.holdout import split_holdout
-from cmapkd.data.loader import Loader, Reader
+from cmapkd.data.loader import Reader
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
-from cmapkd.methods import METHODS, TERMS, reading, resolve
+from cmapkd.methods import METHODS, TERMS, check_options, reading, resolve
 from cmapkd.methods.term import Method
 from cmapkd.models.load import identity, load_tower
 from cmapkd.models.targets import Targets
@@ -30,6 +30,7 @@ from cmapkd.policy.base import Learning
 from cmapkd.tasks.validation import open_validation
 from cmapkd.train.balance import Balance
 from cmapkd.train.bank import CLASS_TEXT, Bank, open_bank
+from cmapkd.train.corrupt import corrupted, open_loader
 from cmapkd.train.dry_run import few
 from cmapkd.train.heads import open_task
 from cmapkd.train.learner import build_learner
@@ -59,6 +60,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     evaluated: at most so many samples of each task of a validation.
     """
     method = resolve(config.method, config.weights, config.share)
+    check_options(config.options, {**METHODS[config.method].weights, **method.weights})
     check_student(config, method)
     stages = resolve_schedule(config.schedule, method)
     if config.policy.name not in POLICIES:
@@ -89,10 +91,10 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     live = tower is not None and (reading("inputs", terms) or taught is not None and taught.teacher.needs_inputs)
     theirs = Reader(tower.size, tower.tokenizer) if tower is not None and live else None
     kept = open_pixels(config, samples, student.size)
-    loader = Loader(samples, config.data, mine, theirs, config.train.batch, config.seed, pool, kept)
+    loader = open_loader(config, samples, mine, theirs, config.train.batch, config.seed, pool, kept)
     steps = config.train.steps or max(1, round(float(config.train.epochs or 0) * loader.steps_per_epoch))
     batch = min(config.train.batch, len(held))
-    held_out = Loader(samples, config.data, mine, theirs, batch, config.seed, held, kept) if len(held) else None
+    held_out = open_loader(config, samples, mine, theirs, batch, config.seed, held, kept) if len(held) else None
     policy = POLICIES[config.policy.name](config.policy, shape.embedding if shape else student.shape.embedding)
     policy.to(device)
     if policy.learns and held_out is None:
@@ -102,7 +104,9 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     labels, class_ids = labels_of(samples, student, bank, terms if task is None else [], device)
     pairs = None if targets is None else targets.pairs
     texts = None if bank is None else bank.texts.to(device)
-    objective = Objective(learner, method, dict(method.weights), pairs, labels, class_ids, texts, task is not None)
+    objective = Objective(
+        learner, method, dict(method.weights), pairs, labels, class_ids, texts, task is not None, config.options
+    )
     run = Run(
         config, folder, steps, learner, optimizer, loader, stages, objective,
         Balance(method.share, steps), policy,
@@ -169,12 +173,14 @@ def open_teacher(config: Config, terms: list[str], samples: Samples, device: tor
         tower = load_tower(config.teacher, words=config.cache.words).to(device).requires_grad_(False)
     if config.cache.path is not None:
         teacher, targets, shape = open_cached_teacher(config, samples)
-        return Taught(teacher, targets.to(device), shape, tower)
+        teacher.device = device
+        return Taught(corrupted(teacher, config, samples), targets.to(device), shape, tower)
     assert tower is not None
     targets = fit_targets(config, tower, samples).to(device)
     return Taught(
-        LiveTeacher(tower, targets, pick_precision(config.train.precision, device)), targets, tower.shape, tower
-    )
+        corrupted(LiveTeacher(tower, targets, pick_precision(config.train.precision, device)), config, samples),
+        targets, tower.shape, tower,
+    )  # fmt: skip
 
 
 def measure_units(run: Run) -> None:

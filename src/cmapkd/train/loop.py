@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from cmapkd.train import step as stepping
 from cmapkd.train.decide import awake, decide
 from cmapkd.train.heads.head import task_loss
 from cmapkd.train.journal import due, evaluate, flush, record, refuse_nonfinite, save
+from cmapkd.train.lesson import prepare, taught
 from cmapkd.train.optimizer import clamp_scale
 from cmapkd.train.schedule import Moment, at, learning_rate
-from cmapkd.train.state import Run, teach
+from cmapkd.train.state import Run
 
 BALANCE_CHUNK = 128
 
@@ -28,12 +30,12 @@ def train(run: Run, start: int, log: MetricsLog) -> int:
     """Train from step `start` to the end, or to a signal; returns the step reached, already in a checkpoint."""
     config, progress = run.config, Progress(run.steps, run.config.run.name)
     run.learner.train()
+    run.read = run.teacher.bytes_read if run.teacher is not None else 0
     works = task_batches(run, start)
     with Stop() as stop:
-        for step, batch in run.loader.iterate(start, run.steps):
-            batch = stepping.move(batch, run.learner.unit.device)
+        for step, lesson in run.loader.iterate(start, run.steps, partial(prepare, run)):
             moment = awake(run, at(run.stages, step / run.steps))
-            teaching = teach(run, batch, moment)
+            batch, teaching = lesson.batch, taught(run, lesson, moment)
             weights, coupling = decide(run, teaching, moment, step, log)
             share = run.objective.task_weight(moment)
             work = next(works) if share > 0 else None
@@ -67,7 +69,7 @@ def train(run: Run, start: int, log: MetricsLog) -> int:
             run.optimizer.step()
             clamp_scale(run.learner.student.clip)
 
-            record(run, step, moment, total, losses, norm, rate, weights, log)
+            record(run, step, moment, total, losses, norm, rate, weights, lesson.read, log)
             if due(step, config.train.checkpoint_every, run.steps) or stop.asked:
                 flush(run, log)
                 save(run, step + 1)

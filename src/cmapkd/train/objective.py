@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class Objective:
 
     labels [samples] and class_ids [C, L] (token ids of the class texts) are what labelled data adds; bank [C, E] holds
     the teacher's unit embeddings of the class texts. apart: L_task has batches of its own, and `losses` leaves it out.
+    options: the switches that the config sets, by term.
     """
 
     learner: Learner
@@ -31,6 +33,7 @@ class Objective:
     class_ids: Tensor | None = None
     bank: Tensor | None = None
     apart: bool = False
+    options: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
 
     def levels(self, moment: Moment) -> tuple[str, ...]:
         """The levels that some active term reads now; the others are neither computed nor read from the cache."""
@@ -69,6 +72,7 @@ class Objective:
             classes=self._classes(moment),
             bank=self.bank,
             progress=moment.progress,
+            options=self.options,
         )
         return {term: TERMS[term].loss(view) for term in self.active(moment)}
 

@@ -23,6 +23,7 @@ from cmapkd.train.assemble import assemble
 from cmapkd.train.card_facts import facts
 from cmapkd.train.dry_run import EVALUATED, outlook, shortened
 from cmapkd.train.loop import train
+from cmapkd.train.saving import measure_saving, saying
 from cmapkd.train.serve import write_method_tensors
 from cmapkd.train.state import Run
 from cmapkd.train.teacher_score import teacher_metrics
@@ -88,9 +89,13 @@ def _distill(config: Config, folder: Path, resume: bool, evaluated: int | None =
     metrics = run.validate()
     done = None if run.task is None else run.task.result(run.learner.student)
     figures = {} if done is None else {f"{config.task.name}/{k}": v for k, v in done.metrics.items() if v is not None}
+    saving = measure_saving(run)
+    if saving:
+        say(saying(saving))
     log.write({"kind": "final", "step": run.steps, "samples": run.steps * run.loader.size,
                "seconds": round(time.time() - started, 1), **spent, **metrics, **figures,
                "ledger": {"seen": run.loader.ledger.seen, "quarantined": len(run.loader.ledger.quarantined)},
+               **({"saving": saving} if saving else {}),
                **({} if run.task is None else {"task_unreadable": run.task.unreadable})})  # fmt: skip
     export_student(run.learner.student, folder / "student", facts(run, metrics, done))
     say(f"student: {folder / 'student'} (open_clip local-dir)")

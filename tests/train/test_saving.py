@@ -1,0 +1,77 @@
+"""Levels that sleep are cheaper by what the log says, and saying so changes nothing."""
+
+import json
+
+import pytest
+import torch
+
+import world
+from cmapkd.bench.report import saved
+from cmapkd.config.schema import TowerConfig
+from cmapkd.core.types import LEVELS
+from cmapkd.models.load import load_tower
+from cmapkd.train import run as running
+from cmapkd.train.assemble import assemble
+from cmapkd.train.run import distill
+from cmapkd.train.saving import measure_saving
+
+ASLEEP = {"policy__name": "manual", "policy__weights": {"P2": 0.0, "L1": 0.0}, "eval": {}}
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def asleep(root):
+    return distill(world.config(root, run=str(root / "saving"), **ASLEEP))
+
+
+def test_the_log_tells_bytes_of_every_step_and_the_final_row_what_sleeping_saves(root, asleep):
+    rows = rows_of(asleep)
+    saving, steps = rows[-1]["saving"], [row["bytes"] for row in rows if row["kind"] == "train"]
+    teacher = assemble(world.config(root, run=str(root / "x"), **ASLEEP), root / "x").teacher
+    size = sum(8 * (teacher.image if k[0] == "P" else teacher.text).fields[k].nbytes for k in ("P2", "L1"))
+    size += 8 * teacher.text.fields["L1-mask"].nbytes
+    assert (saving["levels_full"], saving["levels_awake"]) == (8, 6)
+    assert saving["bytes_full"] - saving["bytes_awake"] == size > 0
+    assert steps == [saving["bytes_awake"]] * 8
+    assert saving["ms_full"] > 0 and saving["ms_awake"] > 0
+
+
+def test_where_every_level_is_awake_there_is_nothing_to_tell(root, tmp_path):
+    rows = rows_of(distill(world.config(root, run=str(tmp_path / "run"), eval={})))
+    assert "saving" not in rows[-1] and saved(rows) == ""
+
+
+def test_a_level_that_costs_time_is_seen_to_save_it(root, tmp_path, monkeypatch):
+    run = assemble(world.config(root, run=str(tmp_path / "run"), **ASLEEP), tmp_path / "run")
+    level, spun = type(run.learner.necks).level, torch.randn(400, 400)
+
+    def slow(self, name, tokens):
+        if name == "P2":
+            for _ in range(40):
+                spun @ spun
+        return level(self, name, tokens)
+
+    monkeypatch.setattr(type(run.learner.necks), "level", slow)
+    found = measure_saving(run)
+    assert found["ms_full"] > found["ms_awake"] * 1.2
+
+
+def test_measuring_moves_no_weight_and_no_draw(root, asleep, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "measure_saving", lambda run: {})
+    other = distill(world.config(root, run=str(tmp_path / "run"), **ASLEEP))
+    a, b = (load_tower(TowerConfig(model=f"local-dir:{f / 'student'}")).clip.state_dict() for f in (asleep, other))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert rows_of(asleep)[-1]["ledger"] == rows_of(other)[-1]["ledger"]
+    run = assemble(world.config(root, run=str(tmp_path / "x"), **ASLEEP), tmp_path / "x")
+    state, draws = {k: v.clone() for k, v in run.learner.state_dict().items()}, torch.get_rng_state()
+    measure_saving(run)
+    assert all(torch.equal(v, state[k]) for k, v in run.learner.state_dict().items())
+    assert torch.equal(draws, torch.get_rng_state()) and all(p.grad is None for p in run.learner.parameters())
+
+
+def test_the_report_says_it_in_a_sentence(asleep):
+    said = saved(rows_of(asleep))
+    assert said.startswith(f"6 of {len(LEVELS)} levels were still awake at the end") and " kB instead of " in said
