@@ -142,6 +142,16 @@ def test_the_policy_arms_all_train_on_the_same_images(root):
     assert len(shares) == 1 and shares.pop() > 0
 
 
+@pytest.mark.parametrize("group", ["policy", "robust"])
+def test_what_the_config_says_of_the_policy_holds_in_every_arm_of_it(root, group):
+    config = world.config(root, policy__every=3, policy__cost=0.1)
+    arms = {arm.name: arm_config(config, arm, 0, 1.0, root / "x") for arm in ablation(config, group)}
+    assert {(own.policy.every, own.policy.cost) for own in arms.values()} == {(3, 0.1)}
+    assert arms["uniform"].policy.name == "uniform" and arms["rl"].policy.name == "rl"
+    faults = {name: own.corrupt.level for name, own in arms.items()}
+    assert set(faults.values()) == ({None} if group == "policy" else {None, "P3"}) and faults.get("clean") is None
+
+
 def test_ablations_are_of_cmapkd_and_of_known_groups(root):
     with pytest.raises(UsageError, match="ablations are of cmapkd"):
         ablate(world.config(root, method="kd"), "losses", 1, root / "no")

@@ -8,8 +8,11 @@ import os
 import pytest
 
 import world
+from cmapkd.data.readers import open_samples
 from cmapkd.train import checkpoint, loop
 from cmapkd.train.run import distill
+
+GREEK = str.maketrans("abcdefghiklmnoprstuwxyz", "αβχδεφγηικλμνοπρστυωξψζ")  # a second language, letter by letter
 
 
 def test_a_switch_in_the_config_reaches_the_loss_of_the_run(root, tmp_path):
@@ -53,3 +56,21 @@ def test_resuming_in_mid_run_is_bit_exact(root, tmp_path, monkeypatch, over):
     assert x.keys() == y.keys() and [name for name in x if not x[name].equal(y[name])] == []
     if over["method"] == "crd":
         assert any("memory_teacher" in name for name in x) and (x["learner/parts.crd.image.constants"] > 0).all()
+
+
+def test_dcclip_learns_two_languages_and_tells_the_retrieval_of_each(root, tmp_path):
+    data = {}
+    for split in ("train", "val"):
+        samples = open_samples(f"scenes:16:{split}", world.config(root).data, None)
+        captions = [
+            {"image_id": i, "caption": text.translate(GREEK) if k % 2 else text}
+            for i, own in enumerate(samples.captions)
+            for k, text in enumerate(own)
+        ]
+        images = [{"id": i, "file_name": str(path)} for i, path in enumerate(samples.paths)]
+        data[split] = tmp_path / f"{split}.json"
+        data[split].write_text(json.dumps({"images": images, "annotations": captions}))
+    over = {"data__train": str(data["train"]), "data__val": str(data["val"]), "cache__path": None, "cache__rank": 32}
+    folder = distill(world.config(root, run=str(tmp_path / "run"), method="dcclip", train__steps=2, eval={}, **over))
+    final = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"mean_recall@1", "latin/mean_recall@1", "greek/mean_recall@1"} <= set(final)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmapkd.core.types import Pair
+import world
+from cmapkd.cache.build import build_cache
+from cmapkd.core.errors import IntegrityError, UsageError
+from cmapkd.core.types import Outputs, Pair, Teaching, View
 from cmapkd.losses.affinity import soft_cross_entropy
 from cmapkd.losses.contrastive import similarity
 from cmapkd.losses.ensemble import ensemble
 from cmapkd.losses.logits import kl_rows
 from cmapkd.methods import METHODS, TERMS
+from cmapkd.train.run import distill
+from cmapkd.train.step import slice_teaching
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -49,6 +57,40 @@ def test_the_order_of_the_teachers_and_their_rotations_do_not_matter() -> None:
     turn = torch.linalg.qr(draw(9, 6, 6))[0]
     turned = [TEACHERS[0].map(lambda x: 3 * F.normalize(x, dim=-1) @ turn), TEACHERS[1]]
     torch.testing.assert_close(ensemble(STUDENT, 6.0, turned, SCALES), plain)
+
+
+def test_the_term_reads_every_stored_teacher_and_slices_them_all() -> None:
+    first, second = (teacher.map(lambda x: F.normalize(x, dim=-1)) for teacher in TEACHERS)
+    teaching = Teaching({}, {}, first, first, SCALES[0], others=((second, SCALES[1]),))
+    of = View(Outputs(STUDENT, STUDENT, {}, {}, {}, None), torch.tensor(6.0), torch.eye(4) > 0, teaching)
+    torch.testing.assert_close(TERMS["reinforced"].loss(of), ensemble(STUDENT, 6.0, TEACHERS, SCALES))
+    part = slice_teaching(teaching, torch.tensor([2, 0]))
+    assert part is not None and torch.equal(part.others[0][0].text, second.text[[2, 0]])
+    assert (part.scale, part.others[0][1]) == tuple(SCALES)
+
+
+def test_a_run_learns_from_two_stored_teachers_and_refuses_one_of_other_data(root, tmp_path) -> None:
+    world.teacher_folder(root / "second", seed=5, width=32)
+    other = {"teacher__model": f"local-dir:{root / 'second'}", "cache__path": str(tmp_path / "cache-2")}
+    build_cache(world.config(root, **other))
+
+    def first_loss(name: str, **over) -> float:
+        folder = distill(
+            world.config(root, run=str(tmp_path / name), method="mobileclip_dr", train__steps=1, eval={}, **over)
+        )
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return next(row["loss/reinforced"] for row in rows if row["kind"] == "train")
+
+    both = first_loss("both", cache__ensemble=[str(tmp_path / "cache-2")])
+    alone = [first_loss("first"), first_loss("second", **other)]
+    assert both == pytest.approx(sum(alone) / 2, rel=1e-5) and alone[0] != pytest.approx(alone[1], rel=1e-3)
+    build_cache(
+        world.config(root, **{**other, "data__train": "scenes:40:train", "cache__path": str(tmp_path / "cache-3")})
+    )
+    with pytest.raises(IntegrityError, match="'data' are others than this run's"):
+        first_loss("no", cache__ensemble=[str(tmp_path / "cache-3")])
+    with pytest.raises(UsageError, match="no finished cache here; run `cmapkd cache` with another teacher.model"):
+        first_loss("none", cache__ensemble=[str(tmp_path / "nothing")])
 
 
 def test_the_method_is_distillation_alone() -> None:

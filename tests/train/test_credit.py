@@ -90,7 +90,7 @@ def self_minimised(world, steps=300):
     return scores.softmax(0).detach()
 
 
-@pytest.mark.parametrize("name", ("gating", "rl", "veto"))
+@pytest.mark.parametrize("name", ("gating", "routing", "rl", "veto"))
 def test_all_weight_on_the_smallest_loss_happens_to_the_control_and_not_to_us(name):
     assert float(self_minimised(World())[0]) > 0.95, "the control must collapse, or the test shows nothing"
     torch.manual_seed(0)
@@ -101,7 +101,8 @@ def test_all_weight_on_the_smallest_loss_happens_to_the_control_and_not_to_us(na
     student = torch.optim.Adam(world.parameters(), lr=2e-2)
     for event in range(60):
         rows = torch.nn.functional.normalize(torch.randn(16, 4), dim=-1)
-        seen = Teaching({}, {}, Pair(torch.empty(0), torch.empty(0)), Pair(rows, rows), 1.0)
+        levels = rows[:, None].expand(-1, 4, -1)
+        seen = Teaching({}, {}, Pair(levels, levels), Pair(rows, rows), 1.0)
         credit = measure_credit(world, list(world.parameters()), student, world.held_out, world.errors)
         assert float(credit.levels[:, 0].abs().max()) < 1e-6 < float(credit.levels[:, 1].min())
         policy.observe(seen, 0.2 + event / 100, credit, optimizer)

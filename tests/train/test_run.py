@@ -68,8 +68,8 @@ def test_same_seed_same_floats(root):
         *(
             {
                 "policy__name": name,
-                "policy__every": 2,
-                "policy__collect": 0.3,
+                "policy__every": 1,
+                "policy__collect": 0.1,
                 "data__holdout": 0.2,
                 "cache__path": "own",
             }
@@ -98,6 +98,9 @@ def test_resuming_in_mid_epoch_is_bit_exact(root, tmp_path, monkeypatch, over):
     folder = distill(config, resume=True)
     same(whole, folder)
     assert steps_of(folder) == list(range(1, 9))
+    rows = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, folder)]
+    told = [[row for row in own if row["kind"] in ("train", "policy")] for own in rows]
+    assert told[0] == told[1], "the log of a resumed run is that of one that was never cut"
 
 
 def test_a_warm_cache_never_wakes_the_teacher(root, monkeypatch):

@@ -75,3 +75,13 @@ def test_measuring_moves_no_weight_and_no_draw(root, asleep, tmp_path, monkeypat
 def test_the_report_says_it_in_a_sentence(asleep):
     said = saved(rows_of(asleep))
     assert said.startswith(f"6 of {len(LEVELS)} levels were still awake at the end") and " kB instead of " in said
+
+
+@pytest.mark.parametrize(("levels", "bridge"), [(LEVELS, True), (("P3", "L2"), False), ((), True)])
+def test_the_bytes_of_a_teaching_are_what_the_store_counted(root, tmp_path, levels, bridge):
+    run = assemble(world.config(root, run=str(tmp_path / "run"), **ASLEEP), tmp_path / "run")
+    stores = run.teacher.image, run.teacher.text
+    for store in stores:
+        store.bytes_read.clear()
+    teaching = run.teacher.teach(run.loader.batch(0), levels, bridge)
+    assert teaching.read == sum(store.bytes_read.total() for store in stores) > 0

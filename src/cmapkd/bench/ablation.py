@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cmapkd.bench.arms import Arm
-from cmapkd.config.schema import Config, PolicyConfig
+from cmapkd.config.schema import Config
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
 from cmapkd.methods import METHODS
@@ -41,16 +41,20 @@ def pyramid() -> list[Arm]:
 
 
 def policy() -> list[Arm]:
-    """Who weighs the levels. All arms keep the same slice out of training, whether they learn from it or not."""
-    held = {"data.holdout": HOLDOUT}
-    manual = PolicyConfig(name="manual", weights={"P2": 0.5, "P3": 0.75, "L1": 0.5, "L2": 0.75})
+    """Who weighs the levels. All arms keep the same slice out of training, whether they learn from it or not.
+
+    What else the config says of the policy (how often it looks, its price, its entropy) holds in every arm.
+    """
+    shallow = {"policy.weights": {"P2": 0.5, "P3": 0.75, "L1": 0.5, "L2": 0.75}}
+    about = {"manual": "shallow levels at half and three quarters"}
+    names = ("uniform", "manual", "random", "veto", "gating", "routing", "rl")
     return [
-        Arm("uniform", {**held, "policy": PolicyConfig()}),
-        Arm("manual", {**held, "policy": manual}, "shallow levels at half and three quarters"),
-        *(
-            Arm(name, {**held, "policy": PolicyConfig(name=name)})
-            for name in ("random", "veto", "gating", "routing", "rl")
-        ),
+        Arm(
+            name,
+            {"data.holdout": HOLDOUT, "policy.name": name, **(shallow if name == "manual" else {})},
+            about.get(name, ""),
+        )
+        for name in names
     ]
 
 

@@ -18,15 +18,9 @@ MASKED = ("L1", "L2")
 
 
 class Teacher(Protocol):
-    """Whoever can say the teaching of a batch. `needs_inputs`: whether batches must carry the teacher's own pixels.
-
-    bytes_read: what was read of a store so far; 0 of one that runs live.
-    """
+    """Whoever can say the teaching of a batch. `needs_inputs`: whether batches must carry the teacher's own pixels."""
 
     needs_inputs: bool
-
-    @property
-    def bytes_read(self) -> int: ...
 
     def teach(self, batch: Batch, levels: Iterable[str], bridge: bool) -> Teaching: ...
 
@@ -34,7 +28,7 @@ class Teacher(Protocol):
 class LiveTeacher:
     """Runs the frozen tower in every step."""
 
-    needs_inputs, bytes_read = True, 0
+    needs_inputs = True
 
     def __init__(self, tower: Tower, targets: Targets, precision: torch.dtype = torch.float32) -> None:
         self.tower, self.targets, self.precision = tower, targets, precision
@@ -63,10 +57,6 @@ class CachedTeacher:
         self.device = torch.device("cpu")
         self._steps: dict[tuple[str, str], Tensor] = {}
 
-    @property
-    def bytes_read(self) -> int:
-        return self.image.bytes_read.total() + self.text.bytes_read.total()
-
     def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
         rows = Pair((batch.samples * self.views + batch.views).cpu().numpy(), batch.captions.cpu().numpy())
         wanted = set(levels)
@@ -80,7 +70,16 @@ class CachedTeacher:
         places = None
         if "places" in self.image.fields and wanted & set(SPATIAL):
             places = self._raw(self.image, "places", rows.image).long()
-        return Teaching(out, masks, shared, final, self.scale, places, self.side)
+        read = self._bytes(len(batch), {*out, *masks, "final"} | ({"bridge"} if bridge else set()), places is not None)
+        return Teaching(out, masks, shared, final, self.scale, places, self.side, read=read)
+
+    def _bytes(self, rows: int, levels: set[str], places: bool) -> int:
+        """Bytes of `rows` records; counted from the layout, since batches are read ahead by another thread."""
+        asked = {"image": levels | ({"places"} if places else set()), "text": {f"{k}-mask" for k in levels} | levels}
+        stores = {"image": self.image, "text": self.text}
+        return rows * sum(
+            f.nbytes for which, store in stores.items() for k, f in store.fields.items() if k in asked[which]
+        )
 
     def _raw(self, store: Store, field: str, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(store.read(field, rows)).to(self.device)

@@ -85,6 +85,7 @@ class CacheConfig(Section):
     before storing; none keeps the teacher's own grid. tokens: instead of a grid, keep this many key tokens of P2-P4
     with their places. sampling: which ones: a systematic sample in proportion to their likeness to the summary (pps,
     unbiased, a sample of its own for each view), or always the likest (topk).
+    ensemble: finished caches of further teachers over the same data and views, for methods that read several (mobileclip_dr).
     pixels: also keep every view's pixels at the student's size, 3 bytes a pixel, so that training decodes no image.
     """
 
@@ -93,6 +94,7 @@ class CacheConfig(Section):
     grid: Annotated[int, Field(ge=1, le=64)] | None = None
     tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
     sampling: Literal["pps", "topk"] = "pps"
+    ensemble: tuple[Path, ...] = ()
     dtype: Literal["int8", "fp16"] = "int8"
     pixels: bool = False
     calibration_samples: Annotated[int, Field(ge=16)] = 2048
@@ -109,6 +111,12 @@ class CacheConfig(Section):
     def grid_or_tokens(self) -> CacheConfig:
         if self.grid is not None and self.tokens is not None:
             raise ValueError("grid and tokens are two ways to keep less of a map; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def ensemble_has_path(self) -> CacheConfig:
+        if self.ensemble and self.path is None:
+            raise ValueError("ensemble names further caches, but path is not set; set cache.path to the first one")
         return self
 
 

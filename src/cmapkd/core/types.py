@@ -89,7 +89,8 @@ class Teaching:
     levels: calibrated targets T_k [B, N_k, r] of the levels asked for; masks: bool [B, N_k] of L1 and L2;
     bridge: [B, 4, E] per modality, unit rows in the shared space; final: [B, E] per modality, unit rows;
     scale: exp(logit_scale) of the teacher; places: int64 [B, N_k] cells of a side × side grid that the tokens of
-    P2-P4 stand at, when only key tokens are kept.
+    P2-P4 stand at, when only key tokens are kept. others: (final, scale) of each further stored teacher; read: bytes of
+    the cache that it took.
     """
 
     levels: dict[str, Tensor]
@@ -99,6 +100,8 @@ class Teaching:
     scale: float
     places: Tensor | None = None
     side: int = 0
+    others: tuple[tuple[Pair[Tensor], float], ...] = ()
+    read: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ from cmapkd.methods.term import Method, Term, reads
 
 
 def reinforced(view: View) -> Tensor:
-    """L_Distill with the one teacher that is stored, K = 1, each side at its own scale."""
-    teacher = view.taught
-    return ensemble(view.student.final, view.scale, [teacher.final], [teacher.scale])
+    """L_Distill with all stored teachers, each side at its own scale; K = 1 without `cache.ensemble`."""
+    finals, scales = zip((view.taught.final, view.taught.scale), *view.taught.others, strict=True)
+    return ensemble(view.student.final, view.scale, finals, scales)
 
 
-TERMS = {"reinforced": Term(reinforced, reads("teacher"))}
+TERMS = {"reinforced": Term(reinforced, reads("teacher", "ensemble"))}
 METHODS = {
     "mobileclip_dr": Method(
-        {"reinforced": 1.0}, about="MobileCLIP's loss over stored views at λ = 1: distillation only, one stored teacher"
+        {"reinforced": 1.0},
+        about="MobileCLIP's loss over stored views at λ = 1: distillation only, by all stored teachers",
     )
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from cmapkd.config.schema import Config
 from cmapkd.core.errors import UsageError
 from cmapkd.data.holdout import HOLDOUT, split_holdout
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
+from cmapkd.data.scripts import by_script
 from cmapkd.tasks.encoder import Encoder
 from cmapkd.tasks.run import evaluate
 from cmapkd.tasks.score import Score
@@ -25,8 +27,16 @@ class Validation:
     def identity(self) -> str:
         return " ".join(f"{task}:{samples.fingerprint()}" for task, samples in self.samples.items())
 
+    @cached_property
+    def languages(self) -> dict[str, Samples]:
+        """The retrieval data of each script; {} where there is one."""
+        return by_script(self.samples["retrieval"]) if "retrieval" in self.samples else {}
+
     def scores(self, encoder: Encoder) -> list[Score]:
-        return [evaluate(encoder, samples, task, self.batch) for task, samples in self.samples.items()]
+        """One score a task; retrieval also of each language by itself, where captions have several scripts."""
+        found = [evaluate(encoder, samples, task, self.batch) for task, samples in self.samples.items()]
+        each = [(name, evaluate(encoder, part, "retrieval", self.batch)) for name, part in self.languages.items()]
+        return found + [replace(score, task=name) for name, score in each]
 
 
 def open_validation(config: Config) -> Validation:
@@ -58,7 +68,8 @@ def open_task(config: Config, task: str) -> Samples:
 
 
 def merged(scores: list[Score]) -> dict[str, float]:
-    """All figures in one table; those of other tasks than retrieval carry the task's name: `zeroshot/acc1`."""
+    """All figures in one table; those of other tasks than retrieval carry the task's name: `zeroshot/acc1`, and those of
+    one language alone the name of its script: `cjk/mean_recall@1`."""
     return {
         name if score.task == "retrieval" else f"{score.task}/{name}": value
         for score in scores

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cmapkd.cache.build import fit_targets, open_cached_teacher
+from cmapkd.cache.build import cache_key, fit_targets, open_cached_teacher
+from cmapkd.cache.ensemble import open_ensemble
 from cmapkd.cache.pixels import open_pixels
 from cmapkd.cache.teacher import LiveTeacher, Teacher
 from cmapkd.config.schema import Config
@@ -174,7 +175,11 @@ def open_teacher(config: Config, terms: list[str], samples: Samples, device: tor
     if config.cache.path is not None:
         teacher, targets, shape = open_cached_teacher(config, samples)
         teacher.device = device
-        return Taught(corrupted(teacher, config, samples), targets.to(device), shape, tower)
+        teacher = corrupted(teacher, config, samples)
+        if reading("ensemble", terms):
+            key, views = cache_key(config, samples), config.data.views
+            teacher = open_ensemble(teacher, config.cache.ensemble, key, views, device)
+        return Taught(teacher, targets.to(device), shape, tower)
     assert tower is not None
     targets = fit_targets(config, tower, samples).to(device)
     return Taught(

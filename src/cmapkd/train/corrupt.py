@@ -63,10 +63,6 @@ class CorruptedTeacher:
         self.teacher, self.level, self.swap = teacher, level, swap
         self.modality, self.row = ("image" if level in IMAGE_LEVELS else "text"), LEVELS.index(level) % 4
 
-    @property
-    def bytes_read(self) -> int:
-        return self.teacher.bytes_read
-
     def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
         own, swap, samples, name = self.teacher.teach(batch, levels, bridge), self.swap, batch.samples, self.level
         wanted = (name,) if name in own.levels else ()
@@ -79,9 +75,8 @@ class CorruptedTeacher:
             {**kept, **{k: swap.mix(samples, kept[k], new[k]) for k in new}}
             for kept, new in ((own.levels, strange.levels), (own.masks, strange.masks))
         )
-        return replace(
-            own, levels=levels, masks=masks, bridge=self._bridge(samples, own, strange) if bridge else own.bridge
-        )
+        rows, read = self._bridge(samples, own, strange) if bridge else own.bridge, own.read + strange.read
+        return replace(own, levels=levels, masks=masks, bridge=rows, read=read)
 
     def _bridge(self, samples: Tensor, own: Teaching, strange: Teaching) -> Pair[Tensor]:
         mine, new = (getattr(teaching.bridge, self.modality) for teaching in (own, strange))

@@ -47,7 +47,8 @@ def improve_policy(run: Run, moment: Moment, step: int, log: MetricsLog) -> None
     held, batch = (stepping.move(b, device) for b in (run.held_out.batch(event), run.loader.batch(step)))
     refuse_shared_samples(held, batch)
     held_teaching, teaching = teach(run, held, moment), teach(run, batch, moment)
-    assert teaching is not None
+    assert teaching is not None and held_teaching is not None
+    run.read += teaching.read + held_teaching.read
     pairs = run.objective.pairs if "pyramid_align" in run.objective.active(moment) else None
 
     def held_out_loss() -> Tensor:

@@ -30,21 +30,16 @@ def due(step: int, every: int, steps: int) -> bool:
 
 def record(
     run: Run, step: int, moment: Moment, total: Tensor, losses: dict[str, Tensor], norm: Tensor, rate: float,
-    weights: Tensor | None, read: int | None, log: MetricsLog,
+    weights: Tensor | None, log: MetricsLog,
 ) -> None:  # fmt: skip
-    """Keep this step's figures as tensors; they become numbers every few steps, so that no step waits for them.
-
-    read: bytes of the cache that were read ahead for it; None: what was read since the step before.
-    """
+    """Keep this step's figures as tensors; they become numbers every few steps, so that no step waits for them."""
     row = {"loss": total, "grad_norm": norm.detach(), "scale": run.learner.student.scale.detach().clone()}
     row |= {f"loss/{name}": loss.detach() for name, loss in losses.items()}
     if weights is not None:
         row |= {f"weight/{name}": weights[:, k].mean() for k, name in enumerate(LEVELS)}
         row |= {f"spread/{name}": weights[:, k].std() for k, name in enumerate(LEVELS)}
     row["lr"], row["levels"] = torch.tensor(rate), torch.tensor(len(run.objective.levels(moment)))
-    if run.teacher is not None:
-        spent = run.teacher.bytes_read - run.read if read is None else read
-        row["bytes"], run.read = torch.tensor(float(spent)), run.teacher.bytes_read
+    row["bytes"] = torch.tensor(float(run.read))
     row["stage"] = torch.tensor([stage.name for stage in run.stages].index(moment.stage))
     run.pending.append((step, row))
     if due(step, LOG_EVERY, run.steps):

@@ -13,13 +13,11 @@ from cmapkd.train.step import move
 
 @dataclass(frozen=True)
 class Lesson:
-    """teaching: None where no term reads a teacher, and until `taught` where it could not be read ahead; read: the bytes
-    of the cache that reading it ahead took, None where it was not.
-    """
+    """teaching: None where no term reads a teacher, and until `taught` where it could not be read ahead (not `early`)."""
 
     batch: Batch
     teaching: Teaching | None = None
-    read: int | None = None
+    early: bool = False
 
 
 def prepare(run: Run, step: int, batch: Batch) -> Lesson:
@@ -29,11 +27,10 @@ def prepare(run: Run, step: int, batch: Batch) -> Lesson:
     device = run.learner.unit.device
     if run.teacher is None or run.teacher.needs_inputs or run.policy.learns:
         return Lesson(move(batch, device))
-    before = run.teacher.bytes_read
     teaching = teach(run, batch, awake(run, at(run.stages, step / run.steps)))
-    return Lesson(move(batch, device), teaching, run.teacher.bytes_read - before)
+    return Lesson(move(batch, device), teaching, early=True)
 
 
 def taught(run: Run, lesson: Lesson, moment: Moment) -> Teaching | None:
     """The teacher's word on the lesson's batch."""
-    return lesson.teaching if lesson.read is not None else teach(run, lesson.batch, moment)
+    return lesson.teaching if lesson.early else teach(run, lesson.batch, moment)

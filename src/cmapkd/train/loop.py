@@ -30,12 +30,12 @@ def train(run: Run, start: int, log: MetricsLog) -> int:
     """Train from step `start` to the end, or to a signal; returns the step reached, already in a checkpoint."""
     config, progress = run.config, Progress(run.steps, run.config.run.name)
     run.learner.train()
-    run.read = run.teacher.bytes_read if run.teacher is not None else 0
     works = task_batches(run, start)
     with Stop() as stop:
         for step, lesson in run.loader.iterate(start, run.steps, partial(prepare, run)):
             moment = awake(run, at(run.stages, step / run.steps))
             batch, teaching = lesson.batch, taught(run, lesson, moment)
+            run.read = 0 if teaching is None else teaching.read
             weights, coupling = decide(run, teaching, moment, step, log)
             share = run.objective.task_weight(moment)
             work = next(works) if share > 0 else None
@@ -69,7 +69,7 @@ def train(run: Run, start: int, log: MetricsLog) -> int:
             run.optimizer.step()
             clamp_scale(run.learner.student.clip)
 
-            record(run, step, moment, total, losses, norm, rate, weights, lesson.read, log)
+            record(run, step, moment, total, losses, norm, rate, weights, log)
             if due(step, config.train.checkpoint_every, run.steps) or stop.asked:
                 flush(run, log)
                 save(run, step + 1)

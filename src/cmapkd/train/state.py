@@ -44,7 +44,7 @@ class Run:
     best: float = float("-inf")
     validating: float = 0.0  # seconds
     warned: bool = False  # that the contrastive loss does not move
-    read: int = 0  # bytes that the teacher had read of its store after the last step
+    read: int = 0  # bytes of the cache that the step in hand has taken
     pending: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
 
     @property

@@ -111,7 +111,8 @@ def slice_teaching(teaching: Teaching | None, rows: Tensor) -> Teaching | None:
     pick = {k: v[rows] for k, v in teaching.levels.items()}
     masks = {k: v[rows] for k, v in teaching.masks.items()}
     places = None if teaching.places is None else teaching.places[rows]
-    return Teaching(pick, masks, bridge, teaching.final.map(lambda t: t[rows]), teaching.scale, places, teaching.side)
+    final, *rest = ((f.map(lambda t: t[rows]), s) for f, s in ((teaching.final, teaching.scale), *teaching.others))
+    return Teaching(pick, masks, bridge, *final, places, teaching.side, tuple(rest))
 
 
 def tensors(outputs: Outputs) -> list[Tensor]:
