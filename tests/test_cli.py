@@ -14,9 +14,11 @@ import pytest
 
 from cmapkd import cli, doctor
 from cmapkd.commands import COMMANDS
+from cmapkd.config.load import load_config
 from cmapkd.config.suite import ScoredData
 from cmapkd.core import errors
 from cmapkd.listing import LISTS
+from pictures import coco
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
@@ -81,6 +83,7 @@ def test_every_command_has_a_help_page_of_its_own(name, capsys):
         (["distil"], "(did you mean 'distill'?)"),
         (["distill"], "required: --config; see `cmapkd distill --help`"),
         (["distill", "--config", "scenes", "--resum"], "(did you mean '--resume'?)"),
+        (["distill", "--confg", "c.yaml"], "(did you mean '--config'?)"),
         (["list", "method"], "choose from"),
         (["distill", "--config", "nowhere.yaml"], "no such file"),
         (["distill", "--config", "scenes", "train.bach=3"], "unknown key 'train.bach' (did you mean 'train.batch'?)"),
@@ -116,9 +119,9 @@ def test_overrides_may_stand_anywhere_and_reach_the_config(called):
 def test_overrides_do_not_end_up_among_the_methods(called):
     calls = called("cmapkd.bench.compare", "compare")
     assert run("compare", "--config", "scenes", "--methods", "kd", "cmapkd", "train.steps=7", "--seeds", "2") == 0
-    ((config, methods, seeds, out, budgets, tune),) = calls
+    ((config, methods, seeds, out, budgets, tune, jobs),) = calls
     assert (config.train.steps, methods, seeds, out) == (7, ["kd", "cmapkd"], 2, Path("runs/compare"))
-    assert (budgets, tune) == ([1.0], False)
+    assert (budgets, tune, jobs) == ([1.0], False, 1)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +154,7 @@ def test_cache_estimate_is_passed_on(called):
         (errors.UsageError("w"), 2), (errors.DataError("w"), 3), (errors.IntegrityError("w"), 4),
         (errors.DiskError("w"), 5), (errors.NonFiniteError("w"), 6), (errors.PeerLostError("w"), 7),
         (KeyboardInterrupt(), 130), (OSError(errno.ENOSPC, "No space left on device", "f"), 5),
+        (FileExistsError(errno.EEXIST, "File exists", "f"), 5), (PermissionError(errno.EACCES, "Permission denied", "f"), 5),
     ],
 )  # fmt: skip
 def test_each_kind_of_error_has_its_exit_code_and_one_line(called, capsys, error, code):
@@ -204,6 +208,17 @@ def test_init_writes_a_config_once_and_never_over_another_file(tmp_path, capsys)
     assert run("init", "other.json", "--out", str(target)) == 2 and target.read_text() == written
     assert run("init", "other.json", "--out", str(tmp_path / "no" / "x.yaml")) == 2
     assert "already exists" in capsys.readouterr().err
+
+
+def test_init_writes_the_keys_that_read_the_data_which_is_there(tmp_path, capsys):
+    path, target = coco(tmp_path, {"a.png": ["one"], "b.png": ["two"]}), tmp_path / "my.yaml"
+    assert run("init", str(path), "--out", str(target)) == 0
+    data = load_config(target).data
+    assert (data.train, data.val, data.holdout) == (str(path), "holdout", 0.1) and data.views == 4
+    assert run("init", str(tmp_path / "none.json"), "--out", str(tmp_path / "2.yaml")) == 0
+    assert "none.json: no such file or folder yet" in capsys.readouterr().out
+    path.write_text("{")
+    assert run("init", str(path), "--out", str(tmp_path / "3.yaml")) == 3 and not (tmp_path / "3.yaml").exists()
 
 
 @pytest.mark.parametrize("what", LISTS)

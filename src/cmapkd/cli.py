@@ -26,12 +26,18 @@ OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)
 class Parser(argparse.ArgumentParser):
     """Raises UsageError with the nearest right option, instead of printing a page and ending the process."""
 
-    def error(self, message: str) -> NoReturn:
+    def read(self, words: list[str]) -> argparse.Namespace:
+        """Parse; an option that does not exist is told before what is missing, since it may be what was meant by it."""
         flags = [flag for action in self._actions for flag in action.option_strings]
-        wrong = re.search(r"unrecognized arguments: (--[\w-]+)", message)
-        near = difflib.get_close_matches(wrong.group(1), flags, 1) if wrong else []
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise UsageError(f"{message}{hint}; see `{self.prog} --help`")
+        wrong = next((w for word in words if (w := word.partition("=")[0]).startswith("--") and w not in flags), "--")
+        if wrong != "--":
+            near = difflib.get_close_matches(wrong, flags, 1)
+            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            self.error(f"unrecognized arguments: {wrong}{hint}")
+        return self.parse_args(words)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return fail(f"disk full: {error}; what was committed is intact; free some room and repeat", DiskError.code)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            said = f"{os.fsdecode(error.filename)}: {error.strerror}; what was committed before is intact"
+            return fail(f"{said}; check that path, its permissions and the disk, then repeat", DiskError.code)
         traceback.print_exc()
         return 1
 
@@ -71,7 +80,7 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"unknown command '{name}'; commands: {', '.join(COMMANDS)}{hint}")
     command = COMMANDS[name]
     overrides = [word for word in rest if command.overrides and OVERRIDE.fullmatch(word)]
-    got = parser(name, command).parse_args([word for word in rest if word not in overrides])
+    got = parser(name, command).read([word for word in rest if word not in overrides])
     got.overrides = overrides
     return command.run(got) or 0
 

@@ -62,8 +62,25 @@ def init(got: Namespace) -> None:
         raise UsageError(f"{got.out}: already exists and is not overwritten; give another --out")
     if not got.out.parent.is_dir():
         raise UsageError(f"{got.out.parent}: no such folder; make it first")
-    fsio.write_bytes(got.out, starter(got.data, str(got.out)).encode())
+    found = found_data(got.data)
+    fsio.write_bytes(got.out, starter(got.data, str(got.out), found).encode())
+    if found is None:
+        print(f"{got.data}: no such file or folder yet; put it there, or change data.train")
     print(f"wrote {got.out}; read it, then: cmapkd distill --config {got.out} --dry-run")
+
+
+def found_data(place: str) -> str | None:
+    """The data section of what lies at a path; None where nothing does yet. Raises DataError for what is no captions."""
+    if not place.startswith("scenes:") and not Path(place).expanduser().exists():
+        return None
+    from cmapkd.data.inspect import look
+    from cmapkd.data.inspect_blocks import config_block
+    from cmapkd.data.readers import OTHERS
+
+    found = look(place)
+    if found.kind in OTHERS:
+        raise UsageError(f"init {place}: holds {OTHERS[found.kind]}, not captions; give a captions file")
+    return "\n".join(config_block(found))
 
 
 def data(got: Namespace) -> None:
@@ -83,7 +100,9 @@ def distill(got: Namespace) -> None:
     checked = config(got)
     from cmapkd.train.run import distill
 
-    print(distill(checked, got.resume, got.dry_run))
+    folder = distill(checked, got.resume, got.dry_run)
+    if not got.dry_run:
+        print(folder)
 
 
 def evaluate(got: Namespace) -> None:
@@ -177,7 +196,8 @@ def listing(got: Namespace) -> None:
 
 def _needs_run(run: Path) -> None:
     if not run.is_dir():
-        raise UsageError(f"run {run}: no such folder; give the folder of a finished run")
+        what = "is a file" if run.is_file() else "no such folder"
+        raise UsageError(f"run {run}: {what}; give the folder of a finished run")
 
 
 CONFIG = argument("--config", type=Path, required=True, help="a YAML file, or a recipe (cmapkd list recipes)")
@@ -222,7 +242,7 @@ COMMANDS: dict[str, Command] = {
         (
             CONFIG,
             flag("--resume", "go on from the newest checkpoint of the run folder"),
-            flag("--dry-run", "a few real steps, an evaluation and an export, in a folder of its own"),
+            flag("--dry-run", "two real steps, an evaluation and an export; says memory and time, keeps nothing"),
         ),
         overrides=True,
     ),
@@ -322,7 +342,7 @@ COMMANDS: dict[str, Command] = {
         export,
         (
             RUN,
-            argument("--to", nargs="+", choices=["open_clip", "onnx"], required=True, help="one or more"),
+            argument("--to", nargs="+", choices=["open_clip", "hf", "onnx"], required=True, help="one or more"),
             argument("--out", type=Path, help="default: inside the run folder"),
         ),
     ),

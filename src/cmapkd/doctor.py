@@ -28,6 +28,8 @@ EXTRAS = {
     "track": ("tensorboard", "wandb"),
     "webdataset": ("webdataset",),
     "hf": ("datasets",),
+    "detection": ("faster-coco-eval",),
+    "captioning": ("pycocoevalcap",),
     "dev": ("pytest", "ruff", "import-linter"),
 }
 PROBE = """

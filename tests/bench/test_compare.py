@@ -227,3 +227,11 @@ def test_a_run_that_fails_beside_others_ends_the_comparison_with_its_own_line(ro
 def test_a_process_that_dies_is_told_and_not_waited_for(tmp_path):
     with pytest.raises(PeerLostError, match="--jobs 2"):
         side_by_side(os._exit, [(1,), (1,)], [tmp_path / "a.log", tmp_path / "b.log"], 2)
+
+
+def test_a_comparison_without_anything_to_compare_by_is_refused_and_a_method_named_twice_runs_once(root, tmp_path):
+    with pytest.raises(UsageError, match="data.val is not set"):
+        compare(world.config(root, data__val=None), ["scratch"], 1, tmp_path)
+    table = compare(world.config(root, train__steps=1), ["scratch", "scratch"], 1, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").glob("scratch-*")] == ["scratch-0"]
+    assert "| scratch | 1 |" in table.read_text()

@@ -288,7 +288,7 @@ def test_a_damaged_finished_store_is_mended_by_writing_the_bad_shard_only(made, 
 
 def test_a_disk_too_small_is_refused_with_both_figures_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(module.fsio, "free_bytes", lambda path: estimate_bytes(FIELDS, ROWS) - 1)
-    with pytest.raises(DiskError, match=r"needs 0\.00 GB and 0\.00 GB are free; use a smaller cache\.grid"):
+    with pytest.raises(DiskError, match=r"needs 0\.0 MB and 0\.0 MB are free; use a smaller cache\.grid"):
         write(tmp_path)
     assert not list(tmp_path.glob("*.npy")) and not list(tmp_path.glob("*.json"))
     monkeypatch.undo()

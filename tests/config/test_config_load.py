@@ -113,3 +113,9 @@ def test_checking_a_config_is_fast_and_imports_no_torch(file):
 def test_the_starter_config_is_valid_for_any_data_path(data):
     config = check(parse(starter(data, "c.yaml"), "c.yaml"), "c.yaml")
     assert config.data.train == data and config.train.lr == 5e-4
+
+
+@pytest.mark.parametrize("over", ["data.crop=[0.9, 0.1]", "data.crop=[0, 0.5]", "train.betas=[0.9, 1.0]"])
+def test_ranges_that_cannot_be_are_refused_before_anything_runs(file, over):
+    with pytest.raises(UsageError, match=over.partition("=")[0].replace("data.crop", "data: crop is")):
+        load_config(file, [over])

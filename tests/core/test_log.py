@@ -69,3 +69,9 @@ def test_metrics_are_json_lines_in_which_nan_is_null(tmp_path):
     metrics.write({"step": 2})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"step": 1, "loss": None, "nested": {"x": [None, 1.5]}}, {"step": 2}]
+
+
+def test_a_torn_line_of_a_metrics_file_is_passed_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"ste\n3\n{"step": 2}\n{"kind": "fin')
+    assert log.read_rows(path) == [{"step": 1}, {"step": 2}]

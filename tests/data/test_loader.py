@@ -14,7 +14,7 @@ from cmapkd.core.errors import DataError, UsageError
 from cmapkd.core.types import Batch
 from cmapkd.data import loader as loading
 from cmapkd.data.images import decode
-from cmapkd.data.loader import Loader, Reader, read_images, read_views
+from cmapkd.data.loader import Ledger, Loader, Reader, read_images, read_views
 from cmapkd.data.samples import Samples
 from cmapkd.data.stored import Member
 from pictures import config, samples
@@ -77,7 +77,7 @@ def test_every_view_is_replayed_and_holds_the_pixels_of_its_number(tmp_path: Pat
     for step in range(4):
         batch = it.batch(step)
         views |= set(batch.views.tolist())
-        stored = read_views(data, it.data, batch.samples.numpy(), batch.views.numpy(), 8)
+        stored = read_views(data, it.data, batch.samples.numpy(), batch.views.numpy(), 8, Ledger())
         assert torch.equal(stored, batch.student.images)
     assert views == {0, 1, 2}
 
@@ -87,7 +87,7 @@ def test_the_teacher_sees_the_same_crop_at_its_own_size(tmp_path: Path) -> None:
     with_teacher, without = loader(data, teacher=True).batch(1), loader(data).batch(1)
     assert without.teacher is None and same(with_teacher, without)
     assert with_teacher.teacher is not None and with_teacher.teacher.images.shape == (4, 3, 12, 12)
-    expected = read_views(data, config("x"), with_teacher.samples.numpy(), with_teacher.views.numpy(), 12)
+    expected = read_views(data, config("x"), with_teacher.samples.numpy(), with_teacher.views.numpy(), 12, Ledger())
     assert torch.equal(with_teacher.teacher.images, expected)
 
 
@@ -183,3 +183,14 @@ def test_members_of_a_shard_are_trained_on_and_a_bad_one_is_named(tmp_path: Path
     it = loader(packed)
     [it.batch(step) for step in range(3)]
     assert it.ledger.quarantined == {"4": f"x.tar/4.png: cut off: {sizes[4] - 5} of {sizes[4]} bytes are there"}
+
+
+def test_the_teachers_pass_counts_unreadable_images_within_the_same_budget(tmp_path: Path) -> None:
+    data, ledger = samples(tmp_path, 5), Ledger()
+    data.paths[1].write_bytes(b"")
+    data.paths[3].write_bytes(b"")
+    rows, views = np.arange(5), np.zeros(5, np.int64)
+    assert (read_views(data, config("x", bad_budget=0.4), rows, views, 8, ledger)[[1, 3]] == 127).all()
+    assert sorted(ledger.quarantined) == ["1", "3"]
+    with pytest.raises(DataError, match="2 unreadable images, the budget is 1"):
+        read_views(data, config("x"), rows, views, 8, Ledger())

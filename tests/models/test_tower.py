@@ -10,8 +10,9 @@ from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Inputs
 from cmapkd.models import tokenizer as tok
-from cmapkd.models.load import architecture_config, build, load_tower, read_state
+from cmapkd.models.load import architecture_config, build, identity, load_tower
 from cmapkd.models.tower import Tower, evaluating
+from cmapkd.models.weights import read_state
 
 
 def test_features_have_the_shapes_the_tower_promises(tmp_path):
@@ -216,3 +217,34 @@ def test_a_tower_of_two_separate_parts_has_the_same_levels_as_a_joint_one(tmp_pa
     x = toy.inputs(models[0], 3)
     for a, b in zip(models[0](x).text.levels, models[1](x).text.levels, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("open_clip_config.json", b'{"model_cfg": {', "not readable as JSON"),
+        ("open_clip_config.json", b'{"model_cfg": {"embed_dim": 8}}', "has no model_cfg of a CLIP"),
+        ("open_clip_model.safetensors", None, "not a readable safetensors file"),
+        ("tokenizer.json", b"{}", "cannot be read"),
+    ],
+)
+def test_a_model_folder_with_a_broken_file_is_refused_naming_it(tmp_path, name, content, words):
+    import world
+
+    folder = world.teacher_folder(tmp_path / "m")
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:1000] if content is None else content)
+    with pytest.raises(UsageError, match=words) as caught:
+        load_tower(TowerConfig(model=f"local-dir:{folder}"))
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_a_folder_where_a_weight_file_is_expected_is_said(tmp_path):
+    with pytest.raises(UsageError, match="is a folder; give the file in it"):
+        identity(TowerConfig(model=f"ViT-B-32:{tmp_path}"))
+
+
+def test_a_model_that_does_not_ship_is_told_those_that_do():
+    for ask in (identity, load_tower):
+        with pytest.raises(UsageError, match="there are: shipped:scenes-teacher"):
+            ask(TowerConfig(model="shipped:nothing"))

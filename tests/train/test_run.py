@@ -1,24 +1,30 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 import world
 from cmapkd.cache.build import build_cache
 from cmapkd.cache.store import Store
 from cmapkd.config.load import dump_config
+from cmapkd.config.schema import EvalConfig, Metric, TowerConfig
 from cmapkd.core import fsio
-from cmapkd.core.errors import IntegrityError, NonFiniteError, UsageError
+from cmapkd.core.errors import DataError, IntegrityError, NonFiniteError, UsageError
 from cmapkd.data.holdout import split_holdout
+from cmapkd.models.load import load_tower
 from cmapkd.models.necks import Necks
+from cmapkd.tasks.validation import merged, open_validation
 from cmapkd.train import assemble as assembling
 from cmapkd.train import checkpoint, loop, state, teacher_score
 from cmapkd.train import run as running
@@ -313,6 +319,7 @@ def test_a_damaged_shard_of_a_finished_cache_is_mended_by_writing_the_cache_agai
 SCRIPT = """
 import sys
 from pathlib import Path
+from typing import get_args
 from cmapkd.config.load import load_config
 from cmapkd.train.run import LOCK, distill
 from cmapkd.train.teacher_score import teacher_metrics
@@ -384,6 +391,62 @@ def test_a_key_that_is_newer_than_the_run_has_its_default(root, tmp_path):
         distill(
             world.config(root, run=str(tmp_path / "old"), train__steps=2, eval__every=None, train__lr=0.5), resume=True
         )
+
+
+def test_a_wrong_val_file_is_told_before_the_teacher_runs(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(assembling, "open_teacher", lambda *_: pytest.fail("the teacher was opened"))
+    with pytest.raises(DataError, match="nope.json: no such file"):
+        distill(world.config(root, run=str(tmp_path / "r"), data__val=str(tmp_path / "nope.json")))
+
+
+def test_best_can_be_chosen_by_every_metric_that_a_validation_gives_and_by_no_other(root, tmp_path):
+    more_is_better = set(get_args(Metric)) - {"head/acc1"}
+    validation = open_validation(
+        world.config(root, eval__tasks=["retrieval", "zeroshot"], eval__zeroshot="scenes:objects:8:val")
+    )
+    tower = load_tower(TowerConfig(model=str(root / "student-init")))
+    given = merged(validation.scores(tower))
+    assert more_is_better == {name for name in given if "medr" not in name}
+    for wrong in (
+        {"metric": "mean_recal@1"},
+        {"metric": "zeroshot/acc1", "every": 2},
+        {"tasks": ["zeroshot"], "every": 2},
+    ):
+        with pytest.raises(ValidationError):
+            EvalConfig.model_validate(wrong)
+
+
+@pytest.mark.parametrize("name", ["teacher.json", "calibration.json"])
+def test_a_torn_record_of_the_cache_is_refused_naming_it(root, tmp_path, name):
+    shutil.copytree(root / "cache", tmp_path / "cache")
+    (tmp_path / "cache" / name).write_text('{"key": {')
+    with pytest.raises(IntegrityError, match=f"{name}: corrupt; delete it and run"):
+        distill(world.config(root, run=str(tmp_path / "r"), cache__path=str(tmp_path / "cache")))
+
+
+def test_a_torn_record_of_the_teachers_score_is_scored_again(root, tmp_path):
+    shutil.copytree(root / "cache", tmp_path / "cache")
+    (tmp_path / "cache" / "scores.json").write_text("{")
+    config = world.config(root, cache__path=str(tmp_path / "cache"))
+    assert teacher_metrics(config) == teacher_metrics(config) != {}
+
+
+def test_a_teacher_that_cannot_be_scored_leaves_no_folder_in_the_way(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "teacher_metrics", lambda *_: (_ for _ in ()).throw(DataError("no image")))
+    with pytest.raises(DataError):
+        distill(world.config(root, run=str(tmp_path / "r")))
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_best_student_so_far_is_an_open_clip_folder_that_scores_as_it_did(root, tmp_path):
+    folder = distill(world.config(root, run=str(tmp_path / "r"), eval__every=1, train__steps=5))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    best = max((row for row in rows if row["kind"] == "val"), key=lambda row: row["mean_recall@1"])
+    score = open_validation(world.config(root)).scores(load_tower(TowerConfig(model=str(folder / "best"))))
+    assert merged(score) == {name: best[name] for name in merged(score)}
+    card = (folder / "best" / "README.md").read_text()
+    assert f"kept: best mean_recall@1 {best['mean_recall@1']:.4f}, at step {best['step']}" in card
+    assert "No licence was stated" in card
 
 
 def test_the_teachers_word_is_read_while_the_step_before_is_trained(root, tmp_path, monkeypatch):

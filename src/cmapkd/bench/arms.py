@@ -5,7 +5,6 @@ The seed sets the student's initialisation and the data order and nothing else, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from cmapkd.bench.side_by_side import side_by_side
 from cmapkd.config.schema import Config, PolicyConfig
 from cmapkd.core.errors import UsageError
-from cmapkd.core.log import say
+from cmapkd.core.log import read_rows, say
 from cmapkd.methods import METHODS
 from cmapkd.train.run import distill, refuse_other_config
 
@@ -111,7 +110,7 @@ def final_row(folder: Path) -> dict[str, Any]:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return {}
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_rows(path)
     return next((row for row in reversed(rows) if row.get("kind") == "final"), {})
 
 

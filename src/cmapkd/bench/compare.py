@@ -31,6 +31,7 @@ def compare(
     jobs: int = 1,
 ) -> Path:
     """Methods against each other, `jobs` runs at a time. Returns the Markdown table's path."""
+    methods = list(dict.fromkeys(methods))  # a method named twice is not twice as many seeds
     for method in methods:
         resolve(method, {}, {})
     base = "scratch" if "scratch" in methods else None
@@ -79,6 +80,8 @@ def _run(
         raise UsageError(f"seeds is {seeds}; at least 1, and 3 for an interval worth reading")
     if not budgets or min(budgets) <= 0 or max(budgets) > 1:
         raise UsageError(f"budgets are {list(budgets)}; give shares of the config's length, above 0 and at most 1")
+    if config.data.val is None:
+        raise UsageError("there is nothing to compare runs by: data.val is not set; set it, or data.val: holdout")
     tables = tables or out
     tables.mkdir(parents=True, exist_ok=True)
     teacher = teacher_metrics(config)  # before the runs, which find it beside the cache

@@ -19,6 +19,7 @@ from cmapkd.bench.device import device_name, peak_megabytes, reset_peak
 from cmapkd.bench.evaluate import config_of, open_model
 from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
+from cmapkd.core.log import read_rows
 from cmapkd.core.types import Pair
 from cmapkd.export.run import METHOD_TENSORS
 from cmapkd.models.load import weight_files
@@ -232,6 +233,6 @@ def efficiency_of(model: str) -> Efficiency:
 def train_hours(run: Path) -> float | None:
     """Hours that the training of a finished run took; None for what is no run, and for a run that was resumed."""
     log = run / "metrics.jsonl"
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    rows = read_rows(log) if log.is_file() else []
     seconds = next((row["train_seconds"] for row in reversed(rows) if "train_seconds" in row), None)
     return None if seconds is None else seconds / 3600

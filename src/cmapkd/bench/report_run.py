@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import sys
@@ -21,6 +20,7 @@ from cmapkd.cache.build import open_cached_teacher, open_targets_of
 from cmapkd.config.load import load_config
 from cmapkd.config.schema import Config, StageConfig, TowerConfig
 from cmapkd.core.errors import UsageError
+from cmapkd.core.log import read_rows
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs
 from cmapkd.data.loader import read_images
 from cmapkd.data.readers import open_samples
@@ -56,7 +56,7 @@ def report_comparison(config: Config, methods: list[str], out: Path, command: st
 
 
 def _page(config: Config, runs: dict[str, list[Path]], main: Path, out: Path, command: str) -> Path:
-    metrics = [json.loads(line) for line in (main / "metrics.jsonl").read_text().splitlines()]
+    metrics = read_rows(main / "metrics.jsonl")
     targets = open_targets_of(config)
     val = open_samples(config.data.val, config.data, config.data.val_split) if config.data.val else None
     student = load_tower(TowerConfig(model=f"local-dir:{main / 'student'}"))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 import cmapkd
 from cmapkd.cache.pixels import readers, write_pixels
+from cmapkd.cache.place import refuse_place
 from cmapkd.cache.shards import Field
 from cmapkd.cache.store import Store, StoreWriter, estimate_bytes
 from cmapkd.cache.teacher import MASKED, CachedTeacher
@@ -26,10 +27,10 @@ from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import Progress, say
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Inputs
 from cmapkd.data.holdout import split_holdout
-from cmapkd.data.loader import read_views
+from cmapkd.data.loader import Ledger, read_views
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
-from cmapkd.models.load import identity, image_size, load_tower
+from cmapkd.models.load import identity, image_size, load_tower, warn_of_random
 from cmapkd.models.targets import Targets, calibrate
 from cmapkd.models.tower import Shape, Tower, evaluating
 
@@ -45,6 +46,9 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     if config.cache.path is None or config.teacher is None:
         raise UsageError("cmapkd cache needs teacher.model and cache.path in the config; give both")
     samples = open_samples(config.data.train, config.data, config.data.train_split)
+    for note in samples.notes:
+        say(f"data: {note}")
+    warn_of_random(config.teacher, "teacher.model")
     tower = load_tower(config.teacher, words=config.cache.words)
     folder, key = config.cache.path, cache_key(config, samples)
     image_fields, text_fields = fields(tower.shape, tower.words, config.cache)
@@ -57,14 +61,17 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     if config.cache.pixels:
         side = image_size(config.student)
         say(f"and the views' pixels at {side}×{side}: {image_rows * 3 * side * side / 1e6:.1f} MB")
+        size += image_rows * 3 * side * side
     if estimate_only:
         return folder
+    refuse_place(folder, size)
     device = pick_device(config.train.device)
     tower.to(device)
     finished = (folder / "teacher.json").is_file()
     precision = pick_precision(config.train.precision, device)
     targets = open_targets(folder, key, config.cache) or _calibrate(folder, key, config, tower, samples)
     targets.to(device)
+    ledger = Ledger()
     with (
         evaluating(tower),
         torch.inference_mode(),
@@ -74,7 +81,7 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
             _fill(
                 writer,
                 "images",
-                lambda rows: (rows, _pixels(samples, config.data, np.asarray(rows), tower.size)),
+                lambda rows: (rows, _pixels(samples, config.data, np.asarray(rows), tower.size, ledger)),
                 lambda inputs: _image_records(tower, targets, config.data.views, *inputs),
             )
         captions = samples.flat_captions()
@@ -93,6 +100,8 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     if finished:
         worst = check_canaries(open_cached_teacher(config, samples)[0], tower, samples, config.data)
         say(f"{CANARIES} images re-encoded, smallest cosine with the stored ones {worst:.5f}")
+    if ledger.quarantined:
+        say(f"{len(ledger.quarantined)} unreadable images, which are not trained on: {ledger.shown()}")
     say(f"cache complete and verified: {folder}")
     return folder
 
@@ -146,7 +155,7 @@ def open_targets(folder: Path, key: dict[str, str], config: CacheConfig) -> Targ
     record = folder / "calibration.json"
     if not record.is_file():
         return None
-    known = json.loads(record.read_text())
+    known = _record(record)
     different = [name for name in key if known["key"].get(name) != key[name]]
     if different:
         name = different[0]
@@ -160,6 +169,15 @@ def open_targets(folder: Path, key: dict[str, str], config: CacheConfig) -> Targ
             f"{path}: missing, or its hash differs from calibration.json; delete {folder} and run `cmapkd cache`"
         )
     return Targets(load_file(str(path)), config.grid, config.tokens, config.sampling)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """A JSON record of the cache. Raises IntegrityError where it is torn or of something else."""
+    try:
+        known = json.loads(path.read_text())
+        return known | {"key": dict(known["key"])}
+    except (ValueError, KeyError, TypeError):
+        raise IntegrityError(f"{path}: corrupt; delete it and run `cmapkd cache` again") from None
 
 
 def open_targets_of(config: Config) -> Targets | None:
@@ -178,7 +196,7 @@ def open_cached_teacher(config: Config, samples: Samples) -> tuple[CachedTeacher
     record = folder / "teacher.json"
     if not record.is_file():
         raise UsageError(f"cache {folder}: no finished cache here; run `cmapkd cache` with this config first")
-    known, key = json.loads(record.read_text()), cache_key(config, samples)
+    known, key = _record(record), cache_key(config, samples)
     targets = open_targets(folder, key, config.cache)
     if targets is None:
         raise IntegrityError(f"cache {folder}: calibration.json is missing; delete {folder} and run `cmapkd cache`")
@@ -198,7 +216,7 @@ def check_canaries(teacher: CachedTeacher, tower: Tower, samples: Samples, data:
     """Re-encode 8 stored image views; the smallest cosine with the stored embedding. Refuses below 0.999."""
     rows = np.linspace(0, len(samples) * data.views - 1, CANARIES).astype(np.int64)
     with evaluating(tower), torch.inference_mode():
-        fresh = tower.image(_pixels(samples, data, rows, tower.size).to(tower.device)).final.float().cpu()
+        fresh = tower.image(_pixels(samples, data, rows, tower.size, Ledger()).to(tower.device)).final.float().cpu()
     stored = torch.from_numpy(teacher.image.read_float("final", rows))
     worst = float(torch.nn.functional.cosine_similarity(fresh, stored, dim=-1).min())
     if worst < 0.999:
@@ -211,10 +229,10 @@ def check_canaries(teacher: CachedTeacher, tower: Tower, samples: Samples, data:
 
 def teacher_inputs(tower: Tower, samples: Samples, data: DataConfig, indices: np.ndarray) -> Iterator[Inputs]:
     """Calibration batches: view 0.. of each sample in turn, with its first caption."""
-    captions = samples.flat_captions()
+    captions, ledger = samples.flat_captions(), Ledger()
     for chunk in np.array_split(indices, max(1, -(-len(indices) // BATCH))):
         ids, words = tower.tokenizer([captions[samples.caption_offsets[k]] for k in chunk])
-        pixels = _pixels(samples, data, chunk * data.views + chunk % data.views, tower.size)
+        pixels = _pixels(samples, data, chunk * data.views + chunk % data.views, tower.size, ledger)
         yield Inputs(pixels.to(tower.device), ids.to(tower.device), words.to(tower.device))
 
 
@@ -305,5 +323,5 @@ def _numpy(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
 
 
-def _pixels(samples: Samples, data: DataConfig, rows: np.ndarray, size: int) -> Tensor:
-    return read_views(samples, data, rows // data.views, rows % data.views, size)
+def _pixels(samples: Samples, data: DataConfig, rows: np.ndarray, size: int, ledger: Ledger) -> Tensor:
+    return read_views(samples, data, rows // data.views, rows % data.views, size, ledger)

@@ -65,7 +65,7 @@ class StoreWriter:
         needed, free = estimate_bytes(self.fields, sum(len(rows) for rows in missing)), fsio.free_bytes(self.path)
         if needed > free:
             raise DiskError(
-                f"cache {self.path}: needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; "
+                f"cache {self.path}: needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
                 "use a smaller cache.grid, cache.rank or data.views, or another cache.path"
             )
         if missing:

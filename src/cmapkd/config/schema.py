@@ -9,8 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Level = Literal["P2", "P3", "P4", "P5", "L1", "L2", "L3", "L4"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
+Metric = Literal[  # of a validation, more is better
+    "mean_recall@1", "mean_recall", "image_retrieval_recall@1", "image_retrieval_recall@5", "image_retrieval_recall@10",
+    "text_retrieval_recall@1", "text_retrieval_recall@5", "text_retrieval_recall@10",
+    "zeroshot/acc1", "zeroshot/acc5", "zeroshot/mean_per_class_recall", "head/acc1",
+]  # fmt: skip
 
 
 class Section(BaseModel):
@@ -48,6 +54,15 @@ class DataConfig(Section):
     bad_budget: Fraction = 0.001
     ram_mb: Annotated[int, Field(ge=0)] = 1024
     holdout: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+
+    @model_validator(mode="after")
+    def crop_rises(self) -> DataConfig:
+        low, high = self.crop
+        if not 0 < low <= high:
+            raise ValueError(
+                f"crop is [{low:g}, {high:g}], the least and the greatest share of the area; e.g. [0.6, 1]"
+            )
+        return self
 
 
 class TowerConfig(Section):
@@ -156,6 +171,10 @@ class CorruptConfig(Section):
 
 
 class TrainConfig(Section):
+    """The optimisation. accumulate: parts that a batch is computed in; the loss stays that of the whole. track: tools that
+    get the rows of metrics.jsonl, too.
+    """
+
     steps: Annotated[int, Field(ge=1)] | None = None
     epochs: Positive | None = None
     batch: Annotated[int, Field(ge=2)] = 128
@@ -164,12 +183,13 @@ class TrainConfig(Section):
     weight_decay: Weight = 0.1
     warmup: Fraction = 0.05
     clip: Positive = 1.0
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     keep: Annotated[int, Field(ge=1)] = 2
     threads: Annotated[int, Field(ge=1)] | None = None
     device: str = "auto"
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     @model_validator(mode="after")
     def one_length(self) -> TrainConfig:
@@ -179,11 +199,23 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
+    """Validation on data.val. every: steps between two; metric: by which best/ is chosen, of one of the tasks."""
+
     every: Annotated[int, Field(ge=1)] | None = None
-    metric: str = "mean_recall@1"
+    metric: Metric = "mean_recall@1"
     tasks: tuple[Literal["retrieval", "zeroshot"], ...] = ("retrieval",)
     zeroshot: str | None = None
     batch: Annotated[int, Field(ge=1)] = 256
+
+    @model_validator(mode="after")
+    def metric_is_measured(self) -> EvalConfig:
+        task = "retrieval" if "recall@" in self.metric or self.metric == "mean_recall" else "zeroshot"
+        if self.every is not None and self.metric != "head/acc1" and task not in self.tasks:
+            first = {"retrieval": "mean_recall@1", "zeroshot": "zeroshot/acc1"}[(*self.tasks, "retrieval")[0]]
+            raise ValueError(
+                f"metric {self.metric} is of {task}, which eval.tasks leaves out; set eval.metric: {first}"
+            )
+        return self
 
 
 class TaskConfig(Section):

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 
+NOTHING_YET = """data:
+  train: {data}
+  # val: PATH                  # without it there is no score during training
+  # images: FOLDER             # where image names point to, when they are not beside the captions file"""
+
 STARTER = """\
 # A distillation run. Check it with:   cmapkd distill --config {name} --dry-run
 # Any key can be set for one run only: cmapkd distill --config {name} train.lr=3e-4
@@ -11,15 +16,12 @@ run: runs/first                # the run folder; a new run never overwrites an o
 seed: 0
 method: cmapkd                 # cmapkd list methods
 
-data:
-  train: {data}
-  # val: PATH                  # without it there is no score during training
-  # images: FOLDER             # where image names point to, when they are not beside the captions file
+{data}
   views: 4                     # replayable augmentations of each image; each is one row in the cache
 
 teacher:
   model: ViT-L-14              # an open_clip name, shipped:scenes-teacher, or local-dir:FOLDER
-  # weights: FILE              # a local .safetensors or .pt checkpoint; nothing is downloaded
+  # weights: FILE              # a local .safetensors or .pt checkpoint: without it the weights are random
 
 student:
   model: ViT-B-32              # cmapkd list towers
@@ -28,7 +30,6 @@ student:
 cache:
   path: data/cache/first       # the teacher runs once; without a path it runs in every step
   grid: 4                      # spatial levels are pooled to 4×4 before they are stored
-
 
 train:
   epochs: 10                   # or steps: N
@@ -41,6 +42,7 @@ eval:
 """
 
 
-def starter(data: str, name: str) -> str:
-    """The YAML of a first run on the captions in `data`, to be saved as `name`."""
-    return STARTER.format(data=json.dumps(data, ensure_ascii=False), name=name)
+def starter(data: str, name: str, found: str | None = None) -> str:
+    """The YAML of a first run on the captions in `data`, to be saved as `name`; found: the data section that reads them."""
+    plain = NOTHING_YET.format(data=json.dumps(data, ensure_ascii=False))
+    return STARTER.format(data=found or plain, name=name)

@@ -8,13 +8,19 @@ from cmapkd.core.errors import UsageError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one. Raises UsageError for a name that torch does not know."""
+    """`auto` is cuda where there is one. Raises UsageError for a name that torch does not know or cannot use here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"train.device '{name}' is not a device; use auto, cpu or cuda") from None
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UsageError(f"train.device '{name}' cannot be used here ({reason}); use auto or cpu") from None
+    return device
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cmapkd.core import fsio
 
@@ -63,14 +66,25 @@ class Progress:
 
 
 class MetricsLog:
-    """One JSON object a line; numbers that are not finite become null, since JSON has no NaN."""
+    """One JSON object a line; numbers that are not finite become null, since JSON has no NaN. also: who gets rows, too."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, also: Sequence[Callable[[dict[str, object]], None]] = ()) -> None:
+        self.path, self.also = path, also
 
     def write(self, row: dict[str, object]) -> None:
         """Append the row in a single write. Raises DiskError."""
         fsio.append_line(self.path, json.dumps(_finite(row), allow_nan=False))
+        for write in self.also:
+            write(row)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a line that a kill or a power loss left torn is passed over."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def _finite(value: object) -> object:

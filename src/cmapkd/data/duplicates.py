@@ -1,12 +1,13 @@
-"""Images that occur twice: the same bytes under two names, or the same file in two splits."""
+"""What occurs twice: images of the same bytes under two names, captions word for word at several images."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from cmapkd.data.samples import Samples
 from cmapkd.data.stored import Member, Picture, stored_length
 
 MOST = 5000  # images that are looked at, so that an inspection of millions stays a matter of seconds
@@ -31,3 +32,9 @@ def same_bytes(pictures: Sequence[Picture], most: int = MOST) -> tuple[int, int,
                 repeats, first = repeats + 1, first or (seen[digest], picture.name)
             seen.setdefault(digest, picture.name)
     return repeats, len(looked), first
+
+
+def shared_captions(samples: Samples) -> int:
+    """How many captions stand, word for word, at another image too."""
+    images = Counter(caption for captions in samples.captions for caption in set(captions))
+    return sum(images[caption] > 1 for captions in samples.captions for caption in captions)

@@ -38,8 +38,10 @@ def decode(path: Picture) -> Image.Image:
         with Image.open(source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(path, f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
-            shallow = image.convert("I").point(lambda v: v / 256).convert("L") if image.mode in DEEP else image
-            return ImageOps.exif_transpose(shallow).convert("RGB")
+            upright = image.convert("I").point(lambda v: v / 256).convert("L") if image.mode in DEEP else image
+            upright.load()
+            ImageOps.exif_transpose(upright, in_place=True)
+            return upright if upright.mode == "RGB" else upright.convert("RGB")  # convert would copy an RGB image, too
     except Unreadable:
         raise
     except Exception as error:

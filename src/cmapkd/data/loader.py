@@ -47,6 +47,19 @@ class Ledger:
     seen: int = 0
     quarantined: dict[str, str] = field(default_factory=dict)
 
+    def quarantine(self, samples: Samples, data: DataConfig, sample: int, reason: str) -> None:
+        """Name an unreadable image. Raises DataError with the list when there are more than data.bad_budget allows."""
+        self.quarantined[samples.ids[sample]] = f"{samples.paths[sample].name}: {reason}"
+        allowed = max(1, int(data.bad_budget * len(samples)))
+        if len(self.quarantined) > allowed:
+            raise DataError(
+                f"{samples.name}: {len(self.quarantined)} unreadable images, the budget is {allowed} "
+                f"(data.bad_budget {data.bad_budget:g}): {self.shown()}; mend or remove them, or raise the budget"
+            )
+
+    def shown(self) -> str:
+        return "; ".join(f"{name} ({why})" for name, why in list(self.quarantined.items())[:SHOWN])
+
 
 class Loader:
     """Batches of image–caption pairs over `pool` (sample indices, all by default).
@@ -142,7 +155,8 @@ class Loader:
                 if self.samples.ids[drawn] not in self.ledger.quarantined:
                     return drawn, view, self._pixels(drawn, view)
             except Unreadable as error:
-                self._quarantine(drawn, error.reason)
+                with self._lock:
+                    self.ledger.quarantine(self.samples, self.data, drawn, error.reason)
             drawn = int(self._drawn(np.array([slot + shift]), epoch)[0])
         raise DataError(f"{self.samples.name}: no readable image is left; check data.images")
 
@@ -163,17 +177,6 @@ class Loader:
                 self._memo[key] = pixels
         return pixels
 
-    def _quarantine(self, sample: int, reason: str) -> None:
-        with self._lock:
-            self.ledger.quarantined[self.samples.ids[sample]] = f"{self.samples.paths[sample].name}: {reason}"
-        allowed = max(1, int(self.data.bad_budget * len(self.samples)))
-        if len(self.ledger.quarantined) > allowed:
-            shown = "; ".join(f"{name} ({why})" for name, why in list(self.ledger.quarantined.items())[:SHOWN])
-            raise DataError(
-                f"{self.samples.name}: {len(self.ledger.quarantined)} unreadable images, the budget is {allowed} "
-                f"(data.bad_budget {self.data.bad_budget:g}): {shown}; mend or remove them, or raise the budget"
-            )
-
 
 def read_images(samples: Samples, indices: np.ndarray | range, size: int) -> Tensor:
     """uint8 [n, 3, size, size] of the plain view, for evaluation. An unreadable image is a DataError here."""
@@ -183,15 +186,20 @@ def read_images(samples: Samples, indices: np.ndarray | range, size: int) -> Ten
         raise DataError(f"{error}; evaluation needs every image of its split: mend it or remove its rows") from None
 
 
-def read_views(samples: Samples, data: DataConfig, indices: np.ndarray, views: np.ndarray, size: int) -> Tensor:
-    """uint8 [n, 3, size, size] of stored views, for the teacher's pass; an unreadable one is grey, never trained on."""
+def read_views(
+    samples: Samples, data: DataConfig, indices: np.ndarray, views: np.ndarray, size: int, ledger: Ledger
+) -> Tensor:
+    """uint8 [n, 3, size, size] of stored views, for the teacher's pass; an unreadable one is grey, never trained on.
+
+    The ledger names it; more than data.bad_budget are a DataError.
+    """
     out = np.full((len(indices), 3, size, size), 127, dtype=np.uint8)
     for row, (i, v) in enumerate(zip(indices, views, strict=True)):
         try:
             shape = view_of(int(i), int(v), data.views, data.crop, data.flip)
             out[row] = render(decode(samples.paths[int(i)]), shape, size)
-        except Unreadable:
-            continue
+        except Unreadable as error:
+            ledger.quarantine(samples, data, int(i), error.reason)
     return torch.from_numpy(out)
 
 

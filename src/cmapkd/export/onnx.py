@@ -78,7 +78,7 @@ def export_onnx(
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"export to ONNX needs {', '.join(missing)}; install them with: pip install 'cmapkd[onnx]'")
-    folder.mkdir(parents=True, exist_ok=True)
+    fsio.make_folder(folder)
     generator = torch.Generator().manual_seed(0)
 
     def pixels(n: int) -> Tensor:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
+from cmapkd.export.folder import write_folder
 
 CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "README.md"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -49,24 +48,11 @@ def save_open_clip(
         },
     }
     weights = save(exported_state(model, dtype), metadata={"format": "pt"})
-    # The name that fsio sweeps away if this process is killed.
-    part = folder.with_name(f"{folder.name}.tmp.{os.getpid()}")
-    try:
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise fsio.disk_error(folder, error) from None
-    try:
-        fsio.write_json(part / CONFIG, config)
-        fsio.write_bytes(part / WEIGHTS, weights)
-        fsio.write_bytes(part / CARD, card.encode())
-        for file in [] if tokenizer_files is None else [tokenizer_files / name for name in TOKENIZER]:
-            if file.is_file():
-                fsio.write_bytes(part / file.name, file.read_bytes())
-        fsio.commit_dir(part, folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    return folder
+    files = {CONFIG: fsio.json_bytes(config), WEIGHTS: weights, CARD: card.encode()}
+    for file in [] if tokenizer_files is None else [tokenizer_files / name for name in TOKENIZER]:
+        if file.is_file():
+            files[file.name] = file.read_bytes()
+    return write_folder(folder, files, replace)
 
 
 def exported_config(model_cfg: Mapping[str, Any], tokenizer_files: Path | None) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
 from cmapkd.export.card import model_card
+from cmapkd.export.hugging_face import export_hugging_face
 from cmapkd.export.onnx import export_onnx
 from cmapkd.export.open_clip_folder import CARD, save_open_clip
 from cmapkd.models.load import load_tower
 from cmapkd.models.tower import Tower
 
-FORMATS = ("open_clip", "onnx")
+FORMATS = ("open_clip", "hf", "onnx")
 METHOD_TENSORS = "method.safetensors"  # beside a student that does not carry its method's result alone
 
 
@@ -50,10 +51,12 @@ def export_run(run: Path, to: list[str], out: Path | None = None, dtype: str = "
         say(f"export {run}: writes the student alone; the run's scores also took {METHOD_TENSORS} and the teacher")
     tower = load_tower(TowerConfig(model=f"local-dir:{folder}"))
     mean, std = tower.mean_std
+    card = (folder / CARD).read_text() if (folder / CARD).is_file() else ""
     for name in to:
-        if name == "open_clip":
+        if name == "hf":
+            say(export_hugging_face(tower, target / name, card))
+        elif name == "open_clip":
             kept = torch.float16 if dtype == "fp16" else torch.float32
-            card = (folder / CARD).read_text() if (folder / CARD).is_file() else ""
             files = tower.tokenizer.folder
             save_open_clip(tower.clip, tower.config, preprocess(tower), files, target / name, card, kept)
             say(f"open_clip folder: {target / name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cmapkd.core.errors import UsageError
+from cmapkd.models.weights import read_config, read_state
 
 OPEN_CLIP_OF_HF = {
     "layer_norm1": "ln_1",
@@ -22,17 +22,15 @@ OPEN_CLIP_OF_HF = {
 
 def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], list[float] | None, list[float] | None]:
     """(open_clip model_cfg, state dict, mean, std) of a CLIPModel folder. Raises UsageError for other model types."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder / "config.json")
     if config.get("model_type") != "clip":
         raise UsageError(f"{folder}: model_type is '{config.get('model_type')}', but only 'clip' folders can be read")
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise UsageError(f"{folder}: model.safetensors not found; pickled weights are not read, convert them first")
-    from safetensors.torch import load_file
-
     preprocessor = folder / "preprocessor_config.json"
-    image = json.loads(preprocessor.read_text()) if preprocessor.is_file() else {}
-    return _model_cfg(config), _state(load_file(str(weights))), image.get("image_mean"), image.get("image_std")
+    image = read_config(preprocessor) if preprocessor.is_file() else {}
+    return _model_cfg(config), _state(read_state(weights), weights), image.get("image_mean"), image.get("image_std")
 
 
 def _model_cfg(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +61,15 @@ def _model_cfg(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _state(hf: dict[str, Tensor]) -> dict[str, Tensor]:
+def _state(hf: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """The tensors under open_clip's names. Raises UsageError naming one that is missing."""
+    try:
+        return _renamed(hf)
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"weights {where}: not of a CLIPModel (no tensor {error}); save the whole CLIPModel") from None
+
+
+def _renamed(hf: dict[str, Tensor]) -> dict[str, Tensor]:
     out = {
         "logit_scale": hf["logit_scale"],
         "visual.proj": hf["visual_projection.weight"].T,

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cmapkd.config.schema import TowerConfig
-from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
+from cmapkd.core.log import say
 from cmapkd.models import tokenizer as tok
 from cmapkd.models.hf_clip import from_hugging_face
 from cmapkd.models.tower import Tower
+from cmapkd.models.weights import file_hash, is_openai, load_strict, read_config, read_state
 
 SHIPPED = Path(__file__).parent / "configs"
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -46,11 +46,11 @@ def load_tower(
         model_cfg["text_cfg"]["vocab_size"] = tok.vocabulary(folder)
         model_cfg["text_cfg"]["hf_tokenizer_name"] = "tokenizer"
     state = None if weights is None else read_state(weights)
-    if state is not None and _is_openai(weights, state):
+    if state is not None and is_openai(weights, state):
         model_cfg["quick_gelu"] = True
     clip = build(model_cfg)
     if state is not None:
-        _load_strict(clip, state, weights, config.model)
+        load_strict(clip, state, weights, config.model)
     return _tower(clip, wrapped or _own_tokenizer(model_cfg, architecture), model_cfg, config.model, words)
 
 
@@ -61,13 +61,14 @@ def identity(config: TowerConfig) -> dict[str, str]:
     if folder is None:
         shape, words = json.dumps(architecture_config(architecture), sort_keys=True).encode(), config.tokenizer
         return {
-            "weights": "random" if weights is None else _file_hash(weights),
+            "weights": "random" if weights is None else file_hash(weights),
             "architecture": _hash(shape),
             "tokenizer": words,
         }
     files = sorted(p for p in folder.glob("*") if p.is_file() and p.suffix in (".json", ".safetensors", ".bin"))
     if not files:
-        raise UsageError(f"model {config.model}: folder {folder} not found, or it holds no model")
+        _refuse_no_folder(folder, config.model)
+        raise UsageError(f"model {config.model}: {folder} holds no model; give a folder with its config and weights")
     part = {
         "weights": [p for p in files if p.suffix != ".json"],
         "architecture": [
@@ -75,7 +76,7 @@ def identity(config: TowerConfig) -> dict[str, str]:
         ],
         "tokenizer": [p for p in files if p.name in ("tokenizer.json", "vocab.json")],
     }
-    return {name: _hash("".join(_file_hash(p) for p in paths).encode()) for name, paths in part.items()}
+    return {name: _hash("".join(file_hash(p) for p in paths).encode()) for name, paths in part.items()}
 
 
 def image_size(config: TowerConfig) -> int:
@@ -85,11 +86,21 @@ def image_size(config: TowerConfig) -> int:
     if folder is None:
         vision = architecture_config(architecture)["vision_cfg"]
     elif (own := folder / "open_clip_config.json").is_file():
-        vision = json.loads(own.read_text())["model_cfg"]["vision_cfg"]
+        vision = read_config(own)["model_cfg"]["vision_cfg"]
     else:
         vision = from_hugging_face(folder)[0]["vision_cfg"]
     size = vision.get("image_size", 224)
     return int(size if isinstance(size, int) else size[0])
+
+
+def warn_of_random(config: TowerConfig, key: str) -> None:
+    """Say that a model which others shall learn from, `key` in the config, is an architecture without a checkpoint."""
+    architecture, weights = _split(config)
+    if _folder_of(architecture) is None and weights is None:
+        say(
+            f"warning: {key} {config.model} has RANDOM WEIGHTS and can only teach noise; name a checkpoint: "
+            f"{architecture}:FILE, {key.split('.')[0]}.weights, or local-dir:FOLDER"
+        )
 
 
 def weight_files(config: TowerConfig) -> list[Path]:
@@ -139,36 +150,6 @@ def build(model_cfg: dict[str, Any]) -> torch.nn.Module:
     return (CustomTextCLIP if custom else CLIP)(**cfg)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint file: safetensors, a torch file (weights only), or OpenAI's TorchScript archive."""
-    if not path.exists():
-        raise UsageError(f"weights {path}: no such file")
-    if path.is_dir():
-        raise UsageError(f"weights {path}: is a folder; give the file in it, or model: local-dir:{path}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(str(path))
-        except Exception as error:
-            raise UsageError(f"weights {path}: not a readable safetensors file ({error})") from None
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        try:
-            # OpenAI publishes TorchScript archives; reading their tensors runs no Python code.
-            loaded = torch.jit.load(str(path), map_location="cpu").state_dict()
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UsageError(
-                f"weights {path}: neither tensors only nor a TorchScript archive ({reason[:120]})"
-            ) from None
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UsageError(f"weights {path}: holds no plain table of tensors; export the model's state_dict")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
 def _split(config: TowerConfig) -> tuple[str, Path | None]:
     """`ViT-L-14:/path.safetensors` names architecture and weights at once; a bare folder is a local-dir."""
     if config.model.startswith(("local-dir:", "shipped:")):
@@ -188,39 +169,40 @@ def _folder_of(architecture: str) -> Path | None:
     return Path(architecture.removeprefix("local-dir:")) if architecture.startswith("local-dir:") else None
 
 
-def _file_hash(path: Path) -> str:
-    if not path.is_file():
-        raise UsageError(f"weights {path}: no such file")
-    return fsio.sha256_file(path)
-
-
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _from_folder(folder: Path, name: str, words: int) -> Tower:
-    if not folder.is_dir() and name.startswith("shipped:"):
+def _refuse_no_folder(folder: Path, name: str) -> None:
+    if folder.is_dir():
+        return
+    if name.startswith("shipped:"):
         names = ", ".join(sorted(f"shipped:{path.name}" for path in ASSETS.iterdir() if path.is_dir()))
         raise UsageError(f"model {name}: none of that name ships with the package; there are: {names}")
-    if not folder.is_dir():
-        raise UsageError(f"model {name}: folder {folder} not found")
+    raise UsageError(f"model {name}: folder {folder} not found; check the path")
+
+
+def _from_folder(folder: Path, name: str, words: int) -> Tower:
+    _refuse_no_folder(folder, name)
     config_path = folder / "open_clip_config.json"
     if not config_path.is_file():
         if (folder / "config.json").is_file():
             model_cfg, state, mean, std = from_hugging_face(folder)
             clip = build(model_cfg)
-            _load_strict(clip, state, folder, name)
+            load_strict(clip, state, folder, name)
             wrapped = tok.from_open_clip(_hf_tokenizer(folder, model_cfg), model_cfg["text_cfg"]["context_length"])
             return _tower(clip, wrapped, model_cfg, name, words, mean, std)
         raise UsageError(f"model {name}: {folder} holds neither open_clip_config.json nor a Hugging Face config.json")
-    whole = json.loads(config_path.read_text())
+    whole = read_config(config_path)
+    if not {"embed_dim", "vision_cfg", "text_cfg"} <= set(whole.get("model_cfg", {})):
+        raise UsageError(f"model {name}: {config_path} has no model_cfg of a CLIP; it is not open_clip's")
     model_cfg, preprocess = whole["model_cfg"], whole.get("preprocess_cfg", {})
     weights = [folder / f"open_clip_{kind}" for kind in ("model.safetensors", "pytorch_model.bin")]
     weights = [path for path in weights if path.is_file()] or sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UsageError(f"model {name}: {folder} holds a config but no open_clip_model.safetensors")
     clip = build(model_cfg)
-    _load_strict(clip, read_state(weights[0]), weights[0], name)
+    load_strict(clip, read_state(weights[0]), weights[0], name)
     context = model_cfg["text_cfg"].get("context_length", 77)
     if (folder / "tokenizer.json").is_file():
         wrapped = tok.from_folder(folder, context)
@@ -292,26 +274,3 @@ def _hf_tokenizer(folder: Path, model_cfg: dict[str, Any]) -> object:
     if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
         return open_clip.tokenizer.HFTokenizer(str(folder), context_length=model_cfg["text_cfg"]["context_length"])
     return open_clip.SimpleTokenizer(context_length=model_cfg["text_cfg"]["context_length"])
-
-
-def _is_openai(path: Path | None, state: dict[str, Tensor]) -> bool:
-    """OpenAI's own checkpoints carry these three scalars and were trained with QuickGELU."""
-    return path is not None and {"input_resolution", "context_length", "vocab_size"} <= set(state)
-
-
-def _load_strict(clip: torch.nn.Module, state: dict[str, Tensor], where: Path | None, name: str) -> None:
-    for key in ("input_resolution", "context_length", "vocab_size"):
-        state.pop(key, None)
-    wanted = clip.state_dict()
-    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    wrong = [key for key in wanted if key in state and state[key].numel() != wanted[key].numel()]
-    if missing or extra or wrong:
-        shown = "; ".join(
-            f"{label} {len(keys)} (first: {keys[0]})"
-            for label, keys in (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
-            if keys
-        )
-        raise UsageError(
-            f"weights {where} are not of model '{name}': tensors {shown}; name the architecture they are of"
-        )
-    clip.load_state_dict({key: state[key].reshape(wanted[key].shape) for key in wanted})

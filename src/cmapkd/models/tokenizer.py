@@ -104,8 +104,13 @@ def from_folder(folder: Path, context: int) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise UsageError(f"{folder}: no tokenizer.json here; give a folder that holds one, or tokenizer: own")
-    fast = Fast.from_file(str(path))
-    special = json.loads((folder / "tokenizer_config.json").read_text())
+    try:
+        fast = Fast.from_file(str(path))
+        special = json.loads((folder / "tokenizer_config.json").read_text())
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise UsageError(
+            f"{folder}: tokenizer.json with tokenizer_config.json cannot be read ({' '.join(str(error).split())[:100]})"
+        ) from None
     ids = [fast.token_to_id(special.get(key) or "") for key in ("bos_token", "eos_token", "pad_token")]
     if None in ids:
         raise UsageError(

@@ -28,9 +28,11 @@ from cmapkd.models.targets import Targets
 from cmapkd.models.tower import Shape, Tower
 from cmapkd.policy import POLICIES
 from cmapkd.policy.base import Learning
+from cmapkd.tasks.validation import open_validation
 from cmapkd.train.balance import Balance
 from cmapkd.train.bank import CLASS_TEXT, Bank, open_bank
 from cmapkd.train.corrupt import corrupted, open_loader
+from cmapkd.train.dry_run import few
 from cmapkd.train.heads import open_task
 from cmapkd.train.learner import build_learner
 from cmapkd.train.objective import Objective
@@ -53,8 +55,11 @@ class Taught:
     tower: Tower | None
 
 
-def assemble(config: Config, folder: Path) -> Run:
-    """Build everything that a run consists of. The student is initialised right after the seed is set."""
+def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
+    """Build everything that a run consists of. The student is initialised right after the seed is set.
+
+    evaluated: at most so many samples of each task of a validation.
+    """
     method = resolve(config.method, config.weights, config.share)
     check_options(config.options, {**METHODS[config.method].weights, **method.weights})
     check_student(config, method)
@@ -65,6 +70,7 @@ def assemble(config: Config, folder: Path) -> Run:
     samples = open_samples(config.data.train, config.data, config.data.train_split)
     for note in samples.notes:
         say(f"data: {note}")
+    validation = few(open_validation(config), evaluated)  # a wrong data.val is told before the teacher runs
     pool, held = split_holdout(len(samples), config.data.holdout)
     device = pick_device(config.train.device)
     terms = list(method.weights)
@@ -107,7 +113,7 @@ def assemble(config: Config, folder: Path) -> Run:
         Balance(method.share, steps), policy,
         torch.optim.Adam(policy.parameters(), lr=config.policy.lr) if list(policy.parameters()) else None,
         taught.teacher if taught else None, held_out,
-        validator(config, method, learner, tower, samples.classes if bank is None or not bank.pseudo else None),
+        validator(validation, method, learner, tower, samples.classes if bank is None or not bank.pseudo else None),
         task,
     )  # fmt: skip
     measure_units(run)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cmapkd.core.errors import NonFiniteError
-from cmapkd.core.log import MetricsLog
+from cmapkd.core.log import MetricsLog, say
 from cmapkd.core.types import LEVELS, Batch
+from cmapkd.export.run import export_student
 from cmapkd.train import checkpoint
+from cmapkd.train.card_facts import facts
 from cmapkd.train.schedule import Moment
 from cmapkd.train.state import Run
 
 LOG_EVERY = 10
+STUCK_AFTER, STUCK = 200, 0.98  # steps, share of ln(batch)
 
 
 def due(step: int, every: int, steps: int) -> bool:
@@ -42,24 +47,40 @@ def record(
 
 
 def flush(run: Run, log: MetricsLog) -> None:
+    rows = []
     for step, row in run.pending:
         names, values = list(row), torch.stack([value.float().cpu() for value in row.values()]).tolist()
-        log.write({"kind": "train", "step": step + 1, **dict(zip(names, values, strict=True))})
+        rows.append({"kind": "train", "step": step + 1, **dict(zip(names, values, strict=True))})
+        log.write(rows[-1])
     run.pending.clear()
+    warn_of_standstill(run, rows)
+
+
+def warn_of_standstill(run: Run, rows: list[dict[str, Any]]) -> None:
+    """Say once, after the warm-up, that L_align is still what guessing gives: ln of the batch size."""
+    config = run.config.train
+    least = STUCK * math.log(config.batch)
+    stuck = [row["loss/align"] > least for row in rows if "loss/align" in row]
+    if not run.warned and stuck and all(stuck) and rows[-1]["step"] > max(STUCK_AFTER, config.warmup * run.steps):
+        run.warned = True
+        say(
+            f"warning: L_align is still ln({config.batch}) after {rows[-1]['step']} steps, which is guessing; are images "
+            "and captions paired rightly (cmapkd data inspect), and is train.lr neither too high nor too low?"
+        )
 
 
 def evaluate(run: Run, step: int, log: MetricsLog) -> None:
-    """Validation figures into the log; the best student by the chosen metric is kept in best/."""
+    """Validation figures into the log; the best student by the chosen metric is kept in best/, an open_clip folder."""
     started = time.monotonic()
     metrics = run.validate()
     run.validating += time.monotonic() - started
     flush(run, log)
     log.write({"kind": "val", "step": step, **metrics})
-    score = metrics.get(run.config.eval.metric, float("-inf"))
+    score = metrics.get(run.config.eval.metric, float("-inf"))  # without data.val there is none
     if score > run.best:
         run.best = score
-        tensors = {f"student/{k}": v for k, v in run.learner.student.clip.state_dict().items()}
-        checkpoint.save(run.folder / "best", step, tensors, {run.config.eval.metric: score}, keep=1)
+        best = f"{run.config.eval.metric} {score:.4f}, at step {step}"
+        export_student(run.learner.student, run.folder / "best", facts(run, metrics, best=best))
 
 
 def save(run: Run, step: int) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -15,51 +14,71 @@ from cmapkd.config.schema import Config
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import MetricsLog, say
-from cmapkd.export.run import METHOD_TENSORS, export_student
+from cmapkd.data.duplicates import shared_captions
+from cmapkd.export.run import export_student
+from cmapkd.models.load import warn_of_random
 from cmapkd.tasks.headed import Headed, write_head
 from cmapkd.train import checkpoint
 from cmapkd.train.assemble import assemble
+from cmapkd.train.card_facts import facts
+from cmapkd.train.dry_run import EVALUATED, outlook, shortened
 from cmapkd.train.loop import train
 from cmapkd.train.saving import measure_saving, saying
 from cmapkd.train.serve import write_method_tensors
 from cmapkd.train.state import Run
 from cmapkd.train.teacher_score import teacher_metrics
+from cmapkd.train.track import open_trackers
 
 LOCK = ".lock"
+SHARED = 0.01  # of the captions
 SHOWN = ("image_retrieval_recall@1", "text_retrieval_recall@1", "mean_recall@1", "zeroshot/acc1")
 
 
 def distill(config: Config, resume: bool = False, dry_run: bool = False) -> Path:
     """Train `config.student` by `config.method` and return the run folder.
 
+    dry_run: the whole way in two steps, of which nothing is kept; what the run will take is said.
     Raises UsageError for an existing folder without `resume`, IntegrityError for a checkpoint of another config or a
     folder that another process trains in.
     """
-    if dry_run:
-        config = shortened(config)
     refuse_folder(config, resume)
+    if dry_run:
+        return _dry(config)
     with fsio.exclusive(config.run / LOCK):
         return _distill(config, prepare_folder(config, resume), resume)
 
 
-def _distill(config: Config, folder: Path, resume: bool) -> Path:
+def _dry(config: Config) -> Path:
+    """Everything once in small, in a folder that goes again; returns the folder of the run to come."""
+    small = shortened(config)
+    try:
+        outlook(config, _distill(small, prepare_folder(small, False), False, EVALUATED))
+    finally:
+        shutil.rmtree(small.run, ignore_errors=True)
+    return config.run
+
+
+def _distill(config: Config, folder: Path, resume: bool, evaluated: int | None = None) -> Path:
+    """evaluated: at most so many samples of each task of a validation."""
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     started = time.time()
     try:
-        run = assemble(config, folder)
+        run = assemble(config, folder, evaluated)
+        warn(run)
+        trackers = open_trackers(config)
+        taught = teacher_metrics(config, evaluated) if run.teacher is not None else {}
     except BaseException:
         if not resume:  # nothing was trained yet, and the mended command shall not meet a folder that exists
             shutil.rmtree(folder)
         raise
-    taught = teacher_metrics(config) if run.teacher is not None else {}
     if taught:
         say("teacher: " + ", ".join(f"{name} {100 * taught[name]:.1f} %" for name in SHOWN if name in taught))
     torch.manual_seed(config.seed)
     start = restore(run) if resume else 0
-    log = MetricsLog(folder / "metrics.jsonl")
+    log = MetricsLog(folder / "metrics.jsonl", trackers)
     if start == 0:
-        log.write({"kind": "start", "steps": run.steps, "parameters": sum(p.numel() for p in run.learner.student.parameters()),
+        log.write({"kind": "start", "steps": run.steps, "steps_per_epoch": run.loader.steps_per_epoch, "parameters": sum(p.numel() for p in run.learner.student.parameters()),
                    "torch": torch.__version__, "threads": torch.get_num_threads()})  # fmt: skip
     say(f"{config.method}: {run.steps} steps of {config.train.batch}, student {config.student.model}, terms "
         + ", ".join(f"{k} {v:g}" for k, v in run.objective.weights.items()))  # fmt: skip
@@ -87,6 +106,18 @@ def _distill(config: Config, folder: Path, resume: bool) -> Path:
         tensors = write_method_tensors(run.learner, folder / "student", run.loader.samples, known)
         say(f"the scores belong to {served.says}, not to the student alone; what that takes beside it: {tensors}")
     return folder
+
+
+def warn(run: Run) -> None:
+    """Say what makes a run's figures worth little and is cheap to see before it begins."""
+    if run.teacher is not None and run.config.teacher is not None:
+        warn_of_random(run.config.teacher, "teacher.model")
+    samples = run.loader.samples
+    if (shared := shared_captions(samples)) > SHARED * samples.n_captions:
+        say(
+            f"warning: {shared} of {samples.n_captions} captions stand at other images too, word for word; in one batch "
+            "they count as negatives of each other's images"
+        )
 
 
 def keep_head(run: Run, done: Headed) -> None:
@@ -151,7 +182,8 @@ def restore(run: Run) -> int:
     wrong = [k for k in mine if k not in theirs or theirs[k].shape != mine[k].shape]
     if wrong or set(theirs) - set(mine):
         raise IntegrityError(
-            f"checkpoint {path}: is of another model (tensor {(wrong or sorted(set(theirs) - set(mine)))[0]} differs)"
+            f"checkpoint {path}: is of another model (tensor {(wrong or sorted(set(theirs) - set(mine)))[0]} differs); put "
+            f"the run's own checkpoints back, or move that folder away and resume from what is left"
         )
     run.learner.load_state_dict(theirs)
     run.policy.load_state_dict(part("policy/"))
@@ -174,43 +206,6 @@ def trim_metrics(path: Path, step: int) -> None:
         return
     kept = [line for line in path.read_text().splitlines() if json.loads(line).get("step", 0) <= step]
     fsio.write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
-
-
-def shortened(config: Config) -> Config:
-    """The dry run: two steps of real data, in a folder of its own."""
-    run = config.run.with_name(f"{config.run.name}-dry-{os.getpid()}")
-    length = config.train.model_copy(update={"steps": 2, "epochs": None, "checkpoint_every": 2})
-    return config.model_copy(update={"run": run, "train": length})
-
-
-def facts(run: Run, metrics: dict[str, float], done: Headed | None) -> dict[str, object]:
-    """What the model card says. done: what the task's own data made of the student, if it has any."""
-    samples, config = run.loader.samples, run.config
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    lines = [f"{config.data.val}: {scores}"] if scores else ["not evaluated (data.val is not set)"]
-    data = [f"{samples.name}: {len(samples)} images, {samples.n_captions} captions, {samples.fingerprint()[:12]}"]
-    places = [config.data.train]
-    if done is not None and run.task is not None:
-        places.append(str(config.task.train))
-        data.append(f"task {config.task.name}, {config.task.train}: {run.task.says}")
-        lines += [done.said] if done.said else []
-    if (served := run.objective.method.served) is not None:
-        lines.append(
-            f"scores belong to {served.says}. This folder's open_clip model is the student alone, which they do not "
-            f"describe; the method's own tensors are in {METHOD_TENSORS}, and the teacher is needed beside them"
-        )
-    return {
-        "name": f"{config.student.model} by {config.method}",
-        "license": "other",
-        "method": config.method,
-        "teacher": config.teacher.model if config.teacher and run.teacher else None,
-        "student": config.student.model,
-        "data": data,
-        "scores": lines,
-        "training": f"{run.steps} steps of {config.train.batch}, seed {config.seed}, lr {config.train.lr:g}",
-        "synthetic": any(place.startswith("scenes:") for place in places),
-        "command": f"cmapkd distill --config {run.folder.name}/config.yaml",
-    }
 
 
 def _lines(text: str) -> list[tuple[str, str]]:

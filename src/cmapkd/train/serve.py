@@ -15,7 +15,6 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cmapkd.config.load import load_config
-from cmapkd.config.schema import Config
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.data.loader import read_images
@@ -26,7 +25,7 @@ from cmapkd.methods.term import Method, Sizes
 from cmapkd.models.load import load_tower
 from cmapkd.models.tower import Tower
 from cmapkd.tasks.encoder import Encoder, spans
-from cmapkd.tasks.validation import Validation, merged, open_validation
+from cmapkd.tasks.validation import Validation, merged
 from cmapkd.train.learner import Learner
 
 
@@ -44,13 +43,13 @@ class Service:
 
 
 def validator(
-    config: Config, method: Method, learner: Learner, teacher: Tower | None, classes: Sequence[str] | None
+    validation: Validation, method: Method, learner: Learner, teacher: Tower | None, classes: Sequence[str] | None
 ) -> Callable[[], dict[str, float]]:
-    """A function that gives the figures on the config's validation data; {} where there is none.
+    """A function that gives the figures on the validation data; {} where there is none.
 
     classes: the training classes in the order of the labels, None where there are none.
     """
-    validation, student = open_validation(config), learner.student
+    student = learner.student
     if method.served is None:
         return lambda: merged(validation.scores(student))
     assert teacher is not None, "what a method serves beside its student needs the teacher"

@@ -43,6 +43,7 @@ class Run:
     task: TaskHead | None = None
     best: float = float("-inf")
     validating: float = 0.0  # seconds
+    warned: bool = False  # that the contrastive loss does not move
     read: int = 0  # bytes of the cache that the step in hand has taken
     pending: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,24 @@ def test_a_world_that_cannot_be_written_is_a_disk_error(tmp_path: Path, monkeypa
     monkeypatch.setenv("CMAPKD_DATA", str(tmp_path / "file"))
     with pytest.raises(DiskError):
         open_samples("scenes:2", config("x"), None)
+
+
+@pytest.mark.parametrize("kind", ["coco", "csv", "folder", "visual_genome"])
+def test_a_split_of_data_that_has_only_one_is_refused_and_its_own_name_is_not(tmp_path, kind) -> None:
+    for name in ("a.png", "train/ant/x.png", "train/bee/y.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / name)
+    coco = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "an ant"}]}
+    genome = [{"id": 1, "regions": [{"image_id": 1, "phrase": "an ant", "x": 0, "y": 0, "width": 4, "height": 4}]}]
+    files = {"coco": ("captions_train2017.json", json.dumps(coco)), "csv": ("train.csv", "filepath,title\na.png,an ant\n"),
+             "visual_genome": ("region_descriptions_train.json", json.dumps(genome))}  # fmt: skip
+    if kind == "visual_genome":
+        picture(tmp_path / "1.jpg")
+    path = tmp_path / "train"
+    if kind != "folder":
+        path = tmp_path / files[kind][0]
+        path.write_text(files[kind][1])
+    for split in (None, "all", "train"):
+        assert len(open_samples(str(path), config(str(path), format=kind), split)) > 0
+    with pytest.raises(UsageError, match="holds one split, without a name, but split 'trian' is asked for"):
+        open_samples(str(path), config(str(path), format=kind), "trian")

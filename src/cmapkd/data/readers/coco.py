@@ -7,12 +7,14 @@ from pathlib import Path
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
 from cmapkd.data.readers.image_paths import locate
+from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.text import field, identity, listing, read_json
 from cmapkd.data.samples import Samples, gather
 
 
 def read_coco(path: Path, data: DataConfig, split: str | None = None) -> Samples:
     """One sample an image that has captions. Raises DataError for repeated ids or files of another kind."""
+    refuse_split(path, split)
     content = read_json(path)
     images, annotations = listing(content, "images", path), listing(content, "annotations", path)
     names: dict[object, str] = {}

@@ -9,6 +9,7 @@ from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.readers.class_names import class_names, readable, repeated
 from cmapkd.data.readers.imagenet import flat_validation, is_flat
+from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.text import read_text
 from cmapkd.data.samples import Samples, gather
 
@@ -56,6 +57,7 @@ def _split_folder(path: Path, split: str | None) -> Path:
     """The folder of a split when `path` holds train/, val/ … instead of classes."""
     splits = [name for name in SPLITS if (path / name).is_dir()]
     if not splits:
+        refuse_split(path, split)
         return path
     if split is None:
         raise UsageError(

@@ -48,3 +48,14 @@ def choose(folder: Path, kind: str, split: str | None) -> Path:
     if split is None:
         raise UsageError(f"{folder}: holds {held}; give one of these files, or data.train_split / data.val_split")
     raise UsageError(f"{folder}: has no split '{split}'; it holds {held}")
+
+
+def refuse_split(path: Path, split: str | None) -> None:
+    """Raise UsageError for a split of data that holds only one, unless its own name says that it is this one."""
+    match = SPLIT.search(path.name)
+    named = {path.name, path.stem, *((match[1], match[1] + (match[2] or "")) if match else ())}
+    if split not in (None, "all") and not named & set(ALIKE.get(split, (split,))):
+        raise UsageError(
+            f"{path}: holds one split, without a name, but split '{split}' is asked for; give the file of that split, "
+            "or drop data.train_split / data.val_split (--split)"
+        )

@@ -10,6 +10,7 @@ from pathlib import Path
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
 from cmapkd.data.readers.image_paths import locate
+from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.text import read_text
 from cmapkd.data.samples import Samples, gather
 
@@ -29,6 +30,8 @@ def read_table(path: Path, data: DataConfig, split: str | None = None) -> Sample
     header = [name.strip() for name in rows[0]]
     image, words = (_column(path, header, key, separator) for key in (data.image_key, data.text_key))
     chosen = header.index("split") if split not in (None, "all") and "split" in header else None
+    if chosen is None:
+        refuse_split(path, split)
     captions: dict[str, list[str]] = {}
     short = 0
     for row in rows[1:]:

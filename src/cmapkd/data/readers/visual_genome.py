@@ -8,6 +8,7 @@ from typing import Any
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
 from cmapkd.data.readers.image_paths import locate
+from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.text import listing, number, read_json, whole
 from cmapkd.data.samples import Samples, gather
 from cmapkd.data.stored import Region
@@ -18,6 +19,7 @@ SIDES = ("x", "y", "width", "height")
 
 def read_visual_genome(path: Path, data: DataConfig, split: str | None = None) -> Samples:
     """One sample an image with all its phrases; with data.regions one sample a region, cropped to its box."""
+    refuse_split(path, split)
     images = read_json(path)
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         raise DataError(

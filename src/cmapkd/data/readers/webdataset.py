@@ -7,6 +7,7 @@ from pathlib import Path
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.readers.shards import Shard, expand, is_pattern, read_shard
+from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.samples import Samples, gather
 from cmapkd.data.stored import Member
 
@@ -61,8 +62,11 @@ def split_folders(path: Path) -> list[str]:
 
 def _split_folder(path: Path, split: str | None) -> Path:
     splits = split_folders(path)
-    if not splits or (split is None and len(splits) == 1):
-        return path / splits[0] if splits else path
+    if not splits:
+        refuse_split(path, split)
+        return path
+    if split is None and len(splits) == 1:
+        return path / splits[0]
     if split not in splits:
         raise UsageError(
             f"{path}: holds the folders {', '.join(splits)}; "

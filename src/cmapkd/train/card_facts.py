@@ -1,0 +1,43 @@
+"""What a run's model card says: of the student at its end, and of the best one while it went on."""
+
+from __future__ import annotations
+
+from cmapkd.export.run import METHOD_TENSORS
+from cmapkd.tasks.headed import Headed
+from cmapkd.train.state import Run
+
+
+def facts(
+    run: Run, metrics: dict[str, float], done: Headed | None = None, best: str | None = None
+) -> dict[str, object]:
+    """What the model card says. done: what the task's own data made of the student, if it has any.
+
+    best: by which figure a student was kept while the run went on; None for the one at its end.
+    """
+    samples, config = run.loader.samples, run.config
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    lines = [f"{config.data.val}: {scores}"] if scores else ["not evaluated (data.val is not set)"]
+    data = [f"{samples.name}: {len(samples)} images, {samples.n_captions} captions, {samples.fingerprint()[:12]}"]
+    places = [config.data.train]
+    if done is not None and run.task is not None:
+        places.append(str(config.task.train))
+        data.append(f"task {config.task.name}, {config.task.train}: {run.task.says}")
+        lines += [done.said] if done.said else []
+    if (served := run.objective.method.served) is not None:
+        where = f"in {METHOD_TENSORS}, and the teacher is needed beside them" if best is None else "not kept here"
+        lines.append(
+            f"scores belong to {served.says}. This folder's open_clip model is the student alone, which they do not "
+            f"describe; the method's own tensors are {where}"
+        )
+    return {
+        "name": f"{config.student.model} by {config.method}",
+        "method": config.method,
+        "teacher": config.teacher.model if config.teacher and run.teacher else None,
+        "student": config.student.model,
+        "data": data,
+        "scores": lines,
+        "training": f"{run.steps} steps of {config.train.batch}, seed {config.seed}, lr {config.train.lr:g}",
+        **({} if best is None else {"kept": f"best {best}"}),
+        "synthetic": any(place.startswith("scenes:") for place in places),
+        "command": f"cmapkd distill --config {run.folder.name}/config.yaml",
+    }

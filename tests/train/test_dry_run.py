@@ -1,0 +1,28 @@
+"""The dry run: the whole way once, without a cache, with few samples; nothing is kept and the run's cost is said."""
+
+import pytest
+
+import world
+from cmapkd.core.errors import UsageError
+from cmapkd.tasks.validation import open_validation
+from cmapkd.train.dry_run import few
+from cmapkd.train.run import distill
+
+
+def test_a_dry_run_needs_no_cache_keeps_nothing_and_says_steps_memory_and_cache_bytes(root, tmp_path, capsys):
+    config = world.config(root, run=str(tmp_path / "r"), cache__path=str(tmp_path / "none"), train__steps=500)
+    assert distill(config, dry_run=True) == tmp_path / "r"
+    said = capsys.readouterr().err
+    assert "the run: 500 steps of 8" in said and "memory: at most" in said and "cache of 48 images × 2 views" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_evaluates_few_samples_of_each_task(root):
+    assert [len(s) for s in few(open_validation(world.config(root)), 5).samples.values()] == [5]
+
+
+def test_a_dry_run_tells_that_the_run_folder_is_taken(root, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "notes.txt").touch()
+    with pytest.raises(UsageError, match="already exists"):
+        distill(world.config(root, run=str(tmp_path / "r")), dry_run=True)

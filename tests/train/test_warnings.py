@@ -1,0 +1,49 @@
+"""What a run says before and while it is wasted: a teacher of noise, shared captions, a standing loss."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+import world
+from cmapkd.config.schema import TowerConfig
+from cmapkd.data.duplicates import shared_captions
+from cmapkd.models.load import warn_of_random
+from cmapkd.train.journal import warn_of_standstill
+from cmapkd.train.run import distill
+from pictures import coco
+
+
+def test_a_teacher_without_a_checkpoint_is_said(root, capsys):
+    warn_of_random(TowerConfig(model="ViT-L-14"), "teacher.model")
+    assert "teacher.model ViT-L-14 has RANDOM WEIGHTS" in capsys.readouterr().err
+    for fine in ("shipped:scenes-teacher", f"local-dir:{root / 'teacher'}", "ViT-L-14:some.pt"):
+        warn_of_random(TowerConfig(model=fine), "teacher.model")
+    assert not capsys.readouterr().err
+
+
+def test_captions_that_stand_at_several_images_are_counted_before_training(root, tmp_path, capsys):
+    names = {f"{k}.png": ["the same one", "the same one", f"caption {k}"] for k in range(8)}
+    path = coco(tmp_path, names | {"8.png": ["alone", "alone"]})
+    distill(world.config(root, run=str(tmp_path / "r"), method="scratch", teacher=None, data__train=str(path),
+                         data__val=None, train__steps=1))  # fmt: skip
+    assert "16 of 26 captions stand at other images too" in capsys.readouterr().err
+
+
+def test_repeats_at_one_image_are_not_shared(tmp_path):
+    from cmapkd.data.readers import open_samples
+    from pictures import config
+
+    path = coco(tmp_path, {"a.png": ["one", "one"], "b.png": ["two"]})
+    assert shared_captions(open_samples(str(path), config(path), None)) == 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "step", "said"), [(math.log(32), 300, True), (math.log(32), 40, False), (2.9, 300, False)]
+)
+def test_a_contrastive_loss_at_what_guessing_gives_is_said_once_after_the_warm_up(loss, step, said, capsys):
+    train = SimpleNamespace(batch=32, warmup=0.05)
+    run = SimpleNamespace(config=SimpleNamespace(train=train), steps=1000, warned=False)
+    for _ in range(2):
+        warn_of_standstill(run, [{"step": step, "loss/align": loss}, {"step": step + 1, "loss/align": loss}])
+    assert capsys.readouterr().err.count("L_align is still ln(32)") == said
