@@ -126,7 +126,7 @@ def test_a_result_file_is_written_and_read_back_whatever_its_letters(tmp_path):
         ([{"question_id": "1", "answer": "a"}], "question_id is an integer"),
         ([{"question_id": 1, "answer": None}], "answer a string"),
         ({"question_id": 1}, "this is a dict"),
-        ("torn", "cannot be read as JSON"),
+        ("torn", "broken JSON at line 1, column 3"),
     ],
 )
 def test_a_wrong_result_file_is_one_line_that_says_what_is_wrong(tmp_path, rows, said):

@@ -32,8 +32,12 @@ def score_vqa(results: Path, data: ScoredData, judge: str | None) -> Score:
 
 
 def score_detection(results: Path, data: ScoredData, judge: str | None) -> Score:
-    """[{image_id, category_id, bbox, score}], any number an image, in pixels of the original images."""
-    boxes, rows = open_boxes(data.data, _settings(data), data.split), read_json(results)
+    """[{image_id, category_id, bbox, score}], any number an image, in pixels of the original images, which are not needed."""
+    boxes, rows = open_boxes(data.data, _settings(data), data.split, pictures=False), read_json(results)
+    if not boxes.n_boxes:
+        raise DataError(
+            f"{data.data}: holds no box, so that nothing can be found; give the instances_*.json of the split"
+        )
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{results}: a result file is a list of {{image_id, category_id, bbox, score}}, this is not")
     try:
@@ -50,7 +54,10 @@ def score_detection(results: Path, data: ScoredData, judge: str | None) -> Score
 def score_captioning(results: Path, data: ScoredData, judge: str | None) -> Score:
     """[{image_id, caption}], one for every image. judge: a model for CLIPScore."""
     samples = open_samples(data.data, _settings(data), data.split)
-    captions = read_captions(results, samples.ids)
+    try:
+        captions = read_captions(results, samples.ids)
+    except DataError as error:  # an image that was dropped is why its caption is of none
+        raise DataError("; ".join((str(error), *samples.notes))) from None
     return score_captions(
         captions, samples, f"result file {results.name}", None if judge is None else open_model(judge)
     )
