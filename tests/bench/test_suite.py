@@ -165,6 +165,24 @@ def test_a_protocol_that_no_task_has_is_refused_before_anything_is_scored(root, 
 
 
 @pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("retrieval-B", {"name": "B", "data": "gone.json"}),
+        ("captioning", {"train": "scenes:8:train", "val": "gone.json"}),
+    ],
+)
+def test_data_that_is_not_there_is_said_before_anything_is_scored(root, tmp_path, capsys, name, entry):
+    tasks: dict = {"retrieval": [{"name": "A", "data": "scenes:8:val"}]}
+    tasks.setdefault(name.partition("-")[0], []).append(entry)
+    (tmp_path / "s.yaml").write_text(json.dumps(tasks))
+    out = tmp_path / "out"
+    assert main(["suite", str(tmp_path / "s.yaml"), str(root / "teacher"), "--out", str(out)]) == 3
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: suite {name}: gone.json: no such file") and err.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
     ("option", "value", "rule"),
     [
         ("--epochs", "-1", "epochs is -1.0; must be greater than 0"),

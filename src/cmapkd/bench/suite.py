@@ -14,8 +14,11 @@ from cmapkd.bench.heads import train_head
 from cmapkd.config.schema import Config
 from cmapkd.config.suite import HeadData, ScoredData, SuiteConfig
 from cmapkd.core import fsio
-from cmapkd.core.errors import UsageError
+from cmapkd.core.errors import DataError, UsageError
 from cmapkd.core.log import say
+from cmapkd.data.holdout import HOLDOUT
+from cmapkd.data.readers.shards import is_pattern
+from cmapkd.data.readers.text import neighbours
 from cmapkd.tasks.encoder import Encoder
 from cmapkd.tasks.run import chosen_protocol
 
@@ -55,6 +58,7 @@ def suite(models: Sequence[str], tasks: SuiteConfig, out: Path, config: Config |
     for entry in entries:
         if isinstance(entry.data, ScoredData):
             chosen_protocol(entry.task, entry.data.protocol)
+        require_places(entry)
     subjects = [open_subject(model, config) for model in models]
     found: dict[str, dict[str, Figures]] = {subject.name: {} for subject in subjects}
     lines = []
@@ -82,6 +86,15 @@ def entries_of(tasks: SuiteConfig) -> Iterator[Entry]:
     """All entries in the order of the table."""
     for task in TABLE:
         yield from (Entry(task, data) for data in getattr(tasks, task))
+
+
+def require_places(entry: Entry) -> None:
+    """Raise DataError, before anything is scored, for data that is not there."""
+    places = [entry.data.data] if isinstance(entry.data, ScoredData) else [entry.data.train, entry.data.val]
+    for place in (place for place in places if place != HOLDOUT and not place.startswith("scenes:")):
+        path = Path(place).expanduser()
+        if not path.exists() and not is_pattern(place):
+            raise DataError(f"suite {entry.key}: {path}: no such file or folder; check the path{neighbours(path)}")
 
 
 def table(found: dict[str, dict[str, Figures]], entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
