@@ -21,10 +21,10 @@ from cmapkd.core.log import Progress
 from cmapkd.data.loader import read_images
 from cmapkd.data.readers.text import read_json
 from cmapkd.data.samples import Samples
+from cmapkd.models.caption_search import beam_search
 from cmapkd.models.captioner import (
     Captioner,
     Lexicon,
-    beam_search,
     build_lexicon,
     caption_cross_entropy,
     first_end,
