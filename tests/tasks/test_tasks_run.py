@@ -73,6 +73,14 @@ def test_retrieval_counts_every_caption_and_says_what_it_is_a_figure_of() -> Non
     assert "image_retrieval_recall@1 80.00 %" in line and "image_retrieval_medr 1," in line
 
 
+def test_embedding_that_takes_long_tells_its_progress_however_few_the_batches(monkeypatch, capsys) -> None:
+    evaluate(ColourEncoder(), FakeSamples(), "retrieval", 2, read=read)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr("cmapkd.tasks.encoder.QUIET", 0.0)
+    evaluate(ColourEncoder(), FakeSamples(), "retrieval", 2, read=read)
+    assert "embed images 3/3" in (err := capsys.readouterr().err) and "embed texts 5/5" in err
+
+
 def test_figures_of_question_types_are_in_the_json_and_only_counted_on_the_line() -> None:
     metrics = {"accuracy": 0.5, "answer/yes/no": 0.25, "question/is it": 0.1, "question/what": 0.2}
     score = Score("vqa", "toy", metrics, "val", 2, 0, "f00dface")
