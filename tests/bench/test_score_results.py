@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from cmapkd.cli import main
+from cmapkd.config.schema import DataConfig
+from cmapkd.data.readers import open_boxes
 from data.written import instances, vqa
 from pictures import coco
 
@@ -110,7 +112,11 @@ def test_a_result_file_that_is_not_there_is_said_with_what_is(task, truth, capsy
 
 
 def test_boxes_and_answers_are_scored_without_the_images(truth, capsys):
-    rows = boxes(truth)
+    rows, where = boxes(truth), str(next((truth / "annotations").glob("instances*.json")))
+    assert scored("detection", rows, truth) == 0
+    assert open_boxes(where, DataConfig(train=where)).fingerprint()[:12] in capsys.readouterr().out
+    (truth / "val2017" / "2.png").unlink()
+    assert scored("detection", rows, truth) == 0 and "· 2 images ·" in capsys.readouterr().out
     shutil.rmtree(truth / "val2017"), shutil.rmtree(truth / "val2014")
     assert scored("detection", rows, truth) == 0 and "mAP 100.00 %" in capsys.readouterr().out
     assert scored("vqa", GOOD["vqa"], truth) == 0

@@ -10,6 +10,7 @@ from cmapkd.config.schema import DataConfig
 from cmapkd.config.suite import ScoredData
 from cmapkd.core import fsio
 from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.boxes import Boxes
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from cmapkd.data.readers.text import read_json
 from cmapkd.tasks.average_precision import average_precision, installed
@@ -33,7 +34,7 @@ def score_vqa(results: Path, data: ScoredData, judge: str | None) -> Score:
 
 def score_detection(results: Path, data: ScoredData, judge: str | None) -> Score:
     """[{image_id, category_id, bbox, score}], any number an image, in pixels of the original images, which are not needed."""
-    boxes, rows = open_boxes(data.data, _settings(data), data.split, pictures=False), read_json(results)
+    boxes, rows = listed_boxes(data), read_json(results)
     if not boxes.n_boxes:
         raise DataError(
             f"{data.data}: holds no box, so that nothing can be found; give the instances_*.json of the split"
@@ -49,6 +50,16 @@ def score_detection(results: Path, data: ScoredData, judge: str | None) -> Score
         "detection", f"result file {results.name}", {k: v for k, v in found.to_json().items() if v is not None and k != "per_class"},
         boxes.name, len(boxes), 0, boxes.fingerprint(), notes=(*notes, *boxes.notes),
     )  # fmt: skip
+
+
+def listed_boxes(data: ScoredData) -> Boxes:
+    """Every listed image; with the files, which the fingerprint sees, where all of them are there."""
+    listed = open_boxes(data.data, _settings(data), data.split, pictures=False)
+    try:
+        seen = open_boxes(data.data, _settings(data), data.split)
+    except DataError:
+        return listed
+    return seen if len(seen) == len(listed) else listed
 
 
 def score_captioning(results: Path, data: ScoredData, judge: str | None) -> Score:
