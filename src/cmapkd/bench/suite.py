@@ -64,12 +64,13 @@ def suite(models: Sequence[str], tasks: SuiteConfig, out: Path, config: Config |
     lines = []
     for place, subject in enumerate(subjects):
         home = out / f"{place}-{Path(subject.name).name.replace(':', '-')}"
-        _forget_another(home, subject)
+        _forget_another(home, subject, subjects[0])
         for entry in entries:
             facts = _kept(home / entry.key, entry) or _score(subject, entry, home / entry.key, subjects[0].encoder)
             say(facts["said"])
             found[subject.name][entry.key] = facts["metrics"]
-            lines.append({"model": subject.name, "entry": entry.key, **facts})
+            judge = {"judge": subjects[0].name} if entry.task == "captioning" else {}
+            lines.append({"model": subject.name, "entry": entry.key, **judge, **facts})
     fsio.write_bytes(out / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     sources = [f"- {key}: {said}" for key, said in sources_of(lines).items()]
     text = "\n".join([*to_markdown(found, entries), *sources, ""])
@@ -129,17 +130,19 @@ def sources_of(lines: Sequence[dict]) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in lines:
         said = line["said"].rpartition(": ")[0].replace(f" · checkpoint {line['model']}", "")
-        found.setdefault(line["entry"], said)
+        found.setdefault(line["entry"], said + (f" · CLIPScore by {line['judge']}" if "judge" in line else ""))
     return found
 
 
-def _forget_another(home: Path, subject: Subject) -> None:
-    """Drop the scores that another model left here, such as an earlier training of the same run."""
-    facts, path = {"model": subject.name, "weights": subject.weights}, home / "model.json"
-    if path.is_file() and json.loads(path.read_text()) == facts:
+def _forget_another(home: Path, subject: Subject, judge: Subject) -> None:
+    """Drop the scores that another model left here, such as an earlier training of the same run, or another judge."""
+    path, facts = home / "model.json", {"model": subject.name, "weights": subject.weights, "judge": judge.weights}
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    if known == facts:
         return
     home.mkdir(parents=True, exist_ok=True)
-    for old in home.glob("*/scores.json"):
+    same = {**known, "judge": judge.weights} == facts
+    for old in home.glob("captioning*/scores.json" if same else "*/scores.json"):
         old.unlink()
     fsio.write_json(path, facts)
 
