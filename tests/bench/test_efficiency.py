@@ -82,8 +82,9 @@ def test_a_measured_model_says_everything_and_is_left_in_its_mode(tmp_path: Path
         assert all(0 < each.p50 <= each.p95 and each.runs >= 5 for each in latencies)
     assert found.peak_mb > 10
     text = "\n".join(found.lines())
-    for part in ("without token embeddings", "2.0 MB", "GMAC", "p95", "thread"):
+    for part in ("without token embeddings", "2.0 MB", "MMAC", "p95", "thread"):
         assert part in text
+    assert (efficiency.giga(8.82e9), efficiency.giga(14_345_000)) == ("8.82 G", "14.3 M")
     assert found.to_json()["macs"] == {"image": found.macs.image, "text": found.macs.text}
 
 

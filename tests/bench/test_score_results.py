@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cmapkd.cli import main
+from cmapkd.config.schema import DataConfig
+from cmapkd.data.readers import open_boxes
 from data.written import instances, vqa
 from pictures import coco
 
@@ -64,12 +67,13 @@ def test_a_perfect_file_earns_everything(truth, capsys):
         ("vqa", GOOD["vqa"][1:], "1 question (10) not answered"),
         ("vqa", [{**GOOD["vqa"][0], "answer": None}], "entry 0: question_id is an integer, answer a string"),
         ("vqa", {"answers": []}, "a result file is a list"),
-        ("vqa", "# not JSON", "cannot be read as JSON"),
+        ("vqa", "# not JSON", "is no JSON, it begins with '# not JSON'"),
         ("captioning", [*GOOD["captioning"], GOOD["captioning"][0]], "1 ids occur more than once (0)"),
         ("captioning", [*GOOD["captioning"], {"image_id": 9, "caption": "x"}], "1 ids are not images of the split (9)"),
         ("captioning", GOOD["captioning"][1:], "1 ids have no caption (0)"),
-        ("captioning", [{"image_id": 0, "caption": None}], "a result file is a list of {image_id, caption}"),
-        ("captioning", [{"image_id": [0], "caption": "x"}], "a result file is a list of {image_id, caption}"),
+        ("captioning", [{"image_id": 0, "caption": None}], "entry 0 is not {image_id, caption}, an id and a text"),
+        ("captioning", [{"image_id": [0], "caption": "x"}], "entry 0 is not {image_id, caption}, an id and a text"),
+        ("captioning", {"captions": []}, "a result file is a list of {image_id, caption}, this is a dict"),
         ("detection", ["x"], "a result file is a list of {image_id, category_id, bbox, score}"),
     ],
 )
@@ -86,7 +90,9 @@ def test_a_file_that_cannot_be_scored_is_one_line_that_names_it(task, rows, word
         ({"category_id": 12}, "category_id 12 is not among the"),
         ({"image_id": [1]}, "an id is a number"),
         ({"score": float("nan")}, "its score is not finite"),
-        ({"bbox": [1, 2, 3]}, "a bbox is four numbers"),
+        ({"bbox": [1, 2, 3]}, "entry 1 bbox [1, 2, 3], score 0.9: a bbox is four numbers"),
+        ({"bbox": "x"}, "entry 1 bbox 'x'"),
+        ({"score": "high"}, "score 'high': a bbox is four numbers (left, top, width, height) and a score is one"),
     ],
 )
 def test_a_box_that_cannot_be_scored_is_one_line_with_its_place(change, words, truth, capsys):
@@ -94,6 +100,44 @@ def test_a_box_that_cannot_be_scored_is_one_line_with_its_place(change, words, t
     assert scored("detection", [*good, {**good[0], **change}], truth) == 3
     err = capsys.readouterr().err
     assert words in err and "results.json" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("task", ["vqa", "detection", "captioning"])
+def test_a_result_file_that_is_not_there_is_said_with_what_is(task, truth, capsys):
+    where = next((truth / "annotations").glob("instances*.json")) if task == "detection" else truth / DATA[task]
+    assert main(["score", task, str(truth / "gone.json"), "--data", str(where)]) == 3
+    assert "gone.json: no such file; check the path; beside it: " in capsys.readouterr().err
+    assert main(["score", task, str(truth), "--data", str(where)]) == 3
+    assert "is a folder, but a file is needed" in capsys.readouterr().err
+
+
+def test_boxes_and_answers_are_scored_without_the_images(truth, capsys):
+    rows, where = boxes(truth), str(next((truth / "annotations").glob("instances*.json")))
+    assert scored("detection", rows, truth) == 0
+    assert open_boxes(where, DataConfig(train=where)).fingerprint()[:12] in capsys.readouterr().out
+    (truth / "val2017" / "2.png").unlink()
+    assert scored("detection", rows, truth) == 0 and "· 2 images ·" in capsys.readouterr().out
+    shutil.rmtree(truth / "val2017"), shutil.rmtree(truth / "val2014")
+    assert scored("detection", rows, truth) == 0 and "mAP 100.00 %" in capsys.readouterr().out
+    assert scored("vqa", GOOD["vqa"], truth) == 0
+
+
+def test_a_truth_without_boxes_is_not_scored(truth, capsys):
+    rows = boxes(truth)
+    instances(truth)
+    assert scored("detection", rows, truth) == 3 and "holds no box" in capsys.readouterr().err
+
+
+def test_a_caption_of_an_image_that_was_dropped_comes_with_the_reason(truth, capsys):
+    path = truth / DATA["captioning"]
+    content = json.loads(path.read_text())
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] != 0]
+    path.write_text(json.dumps(content))
+    assert scored("captioning", GOOD["captioning"], truth) == 3
+    assert (
+        "not images of the split (0); give one caption for each of the 1 images; 1 images without a caption dropped"
+        in (capsys.readouterr().err)
+    )
 
 
 def test_a_judge_is_for_captions_alone(truth, capsys):

@@ -46,7 +46,8 @@ def test_all_five_tasks_stand_in_one_table_with_what_they_are_of_and_are_not_run
     assert all(cells)
     of = dict(line.removeprefix("- ").split(": ", 1) for line in sources)
     assert set(of) == {"retrieval", "zeroshot", "vqa", "detection", "captioning"}
-    assert all("data " in said and "images" in said and model not in said for said in of.values()), of
+    assert all("data " in said and "images" in said for said in of.values()), of
+    assert of["captioning"].endswith(f" · CLIPScore by {model}") and sum(model in said for said in of.values()) == 1
     assert of["retrieval"].startswith("retrieval (standard) · scenes:8:val · 8 images · 40 captions")
     lines = [json.loads(line) for line in (root / "suite" / "scores.jsonl").read_text().splitlines()]
     assert [line["task"] for line in lines] == ["retrieval", "zeroshot", "vqa", "detection", "captioning"]
@@ -66,6 +67,20 @@ def test_a_model_that_was_trained_again_is_scored_again(root, tmp_path):
     copy.with_name("other").rename(copy)
     suite([str(copy)], retrieval, tmp_path / "suite")
     assert scores.read_text() != first
+
+
+def test_another_judge_scores_the_captions_again_and_nothing_else(root, tmp_path):
+    world.teacher_folder(tmp_path / "other", seed=5, width=32)
+    both = SuiteConfig.model_validate({"retrieval": {"data": "scenes:8:val"}, "captioning": tasks().captioning})
+    student, out = f"local-dir:{root / 'teacher'}", tmp_path / "suite"
+    suite([str(tmp_path / "other"), student], both, out)
+    files = [out / "1-teacher" / task / "scores.json" for task in ("captioning", "retrieval")]
+    written = [file.stat().st_mtime_ns for file in files]
+    world.teacher_folder(tmp_path / "third", seed=6, width=32)
+    suite([str(tmp_path / "third"), student], both, out)
+    assert [file.stat().st_mtime_ns == at for file, at in zip(files, written, strict=True)] == [False, True]
+    judges = [json.loads(line).get("judge") for line in (out / "scores.jsonl").read_text().splitlines()]
+    assert judges == [None, str(tmp_path / "third")] * 2
 
 
 def test_one_task_on_two_sets_has_a_column_of_each_and_its_protocol(root, tmp_path):
@@ -162,6 +177,24 @@ def test_a_protocol_that_no_task_has_is_refused_before_anything_is_scored(root, 
     out = tmp_path / "out"
     assert main(["suite", str(tmp_path / "s.yaml"), str(root / "teacher"), "--out", str(out)]) == 2
     assert "has no protocol 'coco-5000'; it has: standard," in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("retrieval-B", {"name": "B", "data": "gone.json"}),
+        ("captioning", {"train": "scenes:8:train", "val": "gone.json"}),
+    ],
+)
+def test_data_that_is_not_there_is_said_before_anything_is_scored(root, tmp_path, capsys, name, entry):
+    tasks: dict = {"retrieval": [{"name": "A", "data": "scenes:8:val"}]}
+    tasks.setdefault(name.partition("-")[0], []).append(entry)
+    (tmp_path / "s.yaml").write_text(json.dumps(tasks))
+    out = tmp_path / "out"
+    assert main(["suite", str(tmp_path / "s.yaml"), str(root / "teacher"), "--out", str(out)]) == 3
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: suite {name}: gone.json: no such file") and err.count("\n") == 1
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,18 @@ def test_a_resumed_run_counts_its_rate_from_where_it_went_on(clock, capsys):
     assert "  1.0/s  ETA 07:" in lines[-1] or "  1.0/s  ETA 06:" in lines[-1]
 
 
+def test_short_work_may_be_silent_and_long_work_not(clock, capsys, monkeypatch):
+    monkeypatch.setattr(log.sys.stderr, "isatty", lambda: True, raising=False)
+    for seconds, lines in ((4, 0), (60, 1)):
+        progress = log.Progress(4, "work", quiet=5)
+        for step in range(1, 5):
+            clock[0] += seconds / 4
+            progress.update(step)
+        progress.close()
+        err = capsys.readouterr().err
+        assert err.count("\n") == lines and ("work 4/4" in err) == bool(lines)
+
+
 def test_hours_are_written_as_hours(clock, capsys):
     progress = log.Progress(10_000, "work")
     for step in (1, 2):

@@ -108,6 +108,7 @@ def test_boxes_are_counted_and_read_by_the_block(tmp_path: Path) -> None:
         "format: instances",
         "boxes: 2 (1 crowds)",
         "boxes per image: min 0, mean 1.00, max 2",
+        "duplicate boxes: 0 (same image, category and place)",
         "areas: small 2, medium 0, large 0",
         "categories: 2 (cat, dog, …), ids 3 to 90",
         "  1.png (80×60): dog 1, cat 1",
@@ -130,6 +131,31 @@ def test_questions_are_counted_with_and_without_answers_or_images(tmp_path: Path
     (tmp_path / "val2014").rename(tmp_path / "elsewhere")
     report = inspect(str(path))
     assert "answers: none beside it" in report and "missing files: all 2 images; " in report
+    assert "to paste" not in report  # nothing can be trained or scored without answers
+
+
+def test_questions_far_from_their_images_get_a_block_that_asks_for_the_folder(tmp_path: Path) -> None:
+    vqa(tmp_path / "a"), (tmp_path / "a" / "val2014").rename(tmp_path / "elsewhere")
+    (entry,) = pasted_suite(inspect(str(tmp_path / "a"))).vqa
+    assert str(entry.images) == "FOLDER-OF-THE-IMAGES"
+    (entry,) = pasted_suite(inspect(str(tmp_path / "a"), tmp_path / "elsewhere")).vqa
+    assert entry.images == tmp_path / "elsewhere"
+
+
+def test_a_test_split_without_answers_is_not_what_is_scored(tmp_path: Path) -> None:
+    asked = vqa(tmp_path).rename(tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json")
+    assert vqa(tmp_path).exists() and asked.exists()
+    (entry,) = pasted_suite(inspect(str(tmp_path))).vqa
+    assert (entry.val, entry.train_split) == ("holdout", "val")
+
+
+def test_a_box_that_stands_twice_is_counted(tmp_path: Path) -> None:
+    report = inspect(str(instances(tmp_path, {}, {"id": 2}, {"id": 3, "category_id": 3})))
+    assert "duplicate boxes: 1 (same image, category and place)" in report
+
+
+def test_instances_without_any_annotation_are_boxes_all_the_same(tmp_path: Path) -> None:
+    assert "format: instances" in inspect(str(instances(tmp_path)))
 
 
 def test_a_folder_of_coco_names_its_splits_and_what_else_is_there(tmp_path: Path) -> None:
@@ -138,12 +164,15 @@ def test_a_folder_of_coco_names_its_splits_and_what_else_is_there(tmp_path: Path
         (tmp_path / "annotations").mkdir(exist_ok=True)
         path.rename(tmp_path / "annotations" / f"captions_{split}2017.json")
         (tmp_path / split / "images").rename(tmp_path / f"{split}2017")
-    instances(tmp_path, {})
+    instances(tmp_path, {}), vqa(tmp_path)
     report = inspect(str(tmp_path))
     assert "splits: train, val" in report and "images of val that train has too: 0 of 1" in report
     assert "also here, boxes: annotations/instances_val2017.json" in report
     data = pasted(report)
     assert data.val and open_samples(data.val, data, data.val_split).paths[0].name == "b.png"
+    suite = pasted_suite(report)
+    assert (suite.captioning[0].val, suite.detection[0].val, suite.vqa[0].val) == (str(tmp_path), "holdout", "holdout")
+    assert len(open_boxes(suite.detection[0].train, DataConfig(train=""))) == 2
 
 
 def test_a_folder_of_data_sets_names_them(tmp_path: Path) -> None:

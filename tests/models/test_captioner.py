@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import cmapkd
 import toy
 from cmapkd.core.errors import UsageError
+from cmapkd.models.caption_search import beam_search, greedy_search, log_probability
 from cmapkd.models.captioner import (
     END,
     IGNORED,
@@ -19,11 +21,8 @@ from cmapkd.models.captioner import (
     START,
     Captioner,
     Lexicon,
-    beam_search,
     build_lexicon,
     caption_cross_entropy,
-    greedy_search,
-    log_probability,
     teacher_forcing,
     text_decoder,
     tidy,
@@ -94,6 +93,29 @@ def test_a_word_sees_what_stands_before_it_and_nothing_behind():
     before, after = net(visual, tokens), net(visual, other)
     assert torch.allclose(before[:, :2], after[:, :2], atol=1e-6) and not torch.allclose(before[:, 2:], after[:, 2:])
     assert not torch.allclose(net(visual.flip(0), tokens), before)
+
+
+def test_a_caption_grown_word_by_word_has_the_logits_of_the_whole():
+    net, visual = model(), torch.randn(2, 4, 6)
+    tokens = torch.tensor([[START, 3, 4, 5], [START, 5, 4, 3]])
+    memory, past, found = net.memory(visual), None, []
+    for word in tokens.unbind(1):
+        logits, past = net.grow(memory, past, word)
+        found.append(logits)
+    assert torch.allclose(torch.stack(found, 1), net(visual, tokens), atol=1e-5)
+
+
+def test_a_search_reads_each_word_once():
+    """Doubling the longest caption doubles the arithmetic; reading all words anew at each step would quadruple it."""
+    counts = []
+    for longest in (17, 33):
+        net, visual = model(words=40, longest=longest), torch.randn(2, 4, 6)
+        net.token.weight.data[END] = -net.token.weight.data.sum(0)  # an end that hardly comes
+        with FlopCounterMode(display=False) as counter:
+            rows = beam_search(net, visual, 3).tokens
+        assert rows.shape[2] == longest
+        counts.append(counter.get_total_flops())
+    assert counts[1] < 2.5 * counts[0]
 
 
 def test_every_parameter_gets_a_gradient_and_captions_are_learnt():

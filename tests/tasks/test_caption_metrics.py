@@ -249,7 +249,7 @@ def test_spice_is_read_from_what_its_program_writes(monkeypatch, tmp_path):
         caption_java.spice(["a"], [["a"]])
 
 
-def test_meteor_speaks_its_programs_protocol_and_reports_its_death(monkeypatch, tmp_path):
+def test_meteor_speaks_its_programs_protocol_and_reports_its_progress_and_death(monkeypatch, tmp_path, capsys):
     (tmp_path / "meteor").mkdir()
     (tmp_path / "meteor" / "meteor-1.5.jar").touch()
     monkeypatch.setattr(caption_java, "_shipped", lambda: tmp_path)
@@ -267,6 +267,7 @@ def test_meteor_speaks_its_programs_protocol_and_reports_its_death(monkeypatch, 
     java = script(tmp_path, "java", body)
     monkeypatch.setattr(caption_java.shutil, "which", lambda name: java)
     assert caption_java.meteor(["a ||| b", "c\nd"], [["x", "y"], ["z"]]) == pytest.approx(0.15)
+    assert "METEOR 2/2" in capsys.readouterr().err
     failing = script(tmp_path, "java2", "sys.exit('no class')")
     monkeypatch.setattr(caption_java.shutil, "which", lambda name: failing)
     with pytest.raises(caption_java.NotRun, match="no class"):

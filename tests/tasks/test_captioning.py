@@ -110,9 +110,9 @@ def test_a_result_file_is_read_back_in_the_order_of_the_images(tmp_path):
     [
         ([{"image_id": 1, "caption": "a"}] * 2, "1 ids occur more than once (1); 1 ids have no caption (2)"),
         ([{"image_id": k, "caption": "a"} for k in (1, 2, 3)], "1 ids are not images of the split (3)"),
-        ([{"image_id": 1}], "list of {image_id, caption}"),
+        ([{"image_id": 1, "caption": "a"}, {"image_id": 2}], "entry 1 is not {image_id, caption}"),
         ({}, "list of {image_id, caption}"),
-        ("torn", "cannot be read as JSON"),
+        ("torn", "broken JSON at line 1, column 3"),
     ],
 )
 def test_a_wrong_result_file_is_one_line_that_says_what_is_wrong(tmp_path, rows, said):

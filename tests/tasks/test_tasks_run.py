@@ -13,6 +13,7 @@ from torch import Tensor
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.tasks.encoder import embed_images, embed_texts
 from cmapkd.tasks.run import HEADS, PROTOCOLS, TASKS, chosen_protocol, evaluate
+from cmapkd.tasks.score import Score
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -70,6 +71,21 @@ def test_retrieval_counts_every_caption_and_says_what_it_is_a_figure_of() -> Non
     for part in ("standard", "toy/test", "3 images", "5 captions", "f00dface", "toy.safetensors", "synthetic"):
         assert part in line
     assert "image_retrieval_recall@1 80.00 %" in line and "image_retrieval_medr 1," in line
+
+
+def test_embedding_that_takes_long_tells_its_progress_however_few_the_batches(monkeypatch, capsys) -> None:
+    evaluate(ColourEncoder(), FakeSamples(), "retrieval", 2, read=read)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr("cmapkd.tasks.encoder.QUIET", 0.0)
+    evaluate(ColourEncoder(), FakeSamples(), "retrieval", 2, read=read)
+    assert "embed images 3/3" in (err := capsys.readouterr().err) and "embed texts 5/5" in err
+
+
+def test_figures_of_question_types_are_in_the_json_and_only_counted_on_the_line() -> None:
+    metrics = {"accuracy": 0.5, "answer/yes/no": 0.25, "question/is it": 0.1, "question/what": 0.2}
+    score = Score("vqa", "toy", metrics, "val", 2, 0, "f00dface")
+    assert score.line().endswith(": accuracy 50.00 %, answer/yes/no 25.00 %, and 2 question types in the JSON")
+    assert score.to_json()["metrics"] == metrics
 
 
 def test_the_first_caption_protocol_is_named_and_counts_one_caption_an_image() -> None:

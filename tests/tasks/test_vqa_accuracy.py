@@ -126,7 +126,7 @@ def test_a_result_file_is_written_and_read_back_whatever_its_letters(tmp_path):
         ([{"question_id": "1", "answer": "a"}], "question_id is an integer"),
         ([{"question_id": 1, "answer": None}], "answer a string"),
         ({"question_id": 1}, "this is a dict"),
-        ("torn", "cannot be read as JSON"),
+        ("torn", "broken JSON at line 1, column 3"),
     ],
 )
 def test_a_wrong_result_file_is_one_line_that_says_what_is_wrong(tmp_path, rows, said):
@@ -144,13 +144,35 @@ def test_repeated_ids_among_the_questions_and_questions_without_answers_are_name
         va.vqa_accuracy({0: "a"}, questions([[]]))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}; set CMAPKD_SHARED_DATA")
+needs_real = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}; set CMAPKD_SHARED_DATA")
+
+
+def real_rows() -> list[dict]:
+    files = [SHARED / "vqa_v2_60k" / f"vqa_annotations_{split}.json.gz" for split in ("train", "valid", "test")]
+    return [row for file in files for row in json.loads(gzip.decompress(file.read_bytes()))["annotations"]]
+
+
+@needs_real
+def test_real_answers_are_normalised_and_scored_as_the_official_program_does():
+    """The digest and the figures were taken from GT-Vision-Lab's vqaEval.py (a013f00), read as Python 3."""
+    rows = real_rows()
+    answers = [[a["answer"] for a in row["answers"]] for row in rows]
+    normal = [va.normalise(answer) for answer in sorted({answer for ten in answers for answer in ten})]
+    digest = hashlib.sha256(json.dumps(normal).encode()).hexdigest()
+    assert len(normal) == 30_806 and digest == "70c641b9f3e83d96195360c23d163526f026860a4780ffb2ee033898d4cbbc5d"
+    set_ = questions(answers, [r["answer_type"] for r in rows], [r["question_type"] for r in rows])
+    official = ("accuracy", "answer/other", "answer/number", "answer/yes/no", "question/how many", "question/is the")
+    for predicted, figures in (
+        ([ten[0] for ten in answers], (87.560166667, 78.583, 87.029, 97.0685, 89.148342297, 96.757281553)),
+        (["Yes."] * len(rows), (12.440833333, 1.0085, 0.2105, 36.1035, 0.15521819, 33.565533981)),
+    ):
+        got = va.vqa_accuracy(dict(enumerate(predicted)), set_).metrics
+        assert [100 * got[name] for name in official] == pytest.approx(figures, abs=1e-8)
+
+
+@needs_real
 def test_sixty_thousand_real_questions_are_scored_as_the_loop_scores_them():
-    rows = []
-    for split in ("train", "valid", "test"):
-        rows += json.loads(gzip.decompress((SHARED / "vqa_v2_60k" / f"vqa_annotations_{split}.json.gz").read_bytes()))[
-            "annotations"
-        ]
+    rows = real_rows()
     answers = [[a["answer"] for a in row["answers"]] for row in rows]
     rng = random.Random(0)
     predicted = {k: rng.choice(rng.choice(answers) if rng.random() < 0.5 else answers[k]) for k in range(len(rows))}

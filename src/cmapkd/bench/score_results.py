@@ -10,6 +10,7 @@ from cmapkd.config.schema import DataConfig
 from cmapkd.config.suite import ScoredData
 from cmapkd.core import fsio
 from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.boxes import Boxes
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from cmapkd.data.readers.text import read_json
 from cmapkd.tasks.average_precision import average_precision, installed
@@ -32,8 +33,12 @@ def score_vqa(results: Path, data: ScoredData, judge: str | None) -> Score:
 
 
 def score_detection(results: Path, data: ScoredData, judge: str | None) -> Score:
-    """[{image_id, category_id, bbox, score}], any number an image, in pixels of the original images."""
-    boxes, rows = open_boxes(data.data, _settings(data), data.split), read_json(results)
+    """[{image_id, category_id, bbox, score}], any number an image, in pixels of the original images, which are not needed."""
+    boxes, rows = listed_boxes(data), read_json(results)
+    if not boxes.n_boxes:
+        raise DataError(
+            f"{data.data}: holds no box, so that nothing can be found; give the instances_*.json of the split"
+        )
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{results}: a result file is a list of {{image_id, category_id, bbox, score}}, this is not")
     try:
@@ -47,10 +52,23 @@ def score_detection(results: Path, data: ScoredData, judge: str | None) -> Score
     )  # fmt: skip
 
 
+def listed_boxes(data: ScoredData) -> Boxes:
+    """Every listed image; with the files, which the fingerprint sees, where all of them are there."""
+    listed = open_boxes(data.data, _settings(data), data.split, pictures=False)
+    try:
+        seen = open_boxes(data.data, _settings(data), data.split)
+    except DataError:
+        return listed
+    return seen if len(seen) == len(listed) else listed
+
+
 def score_captioning(results: Path, data: ScoredData, judge: str | None) -> Score:
     """[{image_id, caption}], one for every image. judge: a model for CLIPScore."""
     samples = open_samples(data.data, _settings(data), data.split)
-    captions = read_captions(results, samples.ids)
+    try:
+        captions = read_captions(results, samples.ids)
+    except DataError as error:  # an image that was dropped is why its caption is of none
+        raise DataError("; ".join((str(error), *samples.notes))) from None
     return score_captions(
         captions, samples, f"result file {results.name}", None if judge is None else open_model(judge)
     )

@@ -14,8 +14,11 @@ from cmapkd.bench.heads import train_head
 from cmapkd.config.schema import Config
 from cmapkd.config.suite import HeadData, ScoredData, SuiteConfig
 from cmapkd.core import fsio
-from cmapkd.core.errors import UsageError
+from cmapkd.core.errors import DataError, UsageError
 from cmapkd.core.log import say
+from cmapkd.data.holdout import HOLDOUT
+from cmapkd.data.readers.shards import is_pattern
+from cmapkd.data.readers.text import neighbours
 from cmapkd.tasks.encoder import Encoder
 from cmapkd.tasks.run import chosen_protocol
 
@@ -55,17 +58,19 @@ def suite(models: Sequence[str], tasks: SuiteConfig, out: Path, config: Config |
     for entry in entries:
         if isinstance(entry.data, ScoredData):
             chosen_protocol(entry.task, entry.data.protocol)
+        require_places(entry)
     subjects = [open_subject(model, config) for model in models]
     found: dict[str, dict[str, Figures]] = {subject.name: {} for subject in subjects}
     lines = []
     for place, subject in enumerate(subjects):
         home = out / f"{place}-{Path(subject.name).name.replace(':', '-')}"
-        _forget_another(home, subject)
+        _forget_another(home, subject, subjects[0])
         for entry in entries:
             facts = _kept(home / entry.key, entry) or _score(subject, entry, home / entry.key, subjects[0].encoder)
             say(facts["said"])
             found[subject.name][entry.key] = facts["metrics"]
-            lines.append({"model": subject.name, "entry": entry.key, **facts})
+            judge = {"judge": subjects[0].name} if entry.task == "captioning" else {}
+            lines.append({"model": subject.name, "entry": entry.key, **judge, **facts})
     fsio.write_bytes(out / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     sources = [f"- {key}: {said}" for key, said in sources_of(lines).items()]
     text = "\n".join([*to_markdown(found, entries), *sources, ""])
@@ -82,6 +87,15 @@ def entries_of(tasks: SuiteConfig) -> Iterator[Entry]:
     """All entries in the order of the table."""
     for task in TABLE:
         yield from (Entry(task, data) for data in getattr(tasks, task))
+
+
+def require_places(entry: Entry) -> None:
+    """Raise DataError, before anything is scored, for data that is not there."""
+    places = [entry.data.data] if isinstance(entry.data, ScoredData) else [entry.data.train, entry.data.val]
+    for place in (place for place in places if place != HOLDOUT and not place.startswith("scenes:")):
+        path = Path(place).expanduser()
+        if not path.exists() and not is_pattern(place):
+            raise DataError(f"suite {entry.key}: {path}: no such file or folder; check the path{neighbours(path)}")
 
 
 def table(found: dict[str, dict[str, Figures]], entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
@@ -116,17 +130,19 @@ def sources_of(lines: Sequence[dict]) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in lines:
         said = line["said"].rpartition(": ")[0].replace(f" · checkpoint {line['model']}", "")
-        found.setdefault(line["entry"], said)
+        found.setdefault(line["entry"], said + (f" · CLIPScore by {line['judge']}" if "judge" in line else ""))
     return found
 
 
-def _forget_another(home: Path, subject: Subject) -> None:
-    """Drop the scores that another model left here, such as an earlier training of the same run."""
-    facts, path = {"model": subject.name, "weights": subject.weights}, home / "model.json"
-    if path.is_file() and json.loads(path.read_text()) == facts:
+def _forget_another(home: Path, subject: Subject, judge: Subject) -> None:
+    """Drop the scores that another model left here, such as an earlier training of the same run, or another judge."""
+    path, facts = home / "model.json", {"model": subject.name, "weights": subject.weights, "judge": judge.weights}
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    if known == facts:
         return
     home.mkdir(parents=True, exist_ok=True)
-    for old in home.glob("*/scores.json"):
+    same = {**known, "judge": judge.weights} == facts
+    for old in home.glob("captioning*/scores.json" if same else "*/scores.json"):
         old.unlink()
     fsio.write_json(path, facts)
 

@@ -32,11 +32,13 @@ class Progress:
     """`label 120/400  12.3/s  ETA 00:23  note`: one rewritten line on a terminal, a line every 10 s elsewhere.
 
     The rate counts from the first update, so that a resumed run does not claim the steps of the run before it.
+    quiet: seconds before which nothing is said, for work that is mostly short.
     """
 
-    def __init__(self, total: int, label: str) -> None:
+    def __init__(self, total: int, label: str, quiet: float = 0.0) -> None:
         self.total, self.label = total, label
         self.started = self.shown = time.monotonic()
+        self.loud, self.said = self.started + quiet, False
         self.first: int | None = None
         self.terminal = sys.stderr.isatty()
 
@@ -45,9 +47,10 @@ class Progress:
         if self.first is None:
             self.first = done - 1 if done == 1 else done
             self.started = self.started if done == 1 else now
-        if now - self.shown < (TERMINAL_EVERY if self.terminal else PLAIN_EVERY) and done < self.total:
+        soon = now - self.shown < (TERMINAL_EVERY if self.terminal else PLAIN_EVERY) and done < self.total
+        if soon or now < self.loud:
             return
-        self.shown = now
+        self.shown, self.said = now, True
         seconds, steps = now - self.started, done - self.first
         pace = (
             f"{steps / seconds:.1f}/s  ETA {_clock((self.total - done) * seconds / steps)}"
@@ -61,7 +64,7 @@ class Progress:
             say(line)
 
     def close(self) -> None:
-        if self.terminal:
+        if self.terminal and self.said:
             print(file=sys.stderr, flush=True)
 
 

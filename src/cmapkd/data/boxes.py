@@ -19,7 +19,7 @@ class Boxes:
     """One entry an image in every tuple; an image without objects has empty arrays.
 
     boxes: float64 [k, 4] left, top, width, height in the pixels of the original image, whose (width, height) is in
-    sizes; the files may have been resized since. category_ids, iscrowd: int64 [k]; area: float64 [k]. categories:
+    sizes; the files may have been resized since. paths is empty when they were read without their images. category_ids, iscrowd: int64 [k]; area: float64 [k]. categories:
     names by id, which need not be dense.
     """
 
@@ -45,9 +45,10 @@ class Boxes:
         """SHA-256 over image ids, file sizes, boxes and categories."""
         digest = hashlib.sha256()
         digest.update(repr(sorted(self.categories.items())).encode("utf-8", "surrogatepass"))
-        rows = zip(self.image_ids, self.paths, self.boxes, self.category_ids, self.iscrowd, strict=True)
-        for key, path, boxes, labels, crowds in rows:
-            digest.update(f"{key}\x1f{stored_length(path)}\x1f{len(boxes)}\x1e".encode())
+        lengths = [stored_length(path) for path in self.paths] or [-1] * len(self)
+        rows = zip(self.image_ids, lengths, self.boxes, self.category_ids, self.iscrowd, strict=True)
+        for key, length, boxes, labels, crowds in rows:
+            digest.update(f"{key}\x1f{length}\x1f{len(boxes)}\x1e".encode())
             for column in (boxes, labels, crowds):
                 digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
@@ -59,7 +60,8 @@ class Boxes:
     def subset(self, indices: np.ndarray) -> Boxes:
         pick = [int(i) for i in indices]
         columns = ("image_ids", "paths", "sizes", "boxes", "category_ids", "iscrowd", "area")
-        return replace(self, **{column: tuple(getattr(self, column)[i] for i in pick) for column in columns})
+        kept = [column for column in columns if column != "paths" or self.paths]
+        return replace(self, **{column: tuple(getattr(self, column)[i] for i in pick) for column in kept})
 
 
 def scaled(boxes: np.ndarray, was: tuple[int, int], now: tuple[int, int]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
@@ -15,9 +16,11 @@ from cmapkd.data.readers.sniff import first_line, sniff
 from cmapkd.data.readers.split_files import split_files
 from cmapkd.data.readers.table import columns, guess_keys, guess_separator
 from cmapkd.data.readers.text import read_json, read_text
+from cmapkd.data.readers.vqa import annotations_path
 from cmapkd.data.samples import Samples
 
 SHOWN = 3
+UNKNOWN = "FOLDER-OF-THE-IMAGES"  # in a block to paste, where none was found
 
 
 def inspect(path: str, images: Path | None = None) -> str:
@@ -33,9 +36,17 @@ def inspect(path: str, images: Path | None = None) -> str:
         shown = (f"{name} ({count})" if count else name for name, count in found.splits.items())
         lines.append("splits: " + ", ".join(shown) + ("; train = train + restval" if "restval" in found.splits else ""))
         lines.append(f"below: split {found.first}")
-    if found.kind in OTHERS:
-        place = split_files(found.path, found.kind)[found.first or ""] if found.path.is_dir() else found.path
-        lines += (question_facts if found.kind == "vqa" else box_facts)(place, images)
+    place = (
+        split_files(found.path, found.kind)[found.first or ""]
+        if found.kind in OTHERS and found.path.is_dir()
+        else found.path
+    )
+    if found.kind == "vqa":
+        facts, placed = question_facts(place, images)
+        lines += facts
+        found = found if placed else replace(found, images=Path(UNKNOWN))
+    elif found.kind == "instances":
+        lines += box_facts(place, images)
     else:
         lines += _samples(found)
     return "\n".join([*lines, *also(found), *blocks(found)])
@@ -46,7 +57,17 @@ def look(path: str, images: Path | None = None) -> Found:
     if path.startswith("scenes:"):
         return Found("scenes", Path(path))
     kind, found = sniff(Path(path).expanduser())
-    return Found(kind, found, _keys(kind, found), splits_of(kind, found), images)
+    beside = (_plain(other, found, images) for other in OTHERS if kind == "coco" and found.is_dir())
+    others = tuple(other for other in beside if other.splits)
+    return replace(_plain(kind, found, images), extra=_keys(kind, found), beside=others)
+
+
+def _plain(kind: str, path: Path, images: Path | None) -> Found:
+    found = Found(kind, path, {}, splits_of(kind, path), images)
+    if kind != "vqa":
+        return found
+    files = split_files(path, kind) if path.is_dir() else {"": path}
+    return replace(found, bare=frozenset(name for name, file in files.items() if not annotations_path(file).is_file()))
 
 
 def _keys(kind: str, path: Path) -> dict[str, str]:

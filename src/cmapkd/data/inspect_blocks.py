@@ -14,7 +14,8 @@ ENTRIES = {"vqa": ("vqa",), "instances": ("detection",), "folder": ("zeroshot",)
 class Found:
     """What lies at a path. extra: config keys that differ from their defaults; splits: names, with counts if known.
 
-    images: the folder of the images that was given, None where they are found by themselves.
+    images: the folder of the images that was given, None where they are found by themselves. bare: splits of questions
+    without answers ("" for a file of no split), which cannot be scored. beside: other kinds in the same folder.
     """
 
     kind: str
@@ -22,22 +23,26 @@ class Found:
     extra: dict[str, str] = field(default_factory=dict)
     splits: dict[str, int] = field(default_factory=dict)
     images: Path | None = None
+    bare: frozenset[str] = frozenset()
+    beside: tuple[Found, ...] = ()
 
     @property
     def first(self) -> str | None:
-        """The split to look at and train on."""
-        return next((name for name in ("train", *self.splits) if name in self.splits), None)
+        """The split to look at and train on; one without answers only where there is no other."""
+        names = [name for name in ("train", *self.splits) if name in self.splits]
+        return min(names, key=lambda name: name in self.bare, default=None)
 
     @property
     def held(self) -> str | None:
-        return next((name for name in HELD_OUT if name in self.splits and name != self.first), None)
+        known = [name for name in HELD_OUT if name in self.splits and name not in self.bare]
+        return next((name for name in known if name != self.first), None)
 
 
 def blocks(found: Found) -> Iterable[str]:
     """Lines of both, each behind an empty line and a heading; questions and boxes are not to distil on."""
     if found.kind not in ("vqa", "instances"):
         yield from ("", "to paste into a config:", *config_block(found))
-    if entries := list(suite_block(found)):
+    if entries := [line for each in (found, *found.beside) for line in suite_block(each)]:
         yield from ("", "to paste into a suite (cmapkd suite FILE MODEL …):", *entries)
 
 
@@ -60,18 +65,21 @@ def config_block(found: Found) -> Iterable[str]:
 
 def suite_block(found: Found) -> Iterable[str]:
     """An entry for each task that the data can be scored on."""
-    place = quoted(str(found.path))
+    place, several = quoted(str(found.path)), len(found.splits) > 1
+    if (found.first or "") in found.bare:
+        return
     for task in ENTRIES.get(found.kind, ("retrieval", "captioning") if not found.extra else ()):
         yield f"{task}:"
         if task in ("retrieval", "zeroshot"):
             yield f"  data: {place}"
             yield from _images(found)
-            yield from [f"  split: {found.held}"] if found.held else []
+            yield from [f"  split: {found.held or found.first}"] if found.held or several else []
             continue
         yield f"  train: {place}"
         yield f"  val: {place if found.held else 'holdout'}"
         yield from _images(found)
-        yield from [f"  train_split: {found.first}", f"  val_split: {found.held}"] if found.held else []
+        yield from [f"  train_split: {found.first}"] if found.held or several else []
+        yield from [f"  val_split: {found.held}"] if found.held else []
 
 
 def _images(found: Found) -> list[str]:

@@ -23,15 +23,15 @@ MISSING = re.compile(r"^(\d+) (?:names without a file|questions whose image has 
 SMALL, MEDIUM = 32**2, 96**2  # COCO's bounds of area
 
 
-def question_facts(path: Path, images: Path | None = None) -> Iterable[str]:
-    """Counts, kinds and first questions of a VQA file; without answers or images where these are not there."""
+def question_facts(path: Path, images: Path | None = None) -> tuple[Iterable[str], bool]:
+    """(counts, kinds and first questions of a VQA file, with answers and images where these are; whether images are)."""
     data = DataConfig(train=str(path), images=images)
     answered = annotations_path(path).is_file()
     try:
         found, lacking = open_questions(str(path), data, answered=answered), ""
     except DataError as error:
         found, lacking = open_questions(str(path), data, answered=answered, pictures=False), str(error)
-    return _questions(found, lacking)
+    return _questions(found, lacking), not lacking
 
 
 def box_facts(path: Path, images: Path | None = None) -> Iterable[str]:
@@ -64,6 +64,7 @@ def _boxes(found: Boxes) -> Iterable[str]:
     yield f"images: {len(found)}"
     yield f"boxes: {sum(counts)} ({sum(int(crowd.sum()) for crowd in found.iscrowd)} crowds)"
     yield f"boxes per image: {spread(counts)}"
+    yield f"duplicate boxes: {sum(map(_repeated, found.boxes, found.category_ids))} (same image, category and place)"
     sizes = ((area < SMALL).sum(), ((area >= SMALL) & (area < MEDIUM)).sum(), (area >= MEDIUM).sum())
     yield "areas: " + ", ".join(f"{name} {n}" for name, n in zip(("small", "medium", "large"), sizes, strict=True))
     names = list(found.categories.values())
@@ -75,6 +76,11 @@ def _boxes(found: Boxes) -> Iterable[str]:
     yield "samples:"
     for path, (width, height), keys in list(zip(found.paths, found.sizes, found.category_ids, strict=True))[:SHOWN]:
         yield f"  {path.name} ({width}×{height}): {shares([found.categories[int(key)] for key in keys]) or 'no box'}"
+
+
+def _repeated(boxes: np.ndarray, categories: np.ndarray) -> int:
+    """How many of an image's boxes [k, 4] repeat one of the same category."""
+    return len(boxes) - len(np.unique(np.column_stack([boxes, categories]), axis=0))
 
 
 def repeated_images(pictures: Sequence[Picture]) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""Captioner: a small transformer decoder on a tower's visual tokens, with greedy and beam search.
+"""Captioner: a small transformer decoder on a tower's visual tokens.
 
 Words of its own come from the student's tokenizer; only those tokens that training captions hold have an output, so
 that a large vocabulary does not make a small decoder large. Index 0 is padding, 1 the start, 2 the end; padding is known by its
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cmapkd.core.errors import UsageError
@@ -23,6 +23,7 @@ from cmapkd.models.tokenizer import PROBE, Tokenizer
 PAD, START, END = 0, 1, 2
 SPECIAL = 3
 IGNORED = -100
+Kept = tuple[Tensor, Tensor]  # keys and values [B, heads, N, D/heads]
 FEED = 4  # the inner width of a feed-forward layer, in widths
 CLITIC = re.compile(r" ('(?:s|t|re|ve|m|ll|d))\b", re.IGNORECASE)
 CLOSING = re.compile(r"\s+([.,!?;:])")
@@ -108,16 +109,27 @@ class Captioner(nn.Module):
         """Logits of the token after each of `tokens`."""
         return self.decode(self.memory(visual), tokens)
 
-    def memory(self, visual: Float[Tensor, "b n d"]) -> list[tuple[Tensor, Tensor]]:
+    def memory(self, visual: Float[Tensor, "b n d"]) -> list[Kept]:
         """Keys and values of the image for every block, which do not change while a caption grows."""
         entered = self.enter(F.layer_norm(visual, visual.shape[-1:]))
         return [block.read(entered) for block in self.blocks]  # type: ignore[operator, union-attr]
 
-    def decode(self, memory: list[tuple[Tensor, Tensor]], tokens: Int[Tensor, "b l"]) -> Float[Tensor, "b l v"]:
+    def decode(self, memory: list[Kept], tokens: Int[Tensor, "b l"]) -> Float[Tensor, "b l v"]:
         x = self.dropout(self.token(tokens) + self.position[: tokens.shape[1]])
         for block, seen in zip(self.blocks, memory, strict=True):
             x = block(x, seen)
         return F.linear(self.leave(x), self.token.weight)
+
+    def grow(
+        self, memory: list[Kept], past: list[Kept] | None, token: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b v"], list[Kept]]:
+        """(logits of what follows `token`, the past with it): a search reads each word once. past: None at START."""
+        at = past[0][0].shape[2] if past else 0
+        x, kept = self.dropout(self.token(token)[:, None] + self.position[at]), []
+        for block, seen, before in zip(self.blocks, memory, past or [None] * len(memory), strict=True):
+            x, own = block.grow(x, seen, before)  # type: ignore[operator, union-attr]
+            kept.append(own)
+        return F.linear(self.leave(x[:, 0]), self.token.weight), kept
 
 
 class Block(nn.Module):
@@ -132,17 +144,25 @@ class Block(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, FEED * width), nn.GELU(), nn.Linear(FEED * width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def read(self, image: Float[Tensor, "b n d"]) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, heads, N, D/heads] of the image's tokens."""
+    def read(self, image: Float[Tensor, "b n d"]) -> Kept:
+        """Keys and values of the image's tokens."""
         k, v = (self._split(x) for x in self.answer(self.norms[3](image)).chunk(2, dim=-1))
         return k, v
 
-    def forward(self, x: Float[Tensor, "b l d"], seen: tuple[Tensor, Tensor]) -> Float[Tensor, "b l d"]:
+    def forward(self, x: Float[Tensor, "b l d"], seen: Kept) -> Float[Tensor, "b l d"]:
+        return self.grow(x, seen)[0]
+
+    def grow(
+        self, x: Float[Tensor, "b l d"], seen: Kept, past: Kept | None = None
+    ) -> tuple[Float[Tensor, "b l d"], Kept]:
+        """(output, keys and values up to here) of all words, or of a single one that follows `past`."""
         q, k, v = (self._split(part) for part in self.own(self.norms[0](x)).chunk(3, dim=-1))
-        x = x + self.dropout(self.out(self._attend(q, k, v, causal=True)))
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        x = x + self.dropout(self.out(self._attend(q, k, v, causal=past is None)))
         q = self._split(self.ask(self.norms[1](x)))
         x = x + self.dropout(self.seen_out(self._attend(q, *seen, causal=False)))
-        return x + self.dropout(self.feed(self.norms[2](x)))
+        return x + self.dropout(self.feed(self.norms[2](x))), (k, v)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
         rate = self.rate if self.training else 0.0
@@ -150,82 +170,6 @@ class Block(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-
-@dataclass(frozen=True)
-class Hypotheses:
-    """The k best captions of each image, best first. tokens: int64 [B, k, L] from START on, PAD behind END.
-
-    log_probability: [B, k], summed over all tokens behind START; score: [B, k], that over length^penalty.
-    """
-
-    tokens: Tensor
-    log_probability: Tensor
-    score: Tensor
-
-
-@torch.no_grad()
-def beam_search(model: Captioner, visual: Float[Tensor, "b n d"], beams: int = 3, penalty: float = 0.7) -> Hypotheses:
-    """Keep the `beams` likeliest beginnings or whole captions at every step; rank the last ones by their score.
-
-    score = log p / length^penalty, the length without START (Wu et al. 2016, arXiv:1609.08144, without their shift by
-    five). A caption that is still open at the longest length ends there. One beam is the greedy search.
-    """
-    if beams < 1:
-        raise UsageError(f"beams is {beams}; a search needs at least one")
-    batch, device = len(visual), visual.device
-    memory = [tuple(x.repeat_interleave(beams, 0) for x in seen) for seen in model.memory(visual)]
-    tokens = torch.full((batch, beams, 1), START, device=device)
-    total = torch.full((batch, beams), float("-inf"), device=device)
-    total[:, 0] = 0.0  # all beams are alike at the start: only one may grow
-    done = torch.zeros(batch, beams, dtype=torch.bool, device=device)
-    while tokens.shape[2] < model.longest and not bool(done.all()):
-        logits = model.decode(memory, tokens.flatten(0, 1))[:, -1]  # type: ignore[arg-type]
-        grown = total[..., None] + next_log_probabilities(logits, done.flatten()).unflatten(0, (batch, beams))
-        total, picked = grown.flatten(1).topk(beams, dim=1)
-        parent, token = picked // grown.shape[2], picked % grown.shape[2]
-        tokens = torch.cat([tokens.gather(1, parent[..., None].expand_as(tokens)), token[..., None]], dim=2)
-        done = done.gather(1, parent) | (token == END)
-    length = (tokens[:, :, 1:] != PAD).sum(2).clamp_min(1)
-    score = total / length**penalty
-    order = score.argsort(dim=1, descending=True, stable=True)
-    ranked = tokens.gather(1, order[..., None].expand_as(tokens))
-    return Hypotheses(ranked, total.gather(1, order), score.gather(1, order))
-
-
-def next_log_probabilities(logits: Float[Tensor, "b v"], done: Bool[Tensor, " b"]) -> Float[Tensor, "b v"]:
-    """log p over words and END; a finished caption is followed by PAD with certainty, an open one never by PAD or START.
-
-    The model is not asked to renormalise over what is allowed, so that sums agree with teacher forcing.
-    """
-    out = logits.float().log_softmax(-1)
-    out[:, [PAD, START]] = float("-inf")
-    out[done] = float("-inf")
-    out[done, PAD] = 0.0
-    return out
-
-
-@torch.no_grad()
-def greedy_search(model: Captioner, visual: Float[Tensor, "b n d"]) -> Int[Tensor, "b l"]:
-    """The likeliest token at every step, from START on, PAD behind END."""
-    memory = model.memory(visual)
-    tokens = torch.full((len(visual), 1), START, device=visual.device)
-    done = torch.zeros(len(visual), dtype=torch.bool, device=visual.device)
-    while tokens.shape[1] < model.longest and not bool(done.all()):
-        best = next_log_probabilities(model.decode(memory, tokens)[:, -1], done).argmax(1)
-        tokens = torch.cat([tokens, best[:, None]], dim=1)
-        done = done | (best == END)
-    return tokens
-
-
-@torch.no_grad()
-def log_probability(
-    model: Captioner, visual: Float[Tensor, "b n d"], tokens: Int[Tensor, "b l"]
-) -> Float[Tensor, " b"]:
-    """Σ log p of the tokens behind START by teacher forcing, padding left out."""
-    inputs, labels = teacher_forcing(tokens)
-    each = model(visual, inputs).float().log_softmax(-1).gather(2, labels.clamp_min(0)[..., None])[..., 0]
-    return each.masked_fill(labels == IGNORED, 0.0).sum(1)
 
 
 def text_decoder(tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:

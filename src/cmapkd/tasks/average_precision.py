@@ -100,11 +100,14 @@ def check_results(truth: Mapping[str, Any], results: Sequence[Result]) -> np.nda
                 f"category_id {result['category_id']!r} is not among the {len(categories)} categories of the truth; "
                 "COCO's ids are sparse, so write the ids of the file and no positions",
             )
-    try:
-        boxes = np.array([result["bbox"] for result in results], dtype=np.float64).reshape(len(results), 4)
-        scores = np.array([result["score"] for result in results], dtype=np.float64).reshape(len(results))
-    except (TypeError, ValueError):
-        raise DataError("results: a bbox is four numbers (left, top, width, height) and a score is one") from None
+        if not _numbers(result):
+            raise _bad(
+                place,
+                f"bbox {result['bbox']!r:.60}, score {result['score']!r:.40}: "
+                "a bbox is four numbers (left, top, width, height) and a score is one",
+            )
+    boxes = np.array([result["bbox"] for result in results], dtype=np.float64).reshape(len(results), 4)
+    scores = np.array([result["score"] for result in results], dtype=np.float64)
     for wrong, rule in (
         (~np.isfinite(boxes).all(1), "its bbox is not finite"),
         (~np.isfinite(scores), "its score is not finite"),
@@ -114,6 +117,12 @@ def check_results(truth: Mapping[str, Any], results: Sequence[Result]) -> np.nda
             place = int(wrong.argmax())
             raise _bad(place, f"{rule}: bbox {results[place]['bbox']}, score {results[place]['score']}")
     return boxes
+
+
+def _numbers(result: Result) -> bool:
+    box, numbers = result["bbox"], int | float | np.number
+    four = isinstance(box, Sequence | np.ndarray) and len(box) == 4 and all(isinstance(v, numbers) for v in box)
+    return four and isinstance(result["score"], numbers)
 
 
 def installed() -> str:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cmapkd.core.log import Progress, say
+
 SPICE_HOME = "CMAPKD_SPICE_HOME"
 CORENLP = "stanford-corenlp-3.6.0"
 TIMEOUT = 3600  # seconds, of a whole SPICE run
@@ -47,10 +49,12 @@ def meteor(candidates: Texts, references: Sequence[Texts]) -> float:
         except OSError as error:
             raise NotRun(f"java cannot be started ({error})") from None
         try:
-            statistics = [
-                _ask(process, " ||| ".join(("SCORE", *map(one_line, truths), one_line(candidate))))
-                for candidate, truths in zip(candidates, references, strict=True)
-            ]
+            statistics, progress = [], Progress(len(candidates), "METEOR")
+            for place, (candidate, truths) in enumerate(zip(candidates, references, strict=True), 1):
+                statistics.append(_ask(process, " ||| ".join(("SCORE", *map(one_line, truths), one_line(candidate)))))
+                if place > 1:  # the first waits for Java to start and says nothing of the rate
+                    progress.update(place)
+            progress.close()
             _tell(process, " ||| ".join(("EVAL", *statistics)))
             for _ in candidates:
                 _hear(process)
@@ -82,6 +86,7 @@ def spice(candidates: Texts, references: Sequence[Texts]) -> float:
             for i, (candidate, truths) in enumerate(zip(candidates, references, strict=True))
         ]
         asked.write_text(json.dumps(rows))
+        say(f"SPICE: {len(rows)} captions, without progress until it ends")
         command = [java, "-Xmx8G", "-jar", str(home / "spice-1.0.jar"), str(asked), "-out", str(told), "-silent"]
         try:
             done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=TIMEOUT)

@@ -19,11 +19,12 @@ from cmapkd.core import fsio
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.core.log import Progress
 from cmapkd.data.loader import read_images
+from cmapkd.data.readers.text import read_json
 from cmapkd.data.samples import Samples
+from cmapkd.models.caption_search import beam_search
 from cmapkd.models.captioner import (
     Captioner,
     Lexicon,
-    beam_search,
     build_lexicon,
     caption_cross_entropy,
     first_end,
@@ -208,15 +209,14 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
 
 def read_results(path: Path, ids: Sequence[str]) -> list[str]:
     """Captions, in the order of `ids`, of a result file that has exactly one for each. Raises DataError in one line."""
-    try:
-        rows = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and isinstance(row.get("image_id"), int | str) and isinstance(row.get("caption"), str)
-        for row in rows
-    ):
-        raise DataError(f"{path}: a result file is a list of {{image_id, caption}}, a number and a text; this is not")
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: a result file is a list of {{image_id, caption}}, this is a {type(rows).__name__}")
+    for place, row in enumerate(rows):
+        if not (
+            isinstance(row, dict) and isinstance(row.get("image_id"), int | str) and isinstance(row.get("caption"), str)
+        ):
+            raise DataError(f"{path}: entry {place} is not {{image_id, caption}}, an id and a text: {str(row)[:80]}")
     wanted, counts = image_ids(ids), Counter(row["image_id"] for row in rows)
     known = set(wanted)
     problems = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cmapkd.core.log import Progress
 
-MANY = 32  # batches
+QUIET = 5.0  # seconds that embedding may take in silence
 
 
 class Encoder(Protocol):
@@ -39,16 +39,12 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int) -> Tensor:
 
 
 def _embedded(embed: Callable[[range], Tensor], n: int, batch: int, label: str) -> Tensor:
-    """Rows of all batches; with progress where there are many, so that a validation during training says nothing."""
-    cuts = spans(n, batch)
-    progress = Progress(n, label) if len(cuts) > MANY else None
-    chunks = []
-    for span in cuts:
+    """Rows of all batches; with progress where it takes long, so that a short validation during training says nothing."""
+    progress, chunks = Progress(n, label, quiet=QUIET), []
+    for span in spans(n, batch):
         chunks.append(embed(span).float().cpu())
-        if progress is not None:
-            progress.update(span.stop)
-    if progress is not None:
-        progress.close()
+        progress.update(span.stop)
+    progress.close()
     return torch.cat(chunks) if chunks else torch.empty(0, 0)
 
 

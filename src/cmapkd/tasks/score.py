@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+BY_TYPE = "question/"
 EXTREMES = 5  # classes that are named at either end
 
 
@@ -47,9 +48,12 @@ class Score:
         return " · ".join([*parts, *self.notes])
 
     def line(self) -> str:
-        """The figures with their provenance on one line."""
-        figures = ", ".join(f"{name} {format_metric(name, value)}" for name, value in self.metrics.items())
-        return f"{self.provenance()}: {figures}"
+        """The figures with their provenance on one line; those of the question types, 65 in VQA v2, are counted only."""
+        shown = {name: value for name, value in self.metrics.items() if not name.startswith(BY_TYPE)}
+        figures = [f"{name} {format_metric(name, value)}" for name, value in shown.items()]
+        if hidden := len(self.metrics) - len(shown):
+            figures.append(f"and {hidden} question types in the JSON")
+        return f"{self.provenance()}: {', '.join(figures)}"
 
     def extremes(self) -> list[str]:
         """Two lines, the worst and the best classes; none where the task has no classes."""

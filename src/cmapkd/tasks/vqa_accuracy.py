@@ -18,6 +18,7 @@ from typing import Any
 from cmapkd.core import fsio
 from cmapkd.core.errors import DataError
 from cmapkd.data.questions import Questions
+from cmapkd.data.readers.text import read_json
 
 Result = dict[str, Any]
 
@@ -139,10 +140,7 @@ def write_results(path: Path, predicted: Mapping[int, str]) -> None:
 
 def read_results(path: Path, ids: Iterable[int]) -> dict[int, str]:
     """Answers by question id of a result file that has to answer exactly `ids`. Raises DataError in one line."""
-    try:
-        rows = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error})") from None
+    rows = read_json(path)
     if not isinstance(rows, list):
         raise DataError(f"{path}: a result file is a list of {{question_id, answer}}, this is a {type(rows).__name__}")
     found: dict[int, str] = {}

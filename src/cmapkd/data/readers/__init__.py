@@ -67,11 +67,14 @@ def open_questions(
     return read_vqa(questions_path(path) or path, data, split, answered, pictures)
 
 
-def open_boxes(location: str, data: DataConfig, split: str | None = None) -> Boxes:
-    """Boxes of a COCO instances file or folder or `scenes:N`. Raises DataError or UsageError in one line."""
+def open_boxes(location: str, data: DataConfig, split: str | None = None, pictures: bool = True) -> Boxes:
+    """Boxes of a COCO instances file or folder or `scenes:N`; `pictures` wants their images.
+
+    Raises DataError or UsageError in one line.
+    """
     if location.startswith("scenes:"):
         return read_scene_boxes(location, data, split)
-    return read_instances(_annotation_file(location, "instances", split), data, split)
+    return read_instances(_annotation_file(location, "instances", split), data, split, pictures)
 
 
 def _annotation_file(location: str, kind: str, split: str | None) -> Path:

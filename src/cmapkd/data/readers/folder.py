@@ -61,7 +61,7 @@ def _split_folder(path: Path, split: str | None) -> Path:
         return path
     if split is None:
         raise UsageError(
-            f"{path}: holds {', '.join(splits)}; give one of these folders, or data.train_split / data.val_split"
+            f"{path}: holds {', '.join(splits)}; give one of these folders, or a split (--split; data.train_split, data.val_split)"
         )
     if split not in splits:
         raise UsageError(f"{path}: has no split '{split}'; it holds {', '.join(splits)}")

@@ -44,7 +44,7 @@ def locate(captions: Path, images: Path | None, names: Sequence[str]) -> list[Pa
             else f"{captions.parent} and its parent (and images/, Images/, train2017/ … in them)"
         )
         raise DataError(
-            f"{captions}: none of its images, such as {names[0]!r}, is in {tried}; set data.images to their folder"
+            f"{captions}: none of its images, such as {names[0]!r}, is in {tried}; set data.images (--images) to their folder"
         )
     places.sort(key=lambda place: -place[0])
     return [_first(places, name) for name in names]

@@ -29,8 +29,11 @@ class Row(NamedTuple):
     box: tuple[float, float, float, float]
 
 
-def read_instances(path: Path, data: DataConfig, split: str | None = None) -> Boxes:
-    """Every listed image that has a file, with its boxes. Raises DataError for boxes or ids that cannot be."""
+def read_instances(path: Path, data: DataConfig, split: str | None = None, pictures: bool = True) -> Boxes:
+    """Every listed image that has a file, with its boxes; without `pictures` every listed image, and no file is looked for.
+
+    Raises DataError for boxes or ids that cannot be.
+    """
     content = read_json(path)
     annotations = listing(content, "annotations", path)
     if annotations and "bbox" not in annotations[0]:
@@ -50,27 +53,33 @@ def read_instances(path: Path, data: DataConfig, split: str | None = None) -> Bo
             f"{path}: none of its {orphans} boxes is of a listed image (first image_id {checked[0].image}, "
             f"first image id {next(iter(images), None)}); the two must be the same ids"
         )
-    names = [str(field(image, "file_name", f"{path}: images")) for image in images.values()]
-    places = dict(zip(images, locate(path, data.images, names), strict=True))
-    missing = {key: name for key, name in zip(images, names, strict=True) if not is_file(places[key])}
-    kept = [key for key in images if key not in missing]
+    notes = [f"{orphans} boxes of images that are not listed dropped"] if orphans else []
+    places, lost = _places(images, path, data) if pictures else ({}, [])
+    kept = [key for key in images if key in places or not pictures]
     if not kept:
         raise DataError(f"{path}: none of its {len(images)} images has a file; check data.images")
-    notes = [f"{orphans} boxes of images that are not listed dropped"] if orphans else []
-    if missing:
-        notes.append(f"{len(missing)} names without a file dropped (first: {next(iter(missing.values()))!r})")
+    notes += lost
     if bare := sum(not rows[key] for key in kept):
         notes.append(f"{bare} images without a box kept: what is found in them counts as wrong")
-    sizes = [_size(images[key], places[key], path) for key in kept]
-    notes += _resized([places[key] for key in kept], sizes)
+    sizes = [_size(images[key], places.get(key), path) for key in kept]
+    notes += _resized(list(places.values()), sizes)
     return Boxes(
-        path.name, tuple(kept), tuple(places[key] for key in kept), tuple(sizes),
+        path.name, tuple(kept), tuple(places.values()), tuple(sizes),
         tuple(np.array([row.box for row in rows[key]], np.float64).reshape(-1, 4) for key in kept),
         tuple(np.array([row.category for row in rows[key]], np.int64) for key in kept),
         tuple(np.array([row.crowd for row in rows[key]], np.int64) for key in kept),
         tuple(np.array([row.area for row in rows[key]], np.float64) for key in kept),
         categories, tuple(notes),
     )  # fmt: skip
+
+
+def _places(images: dict[int, dict[str, Any]], path: Path, data: DataConfig) -> tuple[dict[int, Path], list[str]]:
+    """File by image id, of those that have one, and a note on the others."""
+    names = {key: str(field(image, "file_name", f"{path}: images")) for key, image in images.items()}
+    located = zip(names, locate(path, data.images, list(names.values())), strict=True)
+    places = {key: place for key, place in located if is_file(place)}
+    missing = [name for key, name in names.items() if key not in places]
+    return places, [f"{len(missing)} names without a file dropped (first: {missing[0]!r})"] if missing else []
 
 
 def _categories(content: Any, path: Path) -> dict[int, str]:
@@ -102,10 +111,12 @@ def _four(box: Any) -> bool:
     return isinstance(box, list) and len(box) == 4 and all(is_number(v) for v in box)
 
 
-def _size(image: dict[str, Any], place: Path, path: Path) -> tuple[int, int]:
-    """The original's (width, height), which boxes are in; the file's own where the JSON does not say."""
+def _size(image: dict[str, Any], place: Path | None, path: Path) -> tuple[int, int]:
+    """The original's (width, height), which boxes are in; the file's own where the JSON does not say, (0, 0) without."""
     if image.get("width") and image.get("height"):
         return whole(image, "width", f"{path}: images"), whole(image, "height", f"{path}: images")
+    if place is None:
+        return 0, 0
     try:
         return file_size(place)
     except Unreadable as error:

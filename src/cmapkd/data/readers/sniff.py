@@ -116,6 +116,7 @@ def _sniff_json(content: Any, path: Path) -> tuple[str, Path]:
         if "annotations" in content:
             rows = content["annotations"] if isinstance(content["annotations"], list) else []
             boxes = bool(rows) and isinstance(rows[0], dict) and "bbox" in rows[0] and "caption" not in rows[0]
+            boxes |= not rows and "categories" in content
             return ("instances" if boxes else "coco"), path
     if isinstance(content, dict) and "questions" in content:
         return "vqa", path

@@ -46,7 +46,9 @@ def choose(folder: Path, kind: str, split: str | None) -> Path:
         return files[wanted]
     held = ", ".join(f"{name} ({file.name})" for name, file in files.items())
     if split is None:
-        raise UsageError(f"{folder}: holds {held}; give one of these files, or data.train_split / data.val_split")
+        raise UsageError(
+            f"{folder}: holds {held}; give one of these files, or a split (--split; data.train_split, data.val_split)"
+        )
     raise UsageError(f"{folder}: has no split '{split}'; it holds {held}")
 
 

@@ -22,7 +22,7 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path{neighbours(path)}") from None
     except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, but a captions file is needed{neighbours(path / '_')}") from None
+        raise DataError(f"{path}: is a folder, but a file is needed{neighbours(path / '_')}") from None
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: byte {error.start} is not UTF-8 text; if it is a text file, convert it: iconv -f latin1 -t utf-8"
