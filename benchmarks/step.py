@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmapkd.cache.build import fields
+from cmapkd.cache.layout import fields
 from cmapkd.cache.store import Store, StoreWriter
 from cmapkd.cache.teacher import CachedTeacher
 from cmapkd.config.schema import CacheConfig, TowerConfig

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import world
-from cmapkd.cache.build import build_cache, open_cached_teacher
+from cmapkd.cache.build import build_cache
+from cmapkd.cache.reopen import open_cached_teacher
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import LEVELS, Batch, Inputs
 from cmapkd.data.readers import open_samples

@@ -16,7 +16,8 @@ from cmapkd.bench.figures import Matrix
 from cmapkd.bench.report import Report, Retrieved, write_report
 from cmapkd.bench.scores import Role, ScoreRow
 from cmapkd.bench.stats import interval
-from cmapkd.cache.build import open_cached_teacher, open_targets_of
+from cmapkd.cache.calibration import open_targets_of
+from cmapkd.cache.reopen import open_cached_teacher
 from cmapkd.config.load import load_config
 from cmapkd.config.schema import Config, StageConfig, TowerConfig
 from cmapkd.core.errors import UsageError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -39,6 +40,8 @@ def side_by_side(
                     done += 1
                     progress.update(done, logs[futures.index(future)].stem)
         except BaseException as error:
+            if isinstance(error, SystemExit):  # ending already; `timeout` sends its signal twice
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()

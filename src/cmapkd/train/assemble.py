@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cmapkd.cache.build import cache_key, fit_targets, open_cached_teacher
+from cmapkd.cache.calibration import fit_targets
 from cmapkd.cache.ensemble import open_ensemble
+from cmapkd.cache.layout import cache_key
 from cmapkd.cache.pixels import open_pixels
+from cmapkd.cache.reopen import open_cached_teacher
 from cmapkd.cache.teacher import LiveTeacher, Teacher
 from cmapkd.config.schema import Config
 from cmapkd.core.device import pick_device, pick_precision
