@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -16,6 +19,7 @@ from cmapkd.bench.side_by_side import side_by_side
 from cmapkd.bench.stats import differ, interval, paired
 from cmapkd.bench.tables import leads, rows_of, significant, write_tables
 from cmapkd.bench.tune import FACTORS, RATES, trials, tune
+from cmapkd.config.load import dump_config
 from cmapkd.core.errors import DataError, IntegrityError, PeerLostError, UsageError
 from cmapkd.methods import METHODS, resolve
 from cmapkd.policy import POLICIES
@@ -235,3 +239,35 @@ def test_a_comparison_without_anything_to_compare_by_is_refused_and_a_method_nam
     table = compare(world.config(root, train__steps=1), ["scratch", "scratch"], 1, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").glob("scratch-*")] == ["scratch-0"]
     assert "| scratch | 1 |" in table.read_text()
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from cmapkd.bench.arms import Arm, run_arms
+from cmapkd.config.load import load_config
+if __name__ == "__main__":
+    run_arms(load_config(Path(sys.argv[1])), [Arm("cmapkd")], range(2), [1.0], Path(sys.argv[2]), jobs=2)
+"""
+
+
+def test_a_killed_comparison_leaves_no_run_behind_and_goes_on_later(root, tmp_path):
+    config = world.config(root, train__steps=2000, eval__every=None, train__checkpoint_every=5)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    out = tmp_path / "out"
+    words = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "config.yaml"), str(out)]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+        started = [out / f"cmapkd-{seed}" / "checkpoints" for seed in range(2)]
+        assert until(
+            lambda: all(any(folder.glob("step-*")) for folder in started if folder.is_dir()) and started[0].is_dir()
+        )
+        process.kill()
+    assert until(lambda: "stopped by signal" in (out / "cmapkd-0.log").read_text())
+
+
+def until(true, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not true():
+        time.sleep(0.2)
+    return true()

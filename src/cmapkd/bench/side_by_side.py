@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +31,7 @@ def side_by_side(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     progress = Progress(len(tasks), "runs")
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_end_with_parent) as pool:
         futures = [pool.submit(_logged, log, call, task) for log, task in zip(logs, tasks, strict=True)]
         try:
             waiting, done = set(futures), 0
@@ -56,9 +58,23 @@ def side_by_side(
 
 
 def _logged(log: Path, call: Callable[..., Answer], task: tuple[Any, ...]) -> Answer:
-    """Run the task with both of this process's streams in the log."""
+    """Run the task with both of this process's streams in the log; a run that was told to stop ends its process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    return call(*task)
+    try:
+        return call(*task)
+    except SystemExit as stop:
+        os._exit(int(stop.code or 0))
+
+
+def _end_with_parent() -> None:
+    """A comparison that was killed leaves no run behind: each gets SIGTERM, saves a checkpoint and ends."""
+
+    def watch(parent: BaseProcess) -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()
