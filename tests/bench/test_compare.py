@@ -168,7 +168,7 @@ def test_ablations_are_of_cmapkd_and_of_known_groups(root):
 def test_an_ablation_runs_and_pairs_with_the_full_method(root):
     config = world.config(root, train__steps=2, eval__every=None)
     path = ablate(config, "pyramid", 1, root / "ablate")
-    assert world.arms_of(path) == ["teacher", "full", "no_visual", "no_language", "no_cross"]
+    assert world.arms_of(path) == ["teacher", "recipe", "no_visual", "no_language", "no_cross"]
 
 
 def test_all_ablations_keep_their_own_first_arms(root, monkeypatch):
@@ -177,7 +177,7 @@ def test_all_ablations_keep_their_own_first_arms(root, monkeypatch):
     )
     text = ablate(world.config(root), "all", 3, root / "every").read_text()
     assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {group}" for group in DESIGN]
-    assert {"vs full", "vs uniform", "vs all_on"} <= {cell.strip() for cell in text.split("|")}
+    assert {"vs recipe", "vs uniform", "vs all_on"} <= {cell.strip() for cell in text.split("|")}
     assert all((root / "every" / group / "table.tex").is_file() for group in DESIGN)
 
 

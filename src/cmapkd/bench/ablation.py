@@ -7,10 +7,12 @@ from cmapkd.config.schema import Config
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
 from cmapkd.methods import METHODS
+from cmapkd.methods.pyramid import RELATIONS
 from cmapkd.train.schedule import SCHEDULES
 
 HOLDOUT = 0.05
-PYRAMID = ("intra_v", "intra_l", "pyramid_align", "relation", "layer_relation")
+PYRAMID = ("intra_v", "intra_l", "pyramid_align")
+WITH_RELATIONS = {f"share.{term}": share for term, share in RELATIONS.items()}
 DESIGN = ("pyramid", "policy", "losses", "progressive")
 GROUPS = (*DESIGN, "robust", "sparse", "all")
 FAULT = {"corrupt.level": "P3", "corrupt.share": 1.0}
@@ -33,10 +35,10 @@ def ablation(config: Config, group: str) -> list[Arm]:
 def pyramid() -> list[Arm]:
     """Without the visual pyramid, without the language hierarchy, without cross-modal alignment."""
     return [
-        Arm("full"),
+        Arm("recipe"),
         Arm("no_visual", {"weights.intra_v": 0.0, "schedule": _fading(TEXT_LEVELS)}, "no image level teaches"),
         Arm("no_language", {"weights.intra_l": 0.0, "schedule": _fading(IMAGE_LEVELS)}, "no text level teaches"),
-        Arm("no_cross", {"weights.pyramid_align": 0.0, "weights.layer_relation": 0.0}, "no level pairs"),
+        Arm("no_cross", {"weights.pyramid_align": 0.0}, "no level pairs: only_intra"),
     ]
 
 
@@ -65,16 +67,15 @@ def robust() -> list[Arm]:
 
 
 def losses() -> list[Arm]:
-    """Only intra-modal, only cross-modal alignment, only relations, none; then each term left out."""
+    """The recipe, all seven terms, only one of the three levels of distillation, none; then each term left out."""
     return [
-        Arm("full"),
+        Arm("recipe"),
+        Arm("seven_terms", WITH_RELATIONS, "with both relations: cmapkd_full"),
         Arm("final_only", _only(), "align + logits + fd + icl: clip_kd"),
         Arm("only_intra", _only("intra_v", "intra_l")),
         Arm("only_align", _only("pyramid_align")),
-        Arm("only_relation", _only("relation", "layer_relation")),
+        Arm("only_relation", {**_only(), **WITH_RELATIONS}),
         Arm("no_intra", {"weights.intra_v": 0.0, "weights.intra_l": 0.0}),
-        Arm("no_align", {"weights.pyramid_align": 0.0}),
-        Arm("no_relation", {"weights.relation": 0.0, "weights.layer_relation": 0.0}),
         Arm("no_icl", {"weights.icl": 0.0}),
     ]
 
