@@ -10,7 +10,8 @@ from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Inputs
 from cmapkd.models import tokenizer as tok
-from cmapkd.models.load import architecture_config, build, identity, load_tower
+from cmapkd.models.load import build, load_tower
+from cmapkd.models.named import architecture_config, identity
 from cmapkd.models.tower import Tower, evaluating
 from cmapkd.models.weights import read_state
 

@@ -8,7 +8,7 @@ import pytest
 import world
 from cmapkd.config.schema import TowerConfig
 from cmapkd.data.duplicates import shared_captions
-from cmapkd.models.load import warn_of_random
+from cmapkd.models.named import warn_of_random
 from cmapkd.train.journal import warn_of_standstill
 from cmapkd.train.run import distill
 from pictures import coco

@@ -22,7 +22,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.log import read_rows
 from cmapkd.core.types import Pair
 from cmapkd.export.run import METHOD_TENSORS
-from cmapkd.models.load import weight_files
+from cmapkd.models.named import weight_files
 
 BATCHES = (1, 32)
 

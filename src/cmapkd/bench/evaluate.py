@@ -14,7 +14,8 @@ from cmapkd.core.errors import UsageError
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from cmapkd.export.run import METHOD_TENSORS
-from cmapkd.models.load import identity, load_tower
+from cmapkd.models.load import load_tower
+from cmapkd.models.named import identity
 from cmapkd.models.tower import Tower
 from cmapkd.tasks.encoder import Encoder
 from cmapkd.tasks.run import PROTOCOLS, chosen_protocol, evaluate

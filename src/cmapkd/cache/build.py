@@ -26,7 +26,8 @@ from cmapkd.core.log import Progress, say
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
 from cmapkd.data.loader import Ledger
 from cmapkd.data.readers import open_samples
-from cmapkd.models.load import image_size, load_tower, warn_of_random
+from cmapkd.models.load import load_tower
+from cmapkd.models.named import image_size, warn_of_random
 from cmapkd.models.targets import Targets
 from cmapkd.models.tower import Tower, evaluating
 

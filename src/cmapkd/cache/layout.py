@@ -11,7 +11,7 @@ from cmapkd.config.schema import CacheConfig, Config, DataConfig
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
 from cmapkd.data.samples import Samples
 from cmapkd.models.levels import PHRASE
-from cmapkd.models.load import identity
+from cmapkd.models.named import identity
 from cmapkd.models.targets import rank_for, stored_side
 from cmapkd.models.tower import Shape
 

@@ -25,7 +25,8 @@ from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from cmapkd.methods import METHODS, TERMS, check_options, reading, resolve
 from cmapkd.methods.term import Method
-from cmapkd.models.load import identity, load_tower
+from cmapkd.models.load import load_tower
+from cmapkd.models.named import identity
 from cmapkd.models.targets import Targets
 from cmapkd.models.tower import Shape, Tower
 from cmapkd.policy import POLICIES

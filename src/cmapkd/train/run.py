@@ -16,7 +16,7 @@ from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import MetricsLog, say
 from cmapkd.data.duplicates import shared_captions
 from cmapkd.export.run import export_student
-from cmapkd.models.load import warn_of_random
+from cmapkd.models.named import warn_of_random
 from cmapkd.tasks.headed import Headed, write_head
 from cmapkd.train import checkpoint
 from cmapkd.train.assemble import assemble
