@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cmapkd import cli, doctor
-from cmapkd.commands import COMMANDS
+from cmapkd.command_table import COMMANDS
 from cmapkd.config.load import load_config
 from cmapkd.config.suite import ScoredData
 from cmapkd.core import errors

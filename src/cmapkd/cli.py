@@ -17,7 +17,7 @@ import threading
 import traceback
 from typing import NoReturn
 
-from cmapkd.commands import COMMANDS, Command
+from cmapkd.command_table import COMMANDS, Command
 from cmapkd.core.errors import CmapkdError, DiskError, UsageError
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)
