@@ -86,7 +86,7 @@ def _run(
     tables.mkdir(parents=True, exist_ok=True)
     teacher = teacher_metrics(config)  # before the runs, which find it beside the cache
     if tuned:
-        arms = tune(config, arms, min(budgets), out, jobs)
+        arms = tune(config, arms, max(budgets), out, jobs)  # what suits a short run may not suit a long one
     results = run_arms(config, arms, range(seeds), sorted(budgets), out, jobs)
     served = [a.name for a in arms if (m := METHODS.get(a.update.get("method", a.name))) and m.served is not None]
     notes = [f"{', '.join(served)}: scored with the teacher's own text tower; see docs/methods."] if served else []
