@@ -1,8 +1,8 @@
 """`cmapkd`: the final terms plus the pyramid. `cmapkd_full`: all seven terms of the design, relations included.
 
 The final terms are those of `clip_kd`, so that the pyramid has to show its gain on top of them. A term has to earn its
-place: the ablation of the built-in world (docs/results.md) has the intra-modal terms bring the gain, level pairs a
-little, and both relational terms nothing, for a third of the step; `cmapkd` leaves those out. The shares were chosen on a
+place: in two seeds of the ablation of the built-in world (docs/results.md) both relational terms brought nothing on top of
+the levels, for a third of the time; `cmapkd` leaves them out. The shares were chosen on a
 slice of the train split (docs/LOG.md).
 """
 
