@@ -251,7 +251,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_comparison_leaves_no_run_behind_and_goes_on_later(root, tmp_path):
+def test_a_killed_comparison_leaves_no_run_behind_but_each_at_a_checkpoint(root, tmp_path):
     config = world.config(root, train__steps=2000, eval__every=None, train__checkpoint_every=5)
     (tmp_path / "config.yaml").write_text(dump_config(config))
     (tmp_path / "script.py").write_text(SCRIPT)
