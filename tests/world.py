@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from cmapkd.config.schema import Config
 from cmapkd.export.open_clip_folder import save_open_clip
 from cmapkd.models import tokenizer as tok
 from cmapkd.models.load import build
+from cmapkd.train import checkpoint
 
 CARD = {"mean": toy.MEAN, "std": toy.STD}
 
@@ -40,6 +42,17 @@ def config(root: Path, **over) -> Config:
             node = node.setdefault(section, {})
         node[leaf] = value
     return Config.model_validate(tree)
+
+
+def final_tensors(run: Path) -> dict[str, torch.Tensor]:
+    """All that the newest checkpoint of a run holds."""
+    return checkpoint.load_generation(checkpoint.latest(run / "checkpoints"))[0]
+
+
+def steps_of(run: Path, kind: str = "train") -> list[int]:
+    """The steps of a run's log lines of one kind, in their order."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["step"] for row in rows if row["kind"] == kind]
 
 
 def arms_of(table: Path) -> list[str]:

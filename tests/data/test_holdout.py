@@ -9,7 +9,7 @@ import pytest
 
 from cmapkd.core.errors import DataError
 from cmapkd.data.boxes import Boxes
-from cmapkd.data.holdout import apart
+from cmapkd.data.holdout import apart, split_holdout
 from cmapkd.data.questions import Questions
 
 
@@ -24,6 +24,11 @@ def boxes(n: int) -> Boxes:
     column = tuple(np.full((1, 4), float(k)) for k in range(n))
     flat = tuple(np.array([k]) for k in range(n))
     return Boxes("b.json", tuple(range(n)), tuple(Path(f"{k}.jpg") for k in range(n)), ((1, 1),) * n, column, flat, flat, flat, {1: "x"})  # fmt: skip
+
+
+def test_the_split_keeps_its_share_out_and_loses_nothing() -> None:
+    pool, held = split_holdout(48, 0.2)
+    assert len(held) == 10 and not set(pool) & set(held) and len(set(pool) | set(held)) == 48
 
 
 def test_questions_of_one_image_stay_together_and_none_is_lost() -> None:

@@ -1,0 +1,58 @@
+"""Policies in a run: what sleeps costs nothing, credit is held out, and a price may end all teaching by levels."""
+
+import json
+
+import pytest
+
+import world
+from cmapkd.cache.store import Store
+from cmapkd.core.errors import UsageError
+from cmapkd.models.necks import Necks
+from cmapkd.train import assemble as assembling
+from cmapkd.train import loop
+from cmapkd.train import run as running
+from cmapkd.train.run import distill
+
+
+def test_a_level_that_sleeps_is_neither_read_nor_computed(root, monkeypatch):
+    read, adapted = set(), set()
+    real_read, real_level = Store.read, Necks.level
+    monkeypatch.setattr(Store, "read", lambda self, name, rows: read.add(name) or real_read(self, name, rows))
+    monkeypatch.setattr(Necks, "level", lambda self, name, x: adapted.add(name) or real_level(self, name, x))
+    monkeypatch.setattr(assembling, "measure_units", lambda run: None)  # these two look at every level
+    monkeypatch.setattr(running, "measure_saving", lambda run: {})
+    over = {"policy__name": "manual", "policy__weights": {"P2": 0.0, "L1": 0.0}, "train__steps": 2, "eval__every": None}
+    distill(world.config(root, run=str(root / "asleep"), **over))
+    assert {"P3", "L2"} <= read & adapted and not {"P2", "L1"} & (read | adapted)
+
+
+def test_a_price_above_any_reward_ends_with_the_final_terms_alone(root):
+    over = {
+        "policy__name": "veto",
+        "policy__every": 1,
+        "policy__cost": 1e3,
+        "policy__patience": 1,
+        "data__holdout": 0.1,
+    }
+    folder = distill(world.config(root, run=str(root / "priced"), **over))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    first, *_, last = (row for row in rows if row.get("kind") == "train")
+    assert first["levels"] == 8 and last["levels"] == 0 and rows[-1]["kind"] == "final"
+    assert {"loss/align", "loss/fd"} <= set(last) and not {"loss/intra_v", "loss/relation"} & set(last)
+    assert last["grad_norm"] > 0, "the final terms go on teaching"
+
+
+def test_a_credit_event_whose_held_out_batch_is_trained_on_stops_the_run(root, tmp_path):
+    over = {"policy__name": "veto", "policy__every": 1, "data__holdout": 0.2, "cache__path": None}
+    config = world.config(root, run=str(tmp_path / "run"), **over)
+    run = assembling.assemble(config, running.prepare_folder(config, False))
+    held, trained = set(run.held_out.pool.tolist()), set(run.loader.pool.tolist())
+    assert held and trained and not held & trained
+    run.held_out = run.loader
+    with pytest.raises(RuntimeError, match="both trained on and held out"):
+        loop.train(run, 0, loop.MetricsLog(tmp_path / "log.jsonl"))
+
+
+def test_a_policy_that_learns_asks_for_held_out_data(root, tmp_path):
+    with pytest.raises(UsageError, match="data.holdout is 0; set data.holdout: 0.05"):
+        distill(world.config(root, run=str(tmp_path / "run"), policy__name="gating"))
