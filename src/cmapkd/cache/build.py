@@ -13,13 +13,13 @@ from torch import Tensor
 
 from cmapkd.cache.calibration import BATCH, calibrate_cache, open_targets, view_pixels
 from cmapkd.cache.layout import cache_key, fields
-from cmapkd.cache.pixels import readers, write_pixels
+from cmapkd.cache.pixels import write_pixels
 from cmapkd.cache.place import refuse_place
 from cmapkd.cache.reopen import CANARIES, check_canaries, open_cached_teacher
 from cmapkd.cache.store import StoreWriter, estimate_bytes
 from cmapkd.config.schema import Config
 from cmapkd.core import fsio
-from cmapkd.core.ahead import ahead
+from cmapkd.core.ahead import ahead, readers
 from cmapkd.core.device import pick_device, pick_precision
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import Progress, say

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import cmapkd
 from cmapkd.cache.shards import Field
 from cmapkd.cache.store import Store, StoreWriter
 from cmapkd.config.schema import Config, DataConfig
-from cmapkd.core.ahead import ahead
+from cmapkd.core.ahead import ahead, readers
 from cmapkd.core.log import Progress
 from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.samples import Samples
@@ -52,11 +51,6 @@ def _kept(data: DataConfig, samples: Samples, size: int, row: int) -> tuple[np.n
         return render(decode(samples.paths[sample]), shape, size), np.ones(1, np.uint8)
     except Unreadable:
         return np.full((3, size, size), 127, np.uint8), np.zeros(1, np.uint8)
-
-
-def readers() -> int:
-    """Threads that decode: all processors but one, and no more than eight."""
-    return max(1, min(8, (os.cpu_count() or 1) - 1))
 
 
 def open_pixels(config: Config, samples: Samples, size: int) -> Callable[[int, int], np.ndarray | None] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,3 +26,8 @@ def ahead(make: Callable[[int], T], numbers: Iterable[int], threads: int = 1) ->
         finally:
             for future in coming:
                 future.cancel()
+
+
+def readers() -> int:
+    """How many threads may read ahead on this machine: all processors but one, and no more than eight."""
+    return max(1, min(8, (os.cpu_count() or 1) - 1))
