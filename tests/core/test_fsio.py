@@ -7,17 +7,15 @@ import errno
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from cmapkd.core import fsio
-from cmapkd.core.errors import DiskError, IntegrityError
+from cmapkd.core.errors import DiskError
 from cmapkd.core.primitives import OS
 from tests.core.crash_states import Folder, Recorder, build, kill_state, power_loss_states
 from tests.core.dying import Unsynced
@@ -190,27 +188,6 @@ def test_what_dead_writers_left_is_swept_and_what_living_ones_write_is_not(tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*alive, "e", "k"])
     assert (tmp_path / "e/f/g").read_bytes() == b"x"  # a folder set aside, whose successor never came
     fsio.sweep_temporaries(tmp_path / "is not there")
-
-
-def test_a_second_holder_is_refused_by_the_first_ones_name_and_a_dead_holder_is_no_obstacle(tmp_path):
-    lease = tmp_path / "new" / "writer.lock"
-    ready = tmp_path / "ready"
-    pid = os.fork()
-    if pid == 0:
-        with fsio.exclusive(lease):
-            ready.touch()
-            signal.pause()
-    try:
-        while not ready.exists():
-            time.sleep(0.001)
-        with pytest.raises(IntegrityError, match=f"process {pid} on .* since 20"), fsio.exclusive(lease):
-            pass
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    with fsio.exclusive(lease), pytest.raises(IntegrityError, match=f"process {os.getpid()} "), fsio.exclusive(lease):
-        pass
-    assert lease.read_bytes() == b""
 
 
 def test_free_bytes_of_a_path_that_is_not_there_yet(tmp_path):

@@ -5,8 +5,8 @@ import torch
 
 import world
 from cmapkd.config.load import dump_config
-from cmapkd.core import fsio
 from cmapkd.core.errors import DataError, IntegrityError, NonFiniteError, UsageError
+from cmapkd.core.lease import exclusive
 from cmapkd.train import assemble as assembling
 from cmapkd.train import run as running
 from cmapkd.train.run import LOCK, distill
@@ -40,10 +40,10 @@ def test_an_existing_run_is_never_overwritten(root):
 
 def test_two_processes_cannot_train_in_one_folder(root, tmp_path):
     config = world.config(root, run=str(tmp_path / "run"), method="scratch", train__steps=2, eval__every=None)
-    with fsio.exclusive(config.run / LOCK), pytest.raises(IntegrityError, match="in use by process"):
+    with exclusive(config.run / LOCK), pytest.raises(IntegrityError, match="in use by process"):
         distill(config)
     assert distill(config) == config.run, "a lease that was given back is no obstacle"
-    with fsio.exclusive(config.run / LOCK), pytest.raises(IntegrityError, match="in use by process"):
+    with exclusive(config.run / LOCK), pytest.raises(IntegrityError, match="in use by process"):
         distill(config, resume=True)
 
 

@@ -14,6 +14,7 @@ import cmapkd
 from cmapkd.cache.shards import NAME, Field, as_bytes, checksums, field_seed, map_shard, npy_header, shard_files
 from cmapkd.core import fsio
 from cmapkd.core.errors import DiskError, IntegrityError, NonFiniteError, UsageError
+from cmapkd.core.lease import exclusive
 
 __all__ = ["Field", "Store", "StoreWriter", "estimate_bytes"]
 
@@ -45,7 +46,7 @@ class StoreWriter:
         self._plan = {"key": key, "fields": {k: f.describe() for k, f in fields.items()}, "rows": rows,
                       "shard_rows": shard_rows}  # fmt: skip
         self._written: dict[str, dict[str, object]] = {}
-        self._lease = fsio.exclusive(path / "writer.lock")
+        self._lease = exclusive(path / "writer.lock")
         self._lease.__enter__()
         try:
             self._begin()

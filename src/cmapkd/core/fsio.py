@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import socket
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cmapkd.core.errors import DiskError, IntegrityError
+from cmapkd.core.errors import DiskError
 from cmapkd.core.primitives import OS
 
 CHUNK = 1 << 20
@@ -208,25 +205,6 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lease file `path`; it dies with its process, however that ends.
-
-    Raises IntegrityError that names the holder, or DiskError where the file system has no locks.
-    """
-    make_folder(path.parent)
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise disk_error(path, error) from None
-    try:
-        _lock(path, descriptor)
-        yield
-        os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
-
-
 def disk_error(path: Path, error: OSError, need: int | None = None) -> DiskError:
     """The one line for a failed write of `need` bytes."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -248,19 +226,6 @@ def _write_all(descriptor: int, data: Any) -> None:
         if not written:
             raise OSError(errno.EIO, "nothing was written")
         view = view[written:]
-
-
-def _lock(path: Path, descriptor: int) -> None:
-    me = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, me.encode(), 0)
-    except BlockingIOError:
-        holder = path.read_text().strip() or "another process"
-        raise IntegrityError(f"{path.parent}: in use by {holder}; wait for it to end, or end it") from None
-    except OSError as error:
-        raise disk_error(path, error) from None
 
 
 def _is_json(line: bytes) -> bool:

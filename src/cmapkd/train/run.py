@@ -13,6 +13,7 @@ from cmapkd.config.load import dump_config, load_config
 from cmapkd.config.schema import Config
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
+from cmapkd.core.lease import exclusive
 from cmapkd.core.log import MetricsLog, say
 from cmapkd.data.duplicates import shared_captions
 from cmapkd.export.run import export_student
@@ -44,7 +45,7 @@ def distill(config: Config, resume: bool = False, dry_run: bool = False) -> Path
     refuse_folder(config, resume)
     if dry_run:
         return _dry(config)
-    with fsio.exclusive(config.run / LOCK):
+    with exclusive(config.run / LOCK):
         return _distill(config, prepare_folder(config, resume), resume)
 
 

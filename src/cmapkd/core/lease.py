@@ -1,0 +1,46 @@
+"""One process at a time in a folder: a lease file that names its holder and dies with it. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cmapkd.core import fsio
+from cmapkd.core.errors import IntegrityError
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lease file `path`; it dies with its process, however that ends.
+
+    Raises IntegrityError that names the holder, or DiskError where the file system has no locks.
+    """
+    fsio.make_folder(path.parent)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise fsio.disk_error(path, error) from None
+    try:
+        _lock(path, descriptor)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(path: Path, descriptor: int) -> None:
+    me = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, me.encode(), 0)
+    except BlockingIOError:
+        holder = path.read_text().strip() or "another process"
+        raise IntegrityError(f"{path.parent}: in use by {holder}; wait for it to end, or end it") from None
+    except OSError as error:
+        raise fsio.disk_error(path, error) from None
