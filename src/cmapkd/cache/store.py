@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import xxhash
 
 import cmapkd
+from cmapkd.cache.manifest import AGAIN, SCHEMA, plan_of, read_manifest, refuse_other, sealed
 from cmapkd.cache.shards import NAME, Field, as_bytes, checksums, field_seed, map_shard, npy_header, shard_files
 from cmapkd.core import fsio
 from cmapkd.core.errors import DiskError, IntegrityError, NonFiniteError, UsageError
@@ -18,10 +18,7 @@ from cmapkd.core.lease import exclusive
 
 __all__ = ["Field", "Store", "StoreWriter", "estimate_bytes"]
 
-SCHEMA = 1
-AGAIN = "run `cmapkd cache --config …` again"
 WAY_OUT = f"delete that file and {AGAIN}"
-PLAN = ("rows", "shard_rows", "fields")
 
 
 def estimate_bytes(fields: dict[str, Field], rows: int) -> int:
@@ -56,9 +53,9 @@ class StoreWriter:
 
     def _begin(self) -> None:
         fsio.sweep_temporaries(self.path)
-        known = _plan_of(self.path)
+        known = plan_of(self.path)
         if known is not None:
-            _same(self.path, known, self._plan)
+            refuse_other(self.path, known, self._plan)
             for rows in self._ranges():
                 for name in self.fields:
                     self._keep_if_complete(name, rows)
@@ -107,7 +104,7 @@ class StoreWriter:
         if missing:
             raise IntegrityError(f"cache {self.path}: rows {missing[0].start}-{missing[0].stop} are missing; {AGAIN}")
         manifest = {"schema": SCHEMA, "tool": cmapkd.__version__, **self._plan, "shards": self._written}
-        fsio.write_bytes(self.path / "manifest.json", _sealed(manifest))
+        fsio.write_bytes(self.path / "manifest.json", sealed(manifest))
         fsio.remove_file(self.path / "building.json")
         self.close()
 
@@ -143,12 +140,12 @@ class Store:
 
     def __init__(self, path: Path, key: dict[str, str] | None = None, verify: bool = True) -> None:
         self.path, self.verify, self.bytes_read = path, verify, Counter()
-        manifest = _manifest(path)
+        manifest = read_manifest(path)
         if manifest is None:
             state = "is unfinished" if (path / "building.json").is_file() else "does not exist"
             raise UsageError(f"cache {path}: {state}; run `cmapkd cache --config …` with this config first")
         if key is not None:
-            _same(path, {"key": manifest["key"]}, {"key": key})
+            refuse_other(path, {"key": manifest["key"]}, {"key": key})
         self.key, self.rows, self.shard_rows = manifest["key"], manifest["rows"], manifest["shard_rows"]
         self.fields = {name: Field.parse(row) for name, row in manifest["fields"].items()}
         self._shards = manifest["shards"]
@@ -210,61 +207,3 @@ class Store:
             raise IntegrityError(f"cache {self.path}: {array.name} has not a shard's size and header; {WAY_OUT}")
         self._mapped[field][shard] = data.reshape(-1).data, np.frombuffer(stated, dtype="<u8").tolist()
         return self._mapped[field][shard]
-
-
-def _sealed(manifest: dict[str, object]) -> bytes:
-    body = json.dumps(manifest, sort_keys=True).encode()
-    return fsio.json_bytes({"manifest": manifest, "xxh3": xxhash.xxh3_64_hexdigest(body)})
-
-
-def _manifest(path: Path) -> dict | None:
-    """The manifest, whose text must be to the byte what was written; None where there is none."""
-    try:
-        raw = (path / "manifest.json").read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        manifest = json.loads(raw)["manifest"]
-        intact = _sealed(manifest) == raw and manifest["schema"] == SCHEMA
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
-        raise IntegrityError(
-            f"cache {path}: manifest.json is corrupt or of another format; delete the folder and {AGAIN}"
-        )
-    return manifest
-
-
-def _plan_of(path: Path) -> dict | None:
-    """What the shards in a folder were written for; None when nothing says so, and then none of them counts."""
-    manifest = _manifest(path)
-    if manifest is not None:
-        return {name: value for name, value in manifest.items() if name in ("key", *PLAN)}
-    if not (path / "building.json").is_file():
-        return None
-    try:
-        plan = json.loads((path / "building.json").read_bytes())
-        return {"key": dict(plan["key"]), **{name: plan[name] for name in PLAN}}
-    except (ValueError, KeyError, TypeError):
-        raise IntegrityError(f"cache {path}: building.json is corrupt; delete the folder and {AGAIN}") from None
-
-
-def _same(path: Path, known: dict, wanted: dict) -> None:
-    """Raise IntegrityError with every field that differs and both of its values."""
-    pairs = {name: (known["key"].get(name), wanted["key"].get(name)) for name in {**known["key"], **wanted["key"]}}
-    pairs |= {name: (known.get(name), wanted.get(name)) for name in PLAN if name in wanted}
-    differing = [
-        f"'{name}' is {_brief(old)} there but {_brief(new)} in this run"
-        for name, (old, new) in sorted(pairs.items())
-        if old != new
-    ]
-    if differing:
-        raise IntegrityError(
-            f"cache {path}: {', '.join(differing)}; a cache serves one teacher, transform and data set: give another "
-            f"cache.path, or delete the folder and {AGAIN}"
-        )
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}…{text[-12:]}"
