@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmapkd.bench import figures, report
+from cmapkd.bench import figures, log_series
 from cmapkd.bench.figures import Matrix
 from cmapkd.bench.report import Report, Retrieved, render, write_report
 from cmapkd.bench.scores import COLUMNS, ScoreRow, retention, score_table, to_csv, to_markdown
@@ -173,14 +173,14 @@ def test_csv_is_unrounded_and_complete() -> None:
 
 
 def test_stage_changes_and_validation_lines_are_found() -> None:
-    assert report.stage_boundaries(LOG) == [21]
-    assert report.validation_series(LOG)["mean_recall@1"] == ([20, 40], [0.2, 0.3])
-    assert report.validation_series([{"step": 5, "val/zeroshot/acc1": 0.5}]) == {"zeroshot/acc1": ([5], [0.5])}
+    assert log_series.stage_boundaries(LOG) == [21]
+    assert log_series.validation_series(LOG)["mean_recall@1"] == ([20, 40], [0.2, 0.3])
+    assert log_series.validation_series([{"step": 5, "val/zeroshot/acc1": 0.5}]) == {"zeroshot/acc1": ([5], [0.5])}
 
 
 def test_values_that_are_not_finite_leave_a_gap_and_no_error() -> None:
     log = [{"step": s, "loss/itc": float("nan") if s < 3 else 1.0} for s in range(5)]
-    assert report.series(log, "loss/") == {"itc": ([3, 4], [1.0, 1.0])}
+    assert log_series.series(log, "loss/") == {"itc": ([3, 4], [1.0, 1.0])}
     assert np.isfinite(figures.running_mean([1.0, float("nan"), 3.0], 2)).all()
 
 

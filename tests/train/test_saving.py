@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import world
-from cmapkd.bench.report import saved
+from cmapkd.bench.log_series import saved
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.types import LEVELS
 from cmapkd.models.load import load_tower
