@@ -17,7 +17,8 @@ from cmapkd.core.errors import DataError, NonFiniteError, UsageError
 from cmapkd.data.boxes import Boxes
 from cmapkd.tasks import detection
 from cmapkd.tasks.average_precision import BACKENDS, check_results
-from cmapkd.tasks.detection import Reading, Settings, coco_truth, detect, train_detector, write_results
+from cmapkd.tasks.coco_boxes import coco_truth, detect, write_results
+from cmapkd.tasks.detection import Reading, Settings, train_detector
 
 SCORER = any(importlib.util.find_spec(module.split(".")[0]) for module, _, _ in BACKENDS.values())
 needs_scorer = pytest.mark.skipif(not SCORER, reason="neither faster-coco-eval nor pycocotools is installed")

@@ -16,7 +16,7 @@ from cmapkd.data.readers.text import read_json
 from cmapkd.tasks.average_precision import average_precision, installed
 from cmapkd.tasks.captioning import read_results as read_captions
 from cmapkd.tasks.captioning import score_captions
-from cmapkd.tasks.detection import coco_truth
+from cmapkd.tasks.coco_boxes import coco_truth
 from cmapkd.tasks.score import Score
 from cmapkd.tasks.vqa_accuracy import read_results as read_answers
 from cmapkd.tasks.vqa_accuracy import vqa_accuracy

@@ -13,7 +13,8 @@ from cmapkd.data.boxes import Boxes
 from cmapkd.models.detector import Detector
 from cmapkd.models.tower import Tower, evaluating
 from cmapkd.tasks.average_precision import average_precision
-from cmapkd.tasks.detection import Reading, Settings, check_sets, coco_truth, detect
+from cmapkd.tasks.coco_boxes import coco_truth, detect
+from cmapkd.tasks.detection import Reading, Settings, check_sets
 from cmapkd.tasks.headed import Headed, detection_words, headed_detection
 from cmapkd.train.heads.head import TASK, Plan
 
