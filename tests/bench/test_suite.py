@@ -176,7 +176,8 @@ def test_a_protocol_that_no_task_has_is_refused_before_anything_is_scored(root, 
     (tmp_path / "s.yaml").write_text("retrieval: {data: 'scenes:8:val', protocol: coco-5000}")
     out = tmp_path / "out"
     assert main(["suite", str(tmp_path / "s.yaml"), str(root / "teacher"), "--out", str(out)]) == 2
-    assert "has no protocol 'coco-5000'; it has: standard," in capsys.readouterr().err and not out.exists()
+    assert "has no protocol 'coco-5000'; it has: standard," in (err := capsys.readouterr().err) and not out.exists()
+    assert err.endswith("(did you mean 'coco-5k'?)\n")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from cmapkd.config.explain import explain
 from cmapkd.config.schema import Positive, Section
 from cmapkd.config.text import MAX_BYTES, parse
-from cmapkd.core.errors import UsageError
+from cmapkd.core.errors import UsageError, did_you_mean
 
 SUITES = Path(__file__).parent.parent / "recipes" / "suites"
 
@@ -108,8 +107,7 @@ def load_suite(path: Path) -> SuiteConfig:
         raise UsageError(f"suite {path}: is a folder; give the YAML file in it")
     if not path.is_file():
         names = sorted(file.stem for file in SUITES.glob("*.yaml"))
-        near = difflib.get_close_matches(path.stem, names, 1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        hint = did_you_mean(path.stem, names)
         raise UsageError(f"suite {path}: no such file, and no suite of that name; suites: {', '.join(names)}{hint}")
     with path.open(encoding="utf-8") as file:
         tree = parse(file.read(MAX_BYTES + 1), str(path))
