@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from cmapkd.config.explain import explain
-from cmapkd.config.schema import Positive, Section
+from cmapkd.config.schema import Positive, Section, refuse_split_of_holdout
 from cmapkd.config.text import MAX_BYTES, parse
 from cmapkd.core.errors import UsageError, did_you_mean
 
@@ -53,6 +53,11 @@ class HeadData(Section):
     head: Literal["fusion", "coattention"] | None = None
     seed: int = 0
 
+    @model_validator(mode="after")
+    def a_share_has_no_split(self) -> HeadData:
+        refuse_split_of_holdout(self.val, self.val_split)
+        return self
+
 
 def _listed(given: Any) -> Any:
     """One entry or a list of entries; an empty key is none."""
@@ -95,7 +100,8 @@ def head_data(given: dict[str, Any]) -> HeadData:
     try:
         return HeadData.model_validate({key: given[key] for key in HeadData.model_fields if key in given})
     except ValidationError as error:
-        raise UsageError(explain(error, "train-head").replace("config train-head", "train-head")) from None
+        said = explain(error, "train-head").replace("config train-head", "train-head")
+        raise UsageError(said.replace("train-head: the whole file:", "train-head:")) from None
 
 
 def load_suite(path: Path) -> SuiteConfig:
