@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -13,9 +13,10 @@ from cmapkd.config.text import MAX_BYTES, parse
 from cmapkd.core.errors import UsageError, did_you_mean
 
 SUITES = Path(__file__).parent.parent / "recipes" / "suites"
-
+Given = TypeVar("Given", bound=Section)
 
 Name = Annotated[str, Field(pattern=r"^[\w. -]*$")]  # of a folder and of a heading
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]  # of images that are kept from training
 
 
 class ScoredData(Section):
@@ -32,6 +33,15 @@ class ScoredData(Section):
     protocol: str | None = None
 
 
+class ResultData(Section):
+    """What a result file is of. holdout: only the share of the images that a head with the same share was scored on."""
+
+    data: str
+    split: str | None = None
+    images: Path | None = None
+    holdout: Share | None = None
+
+
 class HeadData(Section):
     """Data of a task with a head: it is trained on `train` and scored on `val`, the tower frozen.
 
@@ -45,7 +55,7 @@ class HeadData(Section):
     train_split: str | None = None
     val_split: str | None = None
     images: Path | None = None
-    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    holdout: Share = 0.3
     epochs: Positive = 10.0
     batch: Annotated[int, Field(ge=1)] = 64
     lr: Positive = 1e-3
@@ -96,12 +106,23 @@ def scored_data(data: str | None, split: str | None, images: Path | None, classe
 
 
 def head_data(given: dict[str, Any]) -> HeadData:
-    """A command line's data of a head; words of `given` that are no keys are passed over. Raises UsageError."""
+    """What the command line of train-head says of data. Raises UsageError."""
+    return _checked(HeadData, given, "train-head")
+
+
+def result_data(given: dict[str, Any]) -> ResultData:
+    """What the command line of score says of data. Raises UsageError."""
+    return _checked(ResultData, given, "score")
+
+
+def _checked(kind: type[Given], given: dict[str, Any], command: str) -> Given:
+    """The data among a command's arguments; None is what was not given, and what is no key is passed over."""
+    chosen = {key: given[key] for key in kind.model_fields if given.get(key) is not None}
     try:
-        return HeadData.model_validate({key: given[key] for key in HeadData.model_fields if key in given})
+        return kind.model_validate(chosen)
     except ValidationError as error:
-        said = explain(error, "train-head").replace("config train-head", "train-head")
-        raise UsageError(said.replace("train-head: the whole file:", "train-head:")) from None
+        said = explain(error, command).replace(f"config {command}", command)
+        raise UsageError(said.replace(f"{command}: the whole file:", f"{command}:")) from None
 
 
 def load_suite(path: Path) -> SuiteConfig:
