@@ -15,6 +15,8 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
+from cmapkd import doctor
+
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "cmapkd").rglob("*.py"))
 MAY_IMPORT_LOSSES = {"__future__", "collections", "dataclasses", "itertools", "math", "jaxtyping", "torch"}
@@ -24,6 +26,9 @@ ADDRESS = re.compile(
 MACHINE = re.compile(r"(?<![\w.$}])/(work|root|home|Users|opt|mnt)/[A-Za-z0-9_.]")
 # Needed by open_clip and not imported by us by name: our floors for them are the reason to name them.
 INDIRECT = {"timm", "torchvision", "transformers"}
+# Of the extras: what is looked up by name when it is wanted, and what is needed by something that we import: torch.onnx and
+# its writer, torch.utils.tensorboard; `datasets` brings pyarrow.
+NOT_BY_NAME = {"datasets", "faster-coco-eval", "onnx", "onnxscript", "pycocoevalcap", "tensorboard"}
 
 
 def tracked() -> list[Path]:
@@ -100,13 +105,22 @@ def test_no_file_holds_an_address_of_a_registry_or_a_path_of_a_machine():
     assert not found
 
 
+def canonical(name: str) -> str:
+    """The name of a requirement, as registries compare names."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[<>=!~\[; ]", name)[0]).lower()
+
+
+def test_every_package_of_an_extra_is_used_and_the_doctor_knows_it():
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = {extra: {canonical(name) for name in names} for extra, names in groups.items() if extra != "dev"}
+    used = {canonical(name.split(".")[0]) for path in SOURCES for name in imports(path)} | NOT_BY_NAME
+    assert not {extra: packages - used for extra, packages in extras.items() if packages - used}
+    assert {extra: set(packages) for extra, packages in doctor.EXTRAS.items() if extra != "dev"} == extras
+
+
 def test_every_third_party_import_is_declared_and_every_declared_package_is_used():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     owners = metadata.packages_distributions()
-
-    def canonical(name: str) -> str:
-        return re.sub(r"[-_.]+", "-", re.split(r"[<>=!~\[; ]", name)[0]).lower()
-
     needed = {canonical(requirement) for requirement in project["dependencies"]}
     extras = {canonical(name) for group in project["optional-dependencies"].values() for name in group}
     used = set()

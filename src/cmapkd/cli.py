@@ -7,7 +7,6 @@ Exit codes: 0 ok, 1 a bug (with its traceback), 2 usage or config, 3 data, 4 int
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import os
 import re
@@ -18,7 +17,7 @@ import traceback
 from typing import NoReturn
 
 from cmapkd.command_table import COMMANDS, Command
-from cmapkd.core.errors import CmapkdError, DiskError, UsageError
+from cmapkd.core.errors import CmapkdError, DiskError, UsageError, did_you_mean
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)
 
@@ -31,9 +30,7 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings]
         wrong = next((w for word in words if (w := word.partition("=")[0]).startswith("--") and w not in flags), "--")
         if wrong != "--":
-            near = difflib.get_close_matches(wrong, flags, 1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            self.error(f"unrecognized arguments: {wrong}{hint}")
+            self.error(f"unrecognized arguments: {wrong}{did_you_mean(wrong, flags)}")
         return self.parse_args(words)
 
     def error(self, message: str) -> NoReturn:
@@ -75,9 +72,7 @@ def run(argv: list[str]) -> int:
         return 0
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise UsageError(f"unknown command '{name}'; commands: {', '.join(COMMANDS)}{hint}")
+        raise UsageError(f"unknown command '{name}'; commands: {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}")
     command = COMMANDS[name]
     overrides = [word for word in rest if command.overrides and OVERRIDE.fullmatch(word)]
     got = parser(name, command).read([word for word in rest if word not in overrides])

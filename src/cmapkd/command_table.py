@@ -156,6 +156,7 @@ COMMANDS: dict[str, Command] = {
             argument("--data", required=True, help="questions, instances or captions file or folder, or scenes:N:val"),
             argument("--split", help="split of data that holds several"),
             argument("--images", type=Path, help="folder that image names are relative to"),
+            argument("--holdout", type=float, help="only the share of images that train-head --val holdout scored"),
             argument("--judge", help="of captioning: a model for CLIPScore"),
             argument("--out", type=Path, help="also write the figures as JSON"),
         ),

@@ -106,7 +106,7 @@ def ablate(got: Namespace) -> None:
 def train_head(got: Namespace) -> None:
     from cmapkd.config.suite import head_data
 
-    data = head_data({key: value for key, value in vars(got).items() if value is not None})
+    data = head_data(vars(got))
     if got.out.is_file():
         raise UsageError(f"train-head --out {got.out}: is a file; give a folder")
     from cmapkd.bench.evaluate import open_model
@@ -117,9 +117,9 @@ def train_head(got: Namespace) -> None:
 
 
 def score(got: Namespace) -> None:
-    from cmapkd.config.suite import ScoredData
+    from cmapkd.config.suite import result_data
 
-    data = ScoredData(data=got.data, split=got.split, images=got.images)
+    data = result_data(vars(got))
     from cmapkd.bench.score_results import score_results
 
     score_results(got.task, got.results, data, got.judge, got.out)

@@ -26,7 +26,6 @@ MINIMUM = {  # floors; torch's and transformers' are security floors
 EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "track": ("tensorboard", "wandb"),
-    "webdataset": ("webdataset",),
     "hf": ("datasets",),
     "detection": ("faster-coco-eval",),
     "captioning": ("pycocoevalcap",),

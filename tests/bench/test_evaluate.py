@@ -122,8 +122,12 @@ def test_protocols_go_to_the_task_that_has_them():
     [
         (["--split", "val"], "of which data? give --data PATH too"),
         (["--tasks", "vqa", "--data", "scenes:8"], "cmapkd train-head vqa, or cmapkd suite"),
-        (["--tasks", "retrival", "--data", "scenes:8"], "there are: retrieval, zeroshot"),
+        (
+            ["--tasks", "retrival", "--data", "scenes:8"],
+            "there are: retrieval, zeroshot, hard_negatives (did you mean 'retrieval'?)",
+        ),
         (["--protocol", "coco", "--data", "scenes:8"], "none of these tasks has it"),
+        (["--protocol", "coco-5000", "--data", "scenes:8"], "coco-5k, coco-1k (did you mean 'coco-5k'?)"),
         (["--data", "scenes:8", "--out", "no/such/folder.json"], "give a new JSON file"),
         ([], "on what data? give --data PATH"),
     ],

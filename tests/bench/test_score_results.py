@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import world
 from cmapkd.cli import main
 from cmapkd.config.schema import DataConfig
+from cmapkd.data.holdout import apart
 from cmapkd.data.readers import open_boxes
+from cmapkd.data.readers.builtin import scenes_folder
 from data.written import instances, vqa
 from pictures import coco
 
@@ -138,6 +141,62 @@ def test_a_caption_of_an_image_that_was_dropped_comes_with_the_reason(truth, cap
         "not images of the split (0); give one caption for each of the 1 images; 1 images without a caption dropped"
         in (capsys.readouterr().err)
     )
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    """Captions, questions and boxes of 16 scenes, of which one has no file, and a teacher."""
+    root = tmp_path_factory.mktemp("scenes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CMAPKD_DATA", str(root / "data"))
+        folder, _ = scenes_folder("scenes:16:train", DataConfig(train="scenes:16:train"), None)
+    next(folder.rglob("*.png")).unlink()
+    world.teacher_folder(root / "teacher", seed=0, width=32)
+    return folder.rename(root / "files").parent
+
+
+FILES = {"vqa": "vqa_questions.json", "detection": "instances.json", "captioning": "captions.json"}
+
+
+@pytest.mark.parametrize("task", ["vqa", "detection", "captioning"])
+def test_the_held_out_share_that_a_head_was_scored_on_is_scored_again_to_the_same_figures(
+    scenes, task, capsys, monkeypatch
+):
+    monkeypatch.setattr("cmapkd.tasks.caption_java.shutil.which", lambda name: None)  # Java takes its time
+    where, out = str(scenes / "files" / FILES[task]), scenes / task
+    words = ["--train", where, "--val", "holdout", "--holdout", "0.4", "--epochs", "3", "--batch", "4"]
+    small = ["--width", "64"] if task == "detection" else []
+    assert main(["train-head", task, str(scenes / "teacher"), *words, *small, "--out", str(out)]) == 0
+    result, again = str(out / "results.json"), out / "again.json"
+    capsys.readouterr()
+    assert main(["score", task, result, "--data", where, "--holdout", "0.4", "--out", str(again)]) == 0
+    first, second = (json.loads((out / name).read_text()) for name in ("scores.json", "again.json"))
+    known = {name: value for name, value in first["metrics"].items() if value is not None}
+    known.pop("ceiling", None)  # of the head's vocabulary, not of the answers
+    assert known and known == second["metrics"]
+    line = capsys.readouterr().out
+    assert (
+        f"· {FILES[task]}, held-out 40% of the images · 6 images · " in line
+        and "of the images · 6 images · " in first["said"]
+    )
+    for rest in ([], ["--holdout", "0.2"]):  # all of it, or another share
+        assert main(["score", task, result, "--data", where, *rest]) == (0 if task == "detection" and not rest else 3)
+
+
+def test_a_share_needs_no_images_either(truth, capsys):
+    where = instances(truth, {}, {"id": 2, "image_id": 2})
+    kept = apart(open_boxes(str(where), DataConfig(train=str(where)), pictures=False), 0.5)[1].image_ids
+    shutil.rmtree(truth / "val2017"), shutil.rmtree(truth / "val2014")
+    rows = [row for row in boxes(truth) if row["image_id"] in kept]
+    assert scored("detection", rows, truth, "--holdout", "0.5") == 0
+    assert "held-out 50% of the images · 1 images" in (out := capsys.readouterr().out) and "mAP 100.00 %" in out
+    codes = [scored("vqa", [row], truth, "--holdout", "0.5") for row in GOOD["vqa"]]
+    assert sorted(codes) == [0, 3] and "not among the questions" in capsys.readouterr().err
+
+
+def test_a_share_that_cannot_be_is_one_line(truth, capsys):
+    assert scored("vqa", GOOD["vqa"], truth, "--holdout", "1.5") == 2
+    assert capsys.readouterr().err == "error: score: holdout is 1.5; must be less than 1\n"
 
 
 def test_a_judge_is_for_captions_alone(truth, capsys):

@@ -156,6 +156,7 @@ def test_the_shipped_suites_name_all_tasks_and_known_protocols(name):
         ("retrieval: {data: x, name: ../up}", "name"),
         ("vqa: {train: x, val: y, epochs: -1}", r"vqa.0.epochs is -1; must be greater than 0"),
         ("vqa: {train: x, val: holdout, holdout: 1.5}", "holdout"),
+        ("vqa: {train: x, val: holdout, val_split: val}", "a share of train, which has no split 'val'; drop val_split"),
     ],
 )
 def test_a_wrong_suite_is_one_clear_line(tmp_path, text, message):
@@ -176,7 +177,8 @@ def test_a_protocol_that_no_task_has_is_refused_before_anything_is_scored(root, 
     (tmp_path / "s.yaml").write_text("retrieval: {data: 'scenes:8:val', protocol: coco-5000}")
     out = tmp_path / "out"
     assert main(["suite", str(tmp_path / "s.yaml"), str(root / "teacher"), "--out", str(out)]) == 2
-    assert "has no protocol 'coco-5000'; it has: standard," in capsys.readouterr().err and not out.exists()
+    assert "has no protocol 'coco-5000'; it has: standard," in (err := capsys.readouterr().err) and not out.exists()
+    assert err.endswith("(did you mean 'coco-5k'?)\n")
 
 
 @pytest.mark.parametrize(
@@ -203,6 +205,7 @@ def test_data_that_is_not_there_is_said_before_anything_is_scored(root, tmp_path
         ("--epochs", "-1", "epochs is -1.0; must be greater than 0"),
         ("--batch", "0", "batch is 0"),
         ("--holdout", "2", "holdout is 2.0"),
+        ("--val-split", "val", "error: train-head: val is holdout, a share of train, which has no split 'val'"),
     ],
 )
 def test_a_number_that_cannot_be_is_one_line_and_exit_code_2(option, value, rule, capsys, tmp_path):

@@ -206,11 +206,11 @@ def test_captions_are_cut_as_java_cuts_them(tmp_path):
         assert tokens(text) == [word for word in line.split() if word not in removed], text
 
 
-def test_a_metric_that_cannot_be_run_has_a_reason_and_no_figure(monkeypatch):
+def test_a_metric_that_cannot_be_run_has_a_reason_and_no_figure_and_is_not_announced(monkeypatch, capsys):
     monkeypatch.setattr(caption_java.shutil, "which", lambda name: None)
     figures, notes = caption_java.java_metrics(["a"], [["a"]])
     assert figures == {} and [note.split(":")[0] for note in notes] == ["meteor not run", "spice not run"]
-    assert all("java is not on the path" in note for note in notes)
+    assert all("java is not on the path" in note for note in notes) and not capsys.readouterr().err
 
 
 def test_spice_says_what_it_lacks(monkeypatch, tmp_path):
@@ -267,7 +267,8 @@ def test_meteor_speaks_its_programs_protocol_and_reports_its_progress_and_death(
     java = script(tmp_path, "java", body)
     monkeypatch.setattr(caption_java.shutil, "which", lambda name: java)
     assert caption_java.meteor(["a ||| b", "c\nd"], [["x", "y"], ["z"]]) == pytest.approx(0.15)
-    assert "METEOR 2/2" in capsys.readouterr().err
+    started, *told = capsys.readouterr().err.splitlines()  # before the first answer, while Java is starting
+    assert started.startswith("METEOR: 2 captions; ") and told[-1].startswith("METEOR 2/2")
     failing = script(tmp_path, "java2", "sys.exit('no class')")
     monkeypatch.setattr(caption_java.shutil, "which", lambda name: failing)
     with pytest.raises(caption_java.NotRun, match="no class"):

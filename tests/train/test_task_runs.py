@@ -244,6 +244,10 @@ def test_captions_alone_are_no_task_and_the_way_out_is_told(root, tmp_path):
         ("task.batch=1", "task.batch is 1; must be greater than or equal to 2"),
         ("task.trian=x", "unknown key 'task.trian' .*task.train"),
         ("task.holdout=1.5", "task.holdout is 1.5"),
+        (
+            "task={train: x, val: holdout, val_split: val}",
+            "task: val is holdout, .* has no split 'val'; drop val_split",
+        ),
     ],
 )
 def test_a_wrong_task_section_is_one_line(tmp_path, line, message):

@@ -10,7 +10,7 @@ from cmapkd.config.load import load_config
 from cmapkd.config.schema import Config, DataConfig, TowerConfig
 from cmapkd.config.suite import ScoredData
 from cmapkd.core import fsio
-from cmapkd.core.errors import UsageError
+from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from cmapkd.export.run import METHOD_TENSORS
@@ -91,7 +91,8 @@ def choose_protocols(tasks: Sequence[str], protocols: Sequence[str]) -> dict[str
         task = next((task for task in chosen if protocol in PROTOCOLS[task]), None)
         if task is None:
             known = "; ".join(f"{task} has {', '.join(PROTOCOLS[task])}" for task in chosen)
-            raise UsageError(f"eval --protocol {protocol}: none of these tasks has it; {known}")
+            near = did_you_mean(protocol, (name for task in chosen for name in PROTOCOLS[task]))
+            raise UsageError(f"eval --protocol {protocol}: none of these tasks has it; {known}{near}")
         if task in named:
             raise UsageError(f"eval --protocol {protocol}: {task} has one already, {named[task]}; give one a task")
         named[task] = protocol

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from cmapkd.config.schema import DataConfig
+from cmapkd.config.schema import HOLDOUT, DataConfig
 from cmapkd.config.suite import HeadData
 from cmapkd.core.errors import UsageError
-from cmapkd.data.holdout import HOLDOUT, Apart, apart
+from cmapkd.data.holdout import Apart, apart
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from cmapkd.models.tower import Tower
 from cmapkd.tasks import captioning, detection, vqa

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 from cmapkd.bench.evaluate import open_model
 from cmapkd.config.schema import DataConfig
-from cmapkd.config.suite import ScoredData
+from cmapkd.config.suite import ResultData
 from cmapkd.core import fsio
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.boxes import Boxes
+from cmapkd.data.holdout import Apart, apart
+from cmapkd.data.questions import Questions
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from cmapkd.data.readers.text import read_json
 from cmapkd.tasks.average_precision import average_precision, installed
@@ -22,9 +25,9 @@ from cmapkd.tasks.vqa_accuracy import read_results as read_answers
 from cmapkd.tasks.vqa_accuracy import vqa_accuracy
 
 
-def score_vqa(results: Path, data: ScoredData, judge: str | None) -> Score:
+def score_vqa(results: Path, data: ResultData, judge: str | None) -> Score:
     """[{question_id, answer}], one for every question. The images are not needed."""
-    questions = open_questions(data.data, _settings(data), data.split, pictures=False)
+    questions = held(listed_questions(data), data)
     accuracy = vqa_accuracy(read_answers(results, questions.ids), questions)
     return Score(
         "vqa", f"result file {results.name}", accuracy.metrics, questions.name, len(set(questions.image_ids)), 0,
@@ -32,9 +35,9 @@ def score_vqa(results: Path, data: ScoredData, judge: str | None) -> Score:
     )  # fmt: skip
 
 
-def score_detection(results: Path, data: ScoredData, judge: str | None) -> Score:
+def score_detection(results: Path, data: ResultData, judge: str | None) -> Score:
     """[{image_id, category_id, bbox, score}], any number an image, in pixels of the original images, which are not needed."""
-    boxes, rows = listed_boxes(data), read_json(results)
+    boxes, rows = held(listed_boxes(data), data), read_json(results)
     if not boxes.n_boxes:
         raise DataError(
             f"{data.data}: holds no box, so that nothing can be found; give the instances_*.json of the split"
@@ -52,19 +55,35 @@ def score_detection(results: Path, data: ScoredData, judge: str | None) -> Score
     )  # fmt: skip
 
 
-def listed_boxes(data: ScoredData) -> Boxes:
-    """Every listed image; with the files, which the fingerprint sees, where all of them are there."""
+def listed_questions(data: ResultData) -> Questions:
+    """Every question, without the images; for a held-out share those whose image is there, as a head has them."""
+    if data.holdout is not None:
+        with contextlib.suppress(DataError):
+            return open_questions(data.data, _settings(data), data.split)
+    return open_questions(data.data, _settings(data), data.split, pictures=False)
+
+
+def listed_boxes(data: ResultData) -> Boxes:
+    """Every listed image; with the files, which the fingerprint sees, where all of them are there.
+
+    For a held-out share the images that are there, as a head has them.
+    """
     listed = open_boxes(data.data, _settings(data), data.split, pictures=False)
     try:
         seen = open_boxes(data.data, _settings(data), data.split)
     except DataError:
         return listed
-    return seen if len(seen) == len(listed) else listed
+    return seen if data.holdout is not None or len(seen) == len(listed) else listed
 
 
-def score_captioning(results: Path, data: ScoredData, judge: str | None) -> Score:
+def held(given: Apart, data: ResultData) -> Apart:
+    """All of it, or the share that `train-head --val holdout` scores: `apart` of the same data, and so the same images."""
+    return given if data.holdout is None else apart(given, data.holdout)[1]
+
+
+def score_captioning(results: Path, data: ResultData, judge: str | None) -> Score:
     """[{image_id, caption}], one for every image. judge: a model for CLIPScore."""
-    samples = open_samples(data.data, _settings(data), data.split)
+    samples = held(open_samples(data.data, _settings(data), data.split), data)
     try:
         captions = read_captions(results, samples.ids)
     except DataError as error:  # an image that was dropped is why its caption is of none
@@ -74,7 +93,7 @@ def score_captioning(results: Path, data: ScoredData, judge: str | None) -> Scor
     )
 
 
-RESULTS: dict[str, Callable[[Path, ScoredData, str | None], Score]] = {
+RESULTS: dict[str, Callable[[Path, ResultData, str | None], Score]] = {
     "vqa": score_vqa,
     "detection": score_detection,
     "captioning": score_captioning,
@@ -82,7 +101,7 @@ RESULTS: dict[str, Callable[[Path, ScoredData, str | None], Score]] = {
 
 
 def score_results(
-    task: str, results: Path, data: ScoredData, judge: str | None = None, out: Path | None = None
+    task: str, results: Path, data: ResultData, judge: str | None = None, out: Path | None = None
 ) -> None:
     """Print the figures of a result file; `out` also keeps them as JSON. Raises DataError in one line for a file that
     cannot be scored: unknown, repeated or missing ids, or numbers that are none."""
@@ -94,5 +113,5 @@ def score_results(
         fsio.write_json(out, score.to_json())
 
 
-def _settings(data: ScoredData) -> DataConfig:
+def _settings(data: ResultData) -> DataConfig:
     return DataConfig(train=data.data, images=data.images)

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from cmapkd.bench.evaluate import Subject, open_scored, open_subject
 from cmapkd.bench.heads import train_head
-from cmapkd.config.schema import Config
+from cmapkd.config.schema import HOLDOUT, Config
 from cmapkd.config.suite import HeadData, ScoredData, SuiteConfig
 from cmapkd.core import fsio
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.core.log import say
-from cmapkd.data.holdout import HOLDOUT
 from cmapkd.data.readers.shards import is_pattern
 from cmapkd.data.readers.text import neighbours
 from cmapkd.tasks.encoder import Encoder

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from cmapkd.bench.arms import Arm, run_all
 from cmapkd.bench.tables import KEY
-from cmapkd.config.schema import Config
+from cmapkd.config.schema import HOLDOUT, Config
 from cmapkd.core import fsio
 from cmapkd.core.log import say
-from cmapkd.data.holdout import HOLDOUT
 from cmapkd.methods import resolve
 
 FACTORS = (1 / 3, 1.0, 3.0, 9.0)

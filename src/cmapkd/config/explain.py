@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from cmapkd.config.schema import Config
+from cmapkd.core.errors import did_you_mean
 
 SECTION = "must be a section, with its keys indented below it"
 RULES = {
@@ -50,7 +51,7 @@ def _line(path: str, item: Any) -> str:
     where = path or "the whole file"
     if kind == "value_error" and isinstance(value, dict):
         return f"{where}: {rule}"
-    near = _suggest(str(value), _choices(item))
+    near = did_you_mean(str(value), _choices(item), 0.5)
     return f"{where} is {_short(value)}; {rule[0].lower()}{rule[1:]}{near}"
 
 
@@ -93,11 +94,6 @@ def _choices(item: Any) -> list[str]:
     if item["type"] != "literal_error":
         return []
     return [word.strip("' ") for word in item["ctx"]["expected"].replace(" or ", ", ").split(",")]
-
-
-def _suggest(word: str, choices: list[str]) -> str:
-    near = difflib.get_close_matches(word, choices, 1, 0.5)
-    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def _short(value: object) -> str:

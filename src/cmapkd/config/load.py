@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 from cmapkd.config.explain import explain
 from cmapkd.config.schema import Config
 from cmapkd.config.text import MAX_BYTES, parse, parse_value, render
-from cmapkd.core.errors import UsageError
+from cmapkd.core.errors import UsageError, did_you_mean
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -54,8 +53,7 @@ def _read(path: Path) -> str:
     if path.is_dir():
         raise UsageError(f"config {path}: is a folder; give the YAML file in it")
     if not path.is_file():
-        near = difflib.get_close_matches(path.stem, recipes(), 1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        hint = did_you_mean(path.stem, recipes())
         names = ", ".join(recipes()) or "none"
         raise UsageError(f"config {path}: no such file, and no recipe of that name; recipes: {names}{hint}")
     try:

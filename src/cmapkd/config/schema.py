@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+HOLDOUT = "holdout"  # as val: score on a share of the images of train, which is kept from training
 Level = Literal["P2", "P3", "P4", "P5", "L1", "L2", "L3", "L4"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -247,7 +248,14 @@ class TaskConfig(Section):
     def val_has_train(self) -> TaskConfig:
         if self.val is not None and self.train is None:
             raise ValueError("val scores what train teaches, but train is not set; set task.train or drop task.val")
+        refuse_split_of_holdout(self.val, self.val_split)
         return self
+
+
+def refuse_split_of_holdout(val: str | None, val_split: str | None) -> None:
+    """Raise ValueError for a split of a share: `train_split` is what says which split it is a share of."""
+    if val == HOLDOUT and val_split is not None:
+        raise ValueError(f"val is {HOLDOUT}, a share of train, which has no split '{val_split}'; drop val_split")
 
 
 class Config(Section):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from cmapkd.config.explain import explain
-from cmapkd.config.schema import Positive, Section
+from cmapkd.config.schema import Positive, Section, refuse_split_of_holdout
 from cmapkd.config.text import MAX_BYTES, parse
-from cmapkd.core.errors import UsageError
+from cmapkd.core.errors import UsageError, did_you_mean
 
 SUITES = Path(__file__).parent.parent / "recipes" / "suites"
-
+Given = TypeVar("Given", bound=Section)
 
 Name = Annotated[str, Field(pattern=r"^[\w. -]*$")]  # of a folder and of a heading
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]  # of images that are kept from training
 
 
 class ScoredData(Section):
@@ -33,6 +33,15 @@ class ScoredData(Section):
     protocol: str | None = None
 
 
+class ResultData(Section):
+    """What a result file is of. holdout: only the share of the images that a head with the same share was scored on."""
+
+    data: str
+    split: str | None = None
+    images: Path | None = None
+    holdout: Share | None = None
+
+
 class HeadData(Section):
     """Data of a task with a head: it is trained on `train` and scored on `val`, the tower frozen.
 
@@ -46,13 +55,18 @@ class HeadData(Section):
     train_split: str | None = None
     val_split: str | None = None
     images: Path | None = None
-    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    holdout: Share = 0.3
     epochs: Positive = 10.0
     batch: Annotated[int, Field(ge=1)] = 64
     lr: Positive = 1e-3
     width: Annotated[int, Field(ge=4)] | None = None
     head: Literal["fusion", "coattention"] | None = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def a_share_has_no_split(self) -> HeadData:
+        refuse_split_of_holdout(self.val, self.val_split)
+        return self
 
 
 def _listed(given: Any) -> Any:
@@ -92,11 +106,23 @@ def scored_data(data: str | None, split: str | None, images: Path | None, classe
 
 
 def head_data(given: dict[str, Any]) -> HeadData:
-    """A command line's data of a head; words of `given` that are no keys are passed over. Raises UsageError."""
+    """What the command line of train-head says of data. Raises UsageError."""
+    return _checked(HeadData, given, "train-head")
+
+
+def result_data(given: dict[str, Any]) -> ResultData:
+    """What the command line of score says of data. Raises UsageError."""
+    return _checked(ResultData, given, "score")
+
+
+def _checked(kind: type[Given], given: dict[str, Any], command: str) -> Given:
+    """The data among a command's arguments; None is what was not given, and what is no key is passed over."""
+    chosen = {key: given[key] for key in kind.model_fields if given.get(key) is not None}
     try:
-        return HeadData.model_validate({key: given[key] for key in HeadData.model_fields if key in given})
+        return kind.model_validate(chosen)
     except ValidationError as error:
-        raise UsageError(explain(error, "train-head").replace("config train-head", "train-head")) from None
+        said = explain(error, command).replace(f"config {command}", command)
+        raise UsageError(said.replace(f"{command}: the whole file:", f"{command}:")) from None
 
 
 def load_suite(path: Path) -> SuiteConfig:
@@ -108,8 +134,7 @@ def load_suite(path: Path) -> SuiteConfig:
         raise UsageError(f"suite {path}: is a folder; give the YAML file in it")
     if not path.is_file():
         names = sorted(file.stem for file in SUITES.glob("*.yaml"))
-        near = difflib.get_close_matches(path.stem, names, 1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        hint = did_you_mean(path.stem, names)
         raise UsageError(f"suite {path}: no such file, and no suite of that name; suites: {', '.join(names)}{hint}")
     with path.open(encoding="utf-8") as file:
         tree = parse(file.read(MAX_BYTES + 1), str(path))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class CmapkdError(Exception):
     """One clear line: what, where, the rule, the way out. `code` is the process's exit code."""
@@ -43,3 +46,9 @@ class PeerLostError(CmapkdError):
     """A rank of a multi-process run died or hung."""
 
     code = 7
+
+
+def did_you_mean(word: str, names: Iterable[str], likeness: float = 0.6) -> str:
+    """` (did you mean 'train'?)`, the name nearest to a wrong one, to end a line with; nothing where none is near."""
+    near = difflib.get_close_matches(word, list(names), 1, likeness)
+    return f" (did you mean '{near[0]}'?)" if near else ""

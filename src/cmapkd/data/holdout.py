@@ -13,7 +13,6 @@ from cmapkd.data.boxes import Boxes
 from cmapkd.data.questions import Questions
 from cmapkd.data.samples import Samples
 
-HOLDOUT = "holdout"  # as data.val: validate on the slice that data.holdout keeps from training
 Apart = TypeVar("Apart", Samples, Questions, Boxes)
 
 

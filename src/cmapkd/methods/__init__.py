@@ -5,14 +5,13 @@ A method is a named list of terms with weights; an ablation is a method with a t
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from cmapkd.core.errors import UsageError
+from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.methods.term import Method, Read, Term
 
 
@@ -39,12 +38,12 @@ def reading(what: Read, terms: Iterable[str]) -> frozenset[str]:
 def resolve(name: str, weights: dict[str, float], share: dict[str, float]) -> Method:
     """The method with the config's numbers in it. Unknown names raise UsageError with the nearest right one."""
     if name not in METHODS:
-        raise UsageError(f"method '{name}' is unknown; known: {', '.join(METHODS)}{_near(name, METHODS)}")
+        raise UsageError(f"method '{name}' is unknown; known: {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
     base = METHODS[name]
     for where, numbers in (("weights", weights), ("share", share)):
         for term in numbers:
             if term not in TERMS:
-                raise UsageError(f"{where}.{term}: no such term; known: {', '.join(TERMS)}{_near(term, TERMS)}")
+                raise UsageError(f"{where}.{term}: no such term; known: {', '.join(TERMS)}{did_you_mean(term, TERMS)}")
     for term in share:
         if term in FINAL:
             raise UsageError(f"share.{term}: final terms are what shares are measured against; set weights.{term}")
@@ -67,15 +66,10 @@ def check_options(options: Mapping[str, Mapping[str, float | str]], terms: Itera
         for name, value in switches.items():
             if name not in known:
                 names = ", ".join(known) or "none"
-                raise UsageError(f"options.{term}.{name}: no such switch; known: {names}{_near(name, known)}")
+                raise UsageError(f"options.{term}.{name}: no such switch; known: {names}{did_you_mean(name, known)}")
             allowed = known[name]
             if isinstance(allowed, tuple):
                 if value not in allowed:
                     raise UsageError(f"options.{term}.{name}: '{value}' is none of {', '.join(allowed)}")
             elif isinstance(value, str) or not value > 0:
                 raise UsageError(f"options.{term}.{name}: '{value}' must be a number above 0")
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f" (did you mean '{near[0]}'?)" if near else ""

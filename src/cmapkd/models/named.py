@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from cmapkd.config.schema import TowerConfig
-from cmapkd.core.errors import UsageError
+from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.core.log import say
 from cmapkd.models.hf_clip import from_hugging_face
 from cmapkd.models.weights import file_hash, read_config
@@ -94,8 +93,7 @@ def architecture_config(name: str) -> dict[str, Any]:
     found = open_clip.get_model_config(name.replace("/", "-"))
     if found is None:
         names = [path.stem for path in SHIPPED.glob("*.json")] + open_clip.list_models()
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        hint = did_you_mean(name, names)
         raise UsageError(
             f"model '{name}' is neither a folder, nor a file, nor a known architecture{hint}; see `cmapkd list towers`"
         )

@@ -48,6 +48,7 @@ def meteor(candidates: Texts, references: Sequence[Texts]) -> float:
             process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, encoding="utf-8")
         except OSError as error:
             raise NotRun(f"java cannot be started ({error})") from None
+        say(f"METEOR: {len(candidates)} captions; its program takes some seconds to start")
         try:
             statistics, progress = [], Progress(len(candidates), "METEOR")
             for place, (candidate, truths) in enumerate(zip(candidates, references, strict=True), 1):

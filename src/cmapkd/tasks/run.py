@@ -10,7 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from cmapkd.core.errors import DataError, UsageError
+from cmapkd.core.errors import DataError, UsageError, did_you_mean
 from cmapkd.data.loader import read_images
 from cmapkd.data.samples import Samples
 from cmapkd.tasks import protocols, retrieval, zeroshot
@@ -98,11 +98,12 @@ def evaluate(
 def chosen_protocol(task: str, protocol: str | None) -> str:
     """`protocol`, or the task's default. Raises UsageError for a task or protocol that does not exist."""
     if task not in TASKS:
-        way_out = ""
+        way_out = did_you_mean(task, TASKS)
         if task in HEADS:
             way_out = f"; {task} needs a head that is trained first: cmapkd train-head {task}, or cmapkd suite"
         raise UsageError(f"task '{task}' does not exist; there are: {', '.join(TASKS)}{way_out}")
     protocol = protocol or PROTOCOLS[task][0]
     if protocol not in PROTOCOLS[task]:
-        raise UsageError(f"task {task} has no protocol '{protocol}'; it has: {', '.join(PROTOCOLS[task])}")
+        near = did_you_mean(protocol, PROTOCOLS[task])
+        raise UsageError(f"task {task} has no protocol '{protocol}'; it has: {', '.join(PROTOCOLS[task])}{near}")
     return protocol

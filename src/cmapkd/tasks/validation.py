@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from cmapkd.config.schema import Config
+from cmapkd.config.schema import HOLDOUT, Config
 from cmapkd.core.errors import UsageError
-from cmapkd.data.holdout import HOLDOUT, split_holdout
+from cmapkd.data.holdout import split_holdout
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from cmapkd.data.scripts import by_script

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 
 from cmapkd.config.schema import StageConfig
-from cmapkd.core.errors import UsageError
+from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.core.types import LEVELS
 from cmapkd.methods import FINAL, TERMS
 from cmapkd.methods.term import Method
@@ -68,8 +67,7 @@ def resolve_schedule(
         schedule = (method.stages if method else ()) or "all_on"
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
-            near = difflib.get_close_matches(schedule, SCHEDULES, 1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            hint = did_you_mean(schedule, SCHEDULES)
             raise UsageError(f"schedule '{schedule}' is unknown; known: {', '.join(SCHEDULES)}{hint}")
         return SCHEDULES[schedule]
     ends = [stage.until for stage in schedule]
@@ -78,8 +76,7 @@ def resolve_schedule(
     for stage in schedule:
         for term in stage.scale:
             if term not in TERMS:
-                near = difflib.get_close_matches(term, TERMS, 1)
-                hint = f" (did you mean '{near[0]}'?)" if near else ""
+                hint = did_you_mean(term, TERMS)
                 raise UsageError(
                     f"schedule stage '{stage.name}' scales unknown term '{term}'; known: {', '.join(TERMS)}{hint}"
                 )

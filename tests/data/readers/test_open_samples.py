@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cmapkd.config.load import load_config
 from cmapkd.core.errors import CmapkdError, DataError, DiskError, UsageError
-from cmapkd.data.readers import READERS, builtin, open_samples
+from cmapkd.data.readers import READERS, builtin, open_boxes, open_questions, open_samples
+from data.written import instances, vqa
 from pictures import coco, config, picture
 
 
@@ -108,5 +110,57 @@ def test_a_split_of_data_that_has_only_one_is_refused_and_its_own_name_is_not(tm
         path.write_text(files[kind][1])
     for split in (None, "all", "train"):
         assert len(open_samples(str(path), config(str(path), format=kind), split)) > 0
-    with pytest.raises(UsageError, match="holds one split, without a name, but split 'trian' is asked for"):
+    with pytest.raises(UsageError, match="is split 'train' by its name, but split 'trian' is asked for"):
         open_samples(str(path), config(str(path), format=kind), "trian")
+
+
+@pytest.mark.parametrize("kind", ["vqa", "instances", "listed"])
+def test_questions_boxes_and_listed_images_have_the_split_of_their_name_only(tmp_path: Path, kind: str) -> None:
+    read, named = {"vqa": open_questions, "instances": open_boxes, "listed": open_samples}[kind], tmp_path / "val"
+    if kind == "listed":
+        picture(named / "1.png")
+        (named / "wnid_index.tsv").write_text("index\twnid\tname_in_file\tfile\n0\tn1\ttench\t1.png\n")
+        bare = named.parent / "images"
+    else:
+        named = vqa(tmp_path) if kind == "vqa" else instances(tmp_path, {})
+        bare = named.with_name("questions.json" if kind == "vqa" else "boxes.json")
+    for split in (None, "all", "val", "dev"):
+        assert len(read(str(named), config(str(named)), split)) > 0
+    with pytest.raises(
+        UsageError, match="is split 'val' by its name, but split 'train' is asked for.* or drop the split"
+    ):
+        read(str(named), config(str(named)), "train")
+    named.rename(bare)
+    with pytest.raises(UsageError, match="holds one split, without a name, but split 'val' is asked for"):
+        read(str(bare), config(str(bare)), "val")
+
+
+def test_a_world_has_the_split_of_its_name_only(world: Path) -> None:
+    for location, split in (("scenes:4:val", "dev"), ("scenes:4:7", "7"), ("scenes:4", "all"), ("scenes:4", "val")):
+        assert len(open_samples(location, config(location), split)) == 4
+    dev, val = open_samples("scenes:4", config("x"), "dev"), open_samples("scenes:4:val", config("x"), None)
+    assert dev.fingerprint() == val.fingerprint()
+    for location, split, words in (
+        ("scenes:4:val", "train", "is of the world 'val', but split 'train' is asked for"),
+        ("scenes:4:7", "train", "is of the world '7', but split 'train' is asked for"),
+        ("scenes:4", "trian", "has the splits train, val, test, but split 'trian' is asked for"),
+    ):
+        for read in (open_samples, open_questions, open_boxes):
+            with pytest.raises(UsageError, match=words):
+                read(location, config(location), split)
+
+
+def test_a_recipes_splits_fit_files_that_are_named_by_split_and_can_be_dropped_for_others(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        coco(tmp_path, {f"{split}.png": ["one"]}).rename(tmp_path / f"captions_flickr8k_{split}.json")
+    places = {split: tmp_path / f"captions_flickr8k_{split}.json" for split in ("train", "val")}
+    given = [f"data.{split}={place}" for split, place in places.items()]
+    data = load_config(Path("flickr8k"), given).data
+    assert open_samples(data.train, data, data.train_split).paths[0].name == "train.png"
+    assert open_samples(str(data.val), data, data.val_split).paths[0].name == "val.png"
+    plain = str(places["train"].rename(tmp_path / "mine.json"))
+    data = load_config(Path("flickr8k"), [f"data.train={plain}"]).data
+    with pytest.raises(UsageError, match="data.train_split=null, data.val_split=null over a recipe's"):
+        open_samples(plain, data, data.train_split)
+    data = load_config(Path("flickr8k"), [f"data.train={plain}", "data.train_split=null"]).data
+    assert len(open_samples(plain, data, data.train_split)) == 1

@@ -14,6 +14,7 @@ from cmapkd.data.questions import Questions
 from cmapkd.data.readers.coco import read_coco
 from cmapkd.data.readers.folder import read_folder
 from cmapkd.data.readers.instances import read_instances
+from cmapkd.data.readers.split_files import ALIKE, DROP
 from cmapkd.data.readers.vqa import read_vqa
 from cmapkd.data.samples import Samples
 from cmapkd.data.scenes import LAYOUT, SPLITS, world_seed, write_scenes, write_single_objects
@@ -64,13 +65,15 @@ def scenes_folder(location: str, data: DataConfig, split: str | None) -> tuple[P
 
 
 def parse_location(location: str, data: DataConfig, split: str | None) -> tuple[int, str, bool]:
-    """(N, world, whether single objects). Without a world, `data.val` is of val, all else of train."""
+    """(N, world, whether single objects). Without a world or a split, `data.val` is of val, all else of train."""
     parts = location.split(":")[1:]
     single = parts[:1] == ["objects"]
     parts = parts[1:] if single else parts
-    if len(parts) == 1:
+    asked = next((name for name in ALIKE.get(split or "", (split,)) if name in SPLITS), None)
+    bare = len(parts) == 1
+    if bare:
         held_out = location == data.val and location != data.train
-        parts = [parts[0], split if split in SPLITS else "val" if held_out else "train"]
+        parts = [parts[0], asked or ("val" if held_out else "train")]
     if (
         len(parts) != 2
         or not parts[0].isdecimal()
@@ -81,4 +84,7 @@ def parse_location(location: str, data: DataConfig, split: str | None) -> tuple[
             f"data: '{location}' is not scenes:N[:WORLD] or scenes:objects:N[:WORLD] with a whole number N "
             f"and WORLD one of {', '.join(SPLITS)} or a seed"
         )
+    if split not in (None, "all", parts[1]) and asked != parts[1]:
+        holds = f"has the splits {', '.join(SPLITS)}" if bare else f"is of the world '{parts[1]}'"
+        raise UsageError(f"data: '{location}' {holds}, but split '{split}' is asked for; give another one, {DROP}")
     return int(parts[0]), parts[1], single

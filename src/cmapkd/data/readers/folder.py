@@ -23,6 +23,7 @@ def read_folder(path: Path, data: DataConfig, split: str | None) -> Samples:
     if not path.is_dir():
         raise DataError(f"{path}: is a file, but data.format: folder needs a folder of class folders")
     if (path / "wnid_index.tsv").is_file():
+        refuse_split(path, split)
         return _listed(path, data)
     root = _split_folder(path, split)
     if (root / "val_annotations.txt").is_file():

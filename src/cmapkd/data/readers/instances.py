@@ -13,6 +13,7 @@ from cmapkd.core.errors import DataError
 from cmapkd.data.boxes import Boxes, file_size
 from cmapkd.data.images import Unreadable
 from cmapkd.data.readers.image_paths import PROBES, locate
+from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.text import field, is_number, listing, number, read_json, whole
 from cmapkd.data.samples import is_file
 
@@ -34,6 +35,7 @@ def read_instances(path: Path, data: DataConfig, split: str | None = None, pictu
 
     Raises DataError for boxes or ids that cannot be.
     """
+    refuse_split(path, split)
     content = read_json(path)
     annotations = listing(content, "annotations", path)
     if annotations and "bbox" not in annotations[0]:

@@ -14,6 +14,7 @@ NAMES = {
     "vqa": re.compile(r"^.*questions.*\.json(\.gz)?$"),
 }
 SPLIT = re.compile(r"(?:^|[^a-z])(train|validation|valid|val|test-dev|test|dev)(\d{4})?(?![a-z])")
+DROP = "or drop the split (--split, --train-split, --val-split; data.train_split=null, data.val_split=null over a recipe's)"
 ALIKE = {
     name: (name, *(other for other in ("val", "valid", "validation", "dev") if other != name))
     for name in ("val", "valid", "validation", "dev")
@@ -57,7 +58,5 @@ def refuse_split(path: Path, split: str | None) -> None:
     match = SPLIT.search(path.name)
     named = {path.name, path.stem, *((match[1], match[1] + (match[2] or "")) if match else ())}
     if split not in (None, "all") and not named & set(ALIKE.get(split, (split,))):
-        raise UsageError(
-            f"{path}: holds one split, without a name, but split '{split}' is asked for; give the file of that split, "
-            "or drop data.train_split / data.val_split (--split)"
-        )
+        holds = f"is split '{match[1]}' by its name" if match else "holds one split, without a name"
+        raise UsageError(f"{path}: {holds}, but split '{split}' is asked for; give the data of that split, {DROP}")

@@ -10,6 +10,7 @@ from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
 from cmapkd.data.questions import Questions
 from cmapkd.data.readers.image_paths import locate
+from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.text import field, listing, neighbours, read_json, whole
 from cmapkd.data.samples import clean, is_file
 
@@ -23,6 +24,7 @@ def read_vqa(
 
     Raises DataError for a question without answers, repeated ids, or images that are nowhere.
     """
+    refuse_split(path, split)
     content = read_json(path)
     if isinstance(content, dict) and "questions" not in content and isinstance(content.get("annotations"), list):
         rows = content["annotations"][:1]

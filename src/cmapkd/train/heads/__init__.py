@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from cmapkd.config.schema import Config
+from cmapkd.config.schema import HOLDOUT, Config
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
-from cmapkd.data.holdout import HOLDOUT, apart
+from cmapkd.data.holdout import apart
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from cmapkd.methods.term import Method
 from cmapkd.models.tower import Tower
