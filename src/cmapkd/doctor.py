@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import subprocess
@@ -11,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from cmapkd.core import fsio
+from cmapkd.core.ahead import processors
 
 MINIMUM = {  # floors; torch's and transformers' are security floors
     "torch": (2, 6),
@@ -45,7 +45,7 @@ def doctor() -> tuple[str, bool]:
     works, torch_line = probe_torch()
     lines = [
         f"cmapkd {version('cmapkd') or 'not installed (running from source)'}",
-        f"python {platform.python_version()} on {platform.system()} {platform.machine()}, {_cores()} cores",
+        f"python {platform.python_version()} on {platform.system()} {platform.machine()}, {processors()} cores",
         *[line for _, line in needed],
         f"{'ok     ' if works else 'MISSING'} torch runs: {torch_line}",
         f"disk: {fsio.free_bytes(Path.cwd()) / 1e9:.1f} GB free in {Path.cwd()}",
@@ -92,7 +92,3 @@ def numbers(text: str) -> tuple[int, ...]:
     """The leading numbers of a version: 2.11.0+cpu is (2, 11, 0)."""
     found = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(part) for part in found.group().split(".")) if found else ()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -40,6 +40,12 @@ def test_the_report_of_a_gated_run_shows_weights_of_single_samples(root):
     assert "Level weights of single samples" in page and "Levels of each stage" in page
 
 
+def test_the_report_of_a_run_that_is_scored_on_a_held_out_slice_shows_that_slice(root):
+    over = {"data__val": "holdout", "data__holdout": 0.25, "method": "scratch", "train__steps": 2}
+    folder = distill(world.config(root, run=str(root / "apart"), **over))
+    assert "12 images" in report_run(folder).read_text()  # of 48
+
+
 def test_an_unfinished_run_has_no_report(root, tmp_path):
     with pytest.raises(UsageError, match="no finished run here"):
         report_run(tmp_path)

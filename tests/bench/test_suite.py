@@ -157,6 +157,7 @@ def test_the_shipped_suites_name_all_tasks_and_known_protocols(name):
         ("vqa: {train: x, val: y, epochs: -1}", r"vqa.0.epochs is -1; must be greater than 0"),
         ("vqa: {train: x, val: holdout, holdout: 1.5}", "holdout"),
         ("vqa: {train: x, val: holdout, val_split: val}", "a share of train, which has no split 'val'; drop val_split"),
+        ("vqa: {train: x, val: y, holdout: 0.2}", "holdout is a share of .train. and val is 'y'"),
     ],
 )
 def test_a_wrong_suite_is_one_clear_line(tmp_path, text, message):

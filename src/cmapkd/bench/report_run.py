@@ -31,6 +31,7 @@ from cmapkd.models.load import load_tower
 from cmapkd.models.targets import Targets
 from cmapkd.models.tower import Tower
 from cmapkd.policy import POLICIES
+from cmapkd.tasks.validation import open_task
 from cmapkd.train import checkpoint
 from cmapkd.train.corrupt import corrupted
 from cmapkd.train.schedule import resolve_schedule
@@ -59,7 +60,7 @@ def report_comparison(config: Config, methods: list[str], out: Path, command: st
 def _page(config: Config, runs: dict[str, list[Path]], main: Path, out: Path, command: str) -> Path:
     metrics = read_rows(main / "metrics.jsonl")
     targets = open_targets_of(config)
-    val = open_samples(config.data.val, config.data, config.data.val_split) if config.data.val else None
+    val = open_task(config, "retrieval") if config.data.val else None
     student = load_tower(TowerConfig(model=f"local-dir:{main / 'student'}"))
     train = open_samples(config.data.train, config.data, config.data.train_split)
     weights, factor = decisions(config, main, train)

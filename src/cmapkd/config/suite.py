@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from cmapkd.config.explain import explain
-from cmapkd.config.schema import Positive, Section, refuse_split_of_holdout
+from cmapkd.config.schema import HOLDOUT, Positive, Section, refuse_split_of_holdout
 from cmapkd.config.text import MAX_BYTES, parse
 from cmapkd.core.errors import UsageError, did_you_mean
 
@@ -66,6 +66,10 @@ class HeadData(Section):
     @model_validator(mode="after")
     def a_share_has_no_split(self) -> HeadData:
         refuse_split_of_holdout(self.val, self.val_split)
+        if self.val != HOLDOUT and "holdout" in self.model_fields_set:
+            raise ValueError(
+                f"holdout is a share of `train` and val is '{self.val}'; set val: holdout, or drop holdout"
+            )
         return self
 
 

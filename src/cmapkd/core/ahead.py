@@ -29,5 +29,10 @@ def ahead(make: Callable[[int], T], numbers: Iterable[int], threads: int = 1) ->
 
 
 def readers() -> int:
-    """How many threads may read ahead on this machine: all processors but one, and no more than eight."""
-    return max(1, min(8, (os.cpu_count() or 1) - 1))
+    """How many threads may read ahead in this process: all its processors but one, and no more than eight."""
+    return max(1, min(8, processors() - 1))
+
+
+def processors() -> int:
+    """How many processors this process may run on, which is fewer than the machine's where it is pinned."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
