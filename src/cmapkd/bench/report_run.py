@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from cmapkd.bench.figures import Matrix
 from cmapkd.bench.report import Report, Retrieved, write_report
 from cmapkd.bench.scores import Role, ScoreRow
 from cmapkd.bench.stats import interval
+from cmapkd.bench.tables import KEY
 from cmapkd.cache.calibration import open_targets_of
 from cmapkd.cache.reopen import open_cached_teacher
 from cmapkd.config.load import load_config
@@ -64,7 +67,11 @@ def _page(config: Config, runs: dict[str, list[Path]], main: Path, out: Path, co
     student = load_tower(TowerConfig(model=f"local-dir:{main / 'student'}"))
     train = open_samples(config.data.train, config.data, config.data.train_split)
     weights, factor = decisions(config, main, train)
-    lines = [_data_line("train", train)] + ([_data_line("validation", val)] if val else [])
+    lines = (
+        [_data_line("train", train)]
+        + ([_data_line("validation", val)] if val else [])
+        + _centring_lines(final_row(main))
+    )
     return write_report(
         out,
         Report(
@@ -168,6 +175,14 @@ def _matrix(targets: Targets | None, name: str) -> Matrix | None:
     if targets is None:
         return None
     return Matrix(IMAGE_LEVELS, TEXT_LEVELS, tuple(tuple(row) for row in targets.get(name).tolist()))
+
+
+def _centring_lines(row: Mapping[str, Any]) -> list[str]:
+    """What was taken from the image embeddings, and the figure without that; nothing of a plain student."""
+    if not row.get("centred"):
+        return []
+    plain = f", plain: mean R@1 {100 * row[name]:.2f}" if (name := f"plain/{KEY}") in row else ""
+    return [f"centred: {row['centred']:g} × the image embeddings' mean is taken from them{plain}"]
 
 
 def _data_line(role: str, samples: Samples) -> str:

@@ -173,7 +173,8 @@ class CorruptConfig(Section):
 
 class TrainConfig(Section):
     """The optimisation. accumulate: parts that a batch is computed in; the loss stays that of the whole. track: tools that
-    get the rows of metrics.jsonl, too.
+    get the rows of metrics.jsonl, too. centre: the student that is written is without the mean of its image embeddings,
+    where that raises the recall of train images (train/centre.py).
     """
 
     steps: Annotated[int, Field(ge=1)] | None = None
@@ -184,6 +185,7 @@ class TrainConfig(Section):
     weight_decay: Weight = 0.1
     warmup: Fraction = 0.05
     clip: Positive = 1.0
+    centre: bool = True
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpoint_every: Annotated[int, Field(ge=1)] = 100

@@ -132,8 +132,13 @@ class Tower(nn.Module):
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
         """uint8 [n, 3, S, S] to L2-normalised float32 [n, E], in eval mode."""
+        return F.normalize(self.raw_images(images), dim=-1)
+
+    @torch.inference_mode()
+    def raw_images(self, images: Tensor) -> Tensor:
+        """uint8 [n, 3, S, S] to float32 [n, E] as the tower gives them, not normalised, in eval mode."""
         with evaluating(self):
-            return F.normalize(self.clip.encode_image(self.normalise(images.to(self.device))).float(), dim=-1)
+            return self.clip.encode_image(self.normalise(images.to(self.device))).float()
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:

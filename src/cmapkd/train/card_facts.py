@@ -8,9 +8,9 @@ from cmapkd.train.state import Run
 
 
 def facts(
-    run: Run, metrics: dict[str, float], done: Headed | None = None, best: str | None = None
+    run: Run, metrics: dict[str, float], centred: float, done: Headed | None = None, best: str | None = None
 ) -> dict[str, object]:
-    """What the model card says. done: what the task's own data made of the student, if it has any.
+    """What the model card says. centred: the share of their mean that the image embeddings are without. done: what the task's own data made of the student, if it has any.
 
     best: by which figure a student was kept while the run went on; None for the one at its end.
     """
@@ -36,7 +36,8 @@ def facts(
         "student": config.student.model,
         "data": data,
         "scores": lines,
-        "training": f"{run.steps} steps of {config.train.batch}, seed {config.seed}, lr {config.train.lr:g}",
+        "training": f"{run.steps} steps of {config.train.batch}, seed {config.seed}, lr {config.train.lr:g}"
+        + (f"; {centred:g} × the image embeddings' mean is taken from them, in the tower's bias" if centred else ""),
         **({} if best is None else {"kept": f"best {best}"}),
         "synthetic": any(place.startswith("scenes:") for place in places),
         "command": f"cmapkd distill --config {run.folder.name}/config.yaml",

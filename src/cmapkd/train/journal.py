@@ -16,6 +16,7 @@ from cmapkd.core.types import LEVELS, Batch
 from cmapkd.export.run import export_student
 from cmapkd.train import checkpoint
 from cmapkd.train.card_facts import facts
+from cmapkd.train.centre import centred
 from cmapkd.train.schedule import Moment
 from cmapkd.train.state import Run
 
@@ -72,15 +73,16 @@ def warn_of_standstill(run: Run, rows: list[dict[str, Any]]) -> None:
 def evaluate(run: Run, step: int, log: MetricsLog) -> None:
     """Validation figures into the log; the best student by the chosen metric is kept in best/, an open_clip folder."""
     started = time.monotonic()
-    metrics = run.validate()
-    run.validating += time.monotonic() - started
-    flush(run, log)
-    log.write({"kind": "val", "step": step, **metrics})
-    score = metrics.get(run.config.eval.metric, float("-inf"))  # without data.val there is none
-    if score > run.best:
-        run.best = score
-        best = f"{run.config.eval.metric} {score:.4f}, at step {step}"
-        export_student(run.learner.student, run.folder / "best", facts(run, metrics, best=best))
+    with centred(run) as share:
+        metrics = run.validate()
+        run.validating += time.monotonic() - started
+        flush(run, log)
+        log.write({"kind": "val", "step": step, "centred": share, **metrics})
+        score = metrics.get(run.config.eval.metric, float("-inf"))  # without data.val there is none
+        if score > run.best:
+            run.best = score
+            best = f"{run.config.eval.metric} {score:.4f}, at step {step}"
+            export_student(run.learner.student, run.folder / "best", facts(run, metrics, share, best=best))
 
 
 def save(run: Run, step: int) -> Path:

@@ -22,6 +22,7 @@ from cmapkd.tasks.headed import Headed, write_head
 from cmapkd.train import checkpoint
 from cmapkd.train.assemble import assemble
 from cmapkd.train.card_facts import facts
+from cmapkd.train.centre import centred
 from cmapkd.train.dry_run import EVALUATED, outlook, shortened
 from cmapkd.train.loop import train
 from cmapkd.train.saving import measure_saving, saying
@@ -87,18 +88,21 @@ def _distill(config: Config, folder: Path, resume: bool, evaluated: int | None =
     if start < run.steps:
         train(run, start, log)
     spent = {"train_seconds": round(time.monotonic() - began - run.validating, 1)} if start == 0 else {}
-    metrics = run.validate()
-    done = None if run.task is None else run.task.result(run.learner.student)
+    plain = run.validate()
+    with centred(run) as share:
+        metrics = run.validate() if share else plain
+        done = None if run.task is None else run.task.result(run.learner.student)
+        export_student(run.learner.student, folder / "student", facts(run, metrics, share, done))
     figures = {} if done is None else {f"{config.task.name}/{k}": v for k, v in done.metrics.items() if v is not None}
     saving = measure_saving(run)
     if saving:
         say(saying(saving))
     log.write({"kind": "final", "step": run.steps, "samples": run.steps * run.loader.size,
                "seconds": round(time.time() - started, 1), **spent, **metrics, **figures,
+               "centred": share, **({f"plain/{k}": v for k, v in plain.items()} if share else {}),
                "ledger": {"seen": run.loader.ledger.seen, "quarantined": len(run.loader.ledger.quarantined)},
                **({"saving": saving} if saving else {}),
                **({} if run.task is None else {"task_unreadable": run.task.unreadable})})  # fmt: skip
-    export_student(run.learner.student, folder / "student", facts(run, metrics, done))
     say(f"student: {folder / 'student'} (open_clip local-dir)")
     if done is not None:
         keep_head(run, done)
