@@ -67,15 +67,14 @@ def robust() -> list[Arm]:
 
 
 def losses() -> list[Arm]:
-    """The recipe, all seven terms, only one of the three levels of distillation, none; then each term left out."""
+    """The recipe, all seven terms, only one of the three levels of distillation, none; then icl left out."""
     return [
         Arm("recipe"),
         Arm("seven_terms", WITH_RELATIONS, "with both relations: cmapkd_full"),
         Arm("final_only", _only(), "align + logits + fd + icl: clip_kd"),
         Arm("only_intra", _only("intra_v", "intra_l")),
-        Arm("only_align", _only("pyramid_align")),
+        Arm("only_align", _only("pyramid_align"), "the recipe without its intra-modal terms"),
         Arm("only_relation", {**_only(), **WITH_RELATIONS}),
-        Arm("no_intra", {"weights.intra_v": 0.0, "weights.intra_l": 0.0}),
         Arm("no_icl", {"weights.icl": 0.0}),
     ]
 

@@ -1,9 +1,8 @@
 """`cmapkd`: the final terms plus the pyramid. `cmapkd_full`: all seven terms of the design, relations included.
 
 The final terms are those of `clip_kd`, so that the pyramid has to show its gain on top of them. A term has to earn its
-place: in two seeds of the ablation of the built-in world (docs/results.md) both relational terms brought nothing on top of
-the levels, for a third of the time; `cmapkd` leaves them out. The shares were chosen on a
-slice of the train split (docs/LOG.md).
+place: in the ablation of the built-in world (docs/results.md) the intra-modal levels bring most, the level pairs a little,
+both relational terms nothing; `cmapkd` leaves those out. The shares were chosen on a slice of the train split (docs/LOG.md).
 """
 
 from __future__ import annotations
