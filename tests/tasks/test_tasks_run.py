@@ -117,7 +117,9 @@ def test_every_task_has_a_default_protocol_and_refuses_an_unknown_one(task: str)
 
 
 def test_an_unknown_task_names_those_that_exist() -> None:
-    with pytest.raises(UsageError, match=r"there are: retrieval, zeroshot, hard_negatives \(did you mean 'retrieval'\?\)$"):
+    with pytest.raises(
+        UsageError, match=r"there are: retrieval, zeroshot, hard_negatives \(did you mean 'retrieval'\?\)$"
+    ):
         evaluate(ColourEncoder(), FakeSamples(), "retrival", read=read)
 
 
