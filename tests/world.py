@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 import toy
@@ -12,7 +13,8 @@ from cmapkd.config.schema import Config
 from cmapkd.export.open_clip_folder import save_open_clip
 from cmapkd.models import tokenizer as tok
 from cmapkd.models.load import build
-from cmapkd.train import checkpoint
+from cmapkd.train import checkpoint, loop
+from cmapkd.train.run import distill
 
 CARD = {"mean": toy.MEAN, "std": toy.STD}
 
@@ -42,6 +44,20 @@ def config(root: Path, **over) -> Config:
             node = node.setdefault(section, {})
         node[leaf] = value
     return Config.model_validate(tree)
+
+
+def cut_off(config: Config, step: int) -> None:
+    """Train, and end as by Ctrl-C when the line of `step` is written."""
+    record = loop.record
+
+    def cut(run, now, *rest):
+        record(run, now, *rest)
+        if now == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "record", cut)
+        distill(config)
 
 
 def final_tensors(run: Path) -> dict[str, torch.Tensor]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
 import world
 from cmapkd.data.readers import open_samples
-from cmapkd.train import checkpoint, loop
+from cmapkd.train import checkpoint
 from cmapkd.train.run import distill
 
 GREEK = str.maketrans("abcdefghiklmnoprstuwxyz", "αβχδεφγηικλμνοπρστυωξψζ")  # a second language, letter by letter
@@ -35,22 +34,11 @@ def test_a_switch_in_the_config_reaches_the_loss_of_the_run(root, tmp_path):
     ],
     ids=lambda over: over["method"],
 )
-def test_resuming_in_mid_run_is_bit_exact(root, tmp_path, monkeypatch, over):
+def test_resuming_in_mid_run_is_bit_exact(root, tmp_path, over):
     over = {"eval__every": 8, **over}
     whole = distill(world.config(root, run=str(tmp_path / "whole"), **over))
     config = world.config(root, run=str(tmp_path / "cut"), **over)
-    record = loop.record
-
-    def cut(run, step, *rest):
-        record(run, step, *rest)
-        if step == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "record", cut)
-    with pytest.raises(KeyboardInterrupt):
-        distill(config)
-    monkeypatch.undo()
-    os.environ["CMAPKD_DATA"] = str(root / "data")
+    world.cut_off(config, 4)
     folder = distill(config, resume=True)
     x, y = (checkpoint.load_generation(checkpoint.latest(f / "checkpoints"))[0] for f in (whole, folder))
     assert x.keys() == y.keys() and [name for name in x if not x[name].equal(y[name])] == []

@@ -16,7 +16,7 @@ from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.methods import METHODS, reading, resolve
 from cmapkd.models.load import load_tower
-from cmapkd.train import checkpoint, loop
+from cmapkd.train import checkpoint
 from cmapkd.train import step as stepping
 from cmapkd.train.learner import build_learner
 from cmapkd.train.objective import Objective
@@ -154,20 +154,10 @@ def config(root, run, **over):
 
 
 @pytest.mark.parametrize("method", BANK_METHODS)
-def test_a_run_of_a_bank_method_resumes_to_the_bit_and_exports_the_plain_student(root, tmp_path, monkeypatch, method):
+def test_a_run_of_a_bank_method_resumes_to_the_bit_and_exports_the_plain_student(root, tmp_path, method):
     over = {"method": method, "train__centre": False, "train__accumulate": 2 if method == "promptkd" else 1}
     whole = distill(config(root, tmp_path / "whole", **over))
-    record = loop.record
-
-    def cut(run, step, *rest):
-        record(run, step, *rest)
-        if step == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "record", cut)
-    with pytest.raises(KeyboardInterrupt):
-        distill(config(root, tmp_path / "cut", **over))
-    monkeypatch.setattr(loop, "record", record)
+    scenes.cut_off(config(root, tmp_path / "cut", **over), 2)
     again = distill(config(root, tmp_path / "cut", **over), resume=True)
     a, b = (checkpoint.load_generation(checkpoint.latest(f / "checkpoints"))[0] for f in (whole, again))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)

@@ -5,7 +5,7 @@ import pytest
 import world
 from cmapkd.core.errors import UsageError
 from cmapkd.tasks.validation import open_validation
-from cmapkd.train.dry_run import few
+from cmapkd.train.dry_run import few, shortened
 from cmapkd.train.run import distill
 
 
@@ -19,6 +19,10 @@ def test_a_dry_run_needs_no_cache_keeps_nothing_and_says_steps_memory_and_cache_
 
 def test_a_dry_run_evaluates_few_samples_of_each_task(root):
     assert [len(s) for s in few(open_validation(world.config(root)), 5).samples.values()] == [5]
+
+
+def test_a_dry_run_embeds_no_train_images_to_centre_a_student_that_it_drops(root):
+    assert world.config(root).train.centre and not shortened(world.config(root)).train.centre
 
 
 def test_a_dry_run_tells_that_the_run_folder_is_taken(root, tmp_path):

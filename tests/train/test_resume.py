@@ -16,7 +16,7 @@ import world
 from cmapkd.cache.build import build_cache
 from cmapkd.config.load import dump_config
 from cmapkd.core.errors import IntegrityError
-from cmapkd.train import checkpoint, loop
+from cmapkd.train import checkpoint
 from cmapkd.train.run import distill
 
 SCRIPT = """
@@ -57,24 +57,13 @@ def test_same_seed_same_floats(root):
         ),
     ],
 )
-def test_resuming_in_mid_epoch_is_bit_exact(root, tmp_path, monkeypatch, over):
+def test_resuming_in_mid_epoch_is_bit_exact(root, tmp_path, over):
     if over.get("cache__path"):
         over = {**over, "cache__path": str(root / "cache-held")}
         build_cache(world.config(root, **over))
     whole = distill(world.config(root, run=str(tmp_path / "whole"), **over))
     config = world.config(root, run=str(tmp_path / "cut"), **over)
-    record = loop.record
-
-    def cut(run, step, *rest):
-        record(run, step, *rest)
-        if step == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "record", cut)
-    with pytest.raises(KeyboardInterrupt):
-        distill(config)
-    monkeypatch.undo()
-    os.environ["CMAPKD_DATA"] = str(root / "data")
+    world.cut_off(config, 4)
     folder = distill(config, resume=True)
     same(whole, folder)
     assert world.steps_of(folder) == list(range(1, 9))

@@ -50,21 +50,10 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", TASK_HEADS)
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_resuming_with_a_task_is_bit_exact(root, tmp_path, monkeypatch, name, accumulate):
+def test_resuming_with_a_task_is_bit_exact(root, tmp_path, name, accumulate):
     over = {"train__accumulate": accumulate, "train__steps": 6, "train__checkpoint_every": 3}
     whole = distill(settings(root, tmp_path / "whole", name, **over))
-    record = loop.record
-
-    def cut(run, step, *rest):
-        record(run, step, *rest)
-        if step == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "record", cut)
-    with pytest.raises(KeyboardInterrupt):
-        distill(settings(root, tmp_path / "cut", name, **over))
-    monkeypatch.undo()
-    os.environ["CMAPKD_DATA"] = str(root / "data")
+    world.cut_off(settings(root, tmp_path / "cut", name, **over), 4)
     again = distill(settings(root, tmp_path / "cut", name, **over), resume=True)
     one, other = tensors(whole), tensors(again)
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)

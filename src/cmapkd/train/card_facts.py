@@ -10,7 +10,8 @@ from cmapkd.train.state import Run
 def facts(
     run: Run, metrics: dict[str, float], centred: float, done: Headed | None = None, best: str | None = None
 ) -> dict[str, object]:
-    """What the model card says. centred: the share of their mean that the image embeddings are without. done: what the task's own data made of the student, if it has any.
+    """What the model card says. centred: the share of their mean that the image embeddings are without. done: what the
+    task's own data made of the student, if it has any.
 
     best: by which figure a student was kept while the run went on; None for the one at its end.
     """

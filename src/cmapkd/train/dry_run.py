@@ -25,7 +25,8 @@ CALIBRATED = 256
 def shortened(config: Config) -> Config:
     """Two steps in a folder of its own; a cache that is not there yet is replaced by the live teacher."""
     run = config.run.with_name(f"{config.run.name}-dry-{os.getpid()}")
-    length = config.train.model_copy(update={"steps": STEPS, "epochs": None, "checkpoint_every": STEPS, "track": ()})
+    small = {"steps": STEPS, "epochs": None, "checkpoint_every": STEPS, "track": (), "centre": False}
+    length = config.train.model_copy(update=small)
     fewer = {"calibration_samples": min(config.cache.calibration_samples, CALIBRATED)}
     cache = config.cache if cached(config) else config.cache.model_copy(update={"path": None, **fewer})
     return config.model_copy(update={"run": run, "train": length, "cache": cache})
