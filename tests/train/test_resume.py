@@ -45,6 +45,7 @@ def test_same_seed_same_floats(root):
     [
         {},
         {"train__accumulate": 2},
+        {"student": {"model": "cmapkd-rn-small-64", "tokenizer": "teacher"}},  # convolutions, laid out channels last
         *(
             {
                 "policy__name": name,

@@ -109,6 +109,12 @@ class Tower(nn.Module):
         )
         return Features(tokens, (word_mask, phrase_mask, None, None), pooled, final)
 
+    def channels_last(self) -> Tower:
+        """Lay convolutions' weights out as [out, H, W, in], which their kernels want; a plain transformer stays as it is."""
+        if not self.is_vit:
+            self.clip.visual.to(memory_format=torch.channels_last)
+        return self
+
     def final(self, inputs: Inputs) -> Pair[Tensor]:
         """Final embeddings alone, [B, E] each, not normalised: what `forward` gives as `final`, without the levels."""
         return Pair(self.clip.encode_image(self.normalise(inputs.images)), self.clip.encode_text(inputs.ids))

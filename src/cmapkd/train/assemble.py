@@ -81,7 +81,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     torch.manual_seed(config.seed)
     captions = samples.flat_captions() if config.student.tokenizer.startswith("train:") else ()
     student = load_tower(config.student, captions, folder / "tokenizer", config.teacher, config.cache.words)
-    student.to(device).requires_grad_(method.student == "trained")
+    student.to(device).channels_last().requires_grad_(method.student == "trained")
     bank = open_bank(samples, taught.tower, taught.teacher) if taught and reading("bank", terms) else None
     shape, targets, tower = (taught.shape, taught.targets, taught.tower) if taught else (None, None, None)
     classes = 0 if bank is None else len(bank.texts)
