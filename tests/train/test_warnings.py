@@ -7,6 +7,7 @@ import pytest
 
 import world
 from cmapkd.config.schema import TowerConfig
+from cmapkd.core.errors import UsageError
 from cmapkd.data.duplicates import shared_captions
 from cmapkd.models.named import warn_of_random
 from cmapkd.train.journal import warn_of_standstill
@@ -19,6 +20,8 @@ def test_a_teacher_without_a_checkpoint_is_said(root, capsys):
     assert "teacher.model ViT-L-14 has RANDOM WEIGHTS" in capsys.readouterr().err
     for fine in ("shipped:scenes-teacher", f"local-dir:{root / 'teacher'}", "ViT-L-14:some.pt"):
         warn_of_random(TowerConfig(model=fine), "teacher.model")
+    with pytest.raises(UsageError, match="did you mean 'ViT-L-14'"):
+        warn_of_random(TowerConfig(model="ViT-L-15"), "teacher.model")
     assert not capsys.readouterr().err
 
 

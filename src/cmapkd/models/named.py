@@ -61,6 +61,7 @@ def warn_of_random(config: TowerConfig, key: str) -> None:
     """Say that a model which others shall learn from, `key` in the config, is an architecture without a checkpoint."""
     architecture, weights = split(config)
     if folder_of(architecture) is None and weights is None:
+        architecture_config(architecture)  # a name that nobody knows is a mistake of its own
         say(
             f"warning: {key} {config.model} has RANDOM WEIGHTS and can only teach noise; name a checkpoint: "
             f"{architecture}:FILE, {key.split('.')[0]}.weights, or local-dir:FOLDER"
