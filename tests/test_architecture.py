@@ -27,8 +27,8 @@ MACHINE = re.compile(r"(?<![\w.$}])/(work|root|home|Users|opt|mnt)/[A-Za-z0-9_.]
 # Needed by open_clip and not imported by us by name: our floors for them are the reason to name them.
 INDIRECT = {"timm", "torchvision", "transformers"}
 # Of the extras: what is looked up by name when it is wanted, and what is needed by something that we import: torch.onnx and
-# its writer, torch.utils.tensorboard; `datasets` brings pyarrow.
-NOT_BY_NAME = {"datasets", "faster-coco-eval", "onnx", "onnxscript", "pycocoevalcap", "tensorboard"}
+# its writer, torch.utils.tensorboard.
+NOT_BY_NAME = {"faster-coco-eval", "onnx", "onnxscript", "pyarrow", "pycocoevalcap", "tensorboard"}
 
 
 def tracked() -> list[Path]:
