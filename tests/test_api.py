@@ -1,10 +1,9 @@
 """The Python entry: plain values, whole sections, and the same one-line errors as the command line."""
 
-import json
-
 import open_clip
 import pytest
 
+import world
 from cmapkd import distill
 from cmapkd.config.load import load_config
 from cmapkd.core.errors import UsageError
@@ -28,14 +27,14 @@ def test_a_run_from_keywords_writes_its_cache_trains_and_loads_in_open_clip(root
     config = load_config(folder / "config.yaml")
     assert (config.train.steps, config.train.batch, config.train.threads) == (2, 8, 1)
     assert (config.data.views, config.data.val, config.cache.rank) == (2, "scenes:16:val", 32)
-    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["kind"] == "final"
+    assert world.rows(folder)[-1]["kind"] == "final"
     open_clip.create_model_and_transforms(f"local-dir:{folder / 'student'}")
 
 
 def test_scratch_needs_no_teacher_and_epochs_stand_for_steps(root, tmp_path):
     folder = distill(None, str(root / "student-init"), "scenes:48:train", run=tmp_path / "r", method="scratch", batch=16,
                      train={**TRAIN, "epochs": 1})  # fmt: skip
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = world.rows(folder)
     assert rows[0]["steps"] == 3
 
 

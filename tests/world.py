@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,10 +66,14 @@ def final_tensors(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load_generation(checkpoint.latest(run / "checkpoints"))[0]
 
 
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, in their order."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def steps_of(run: Path, kind: str = "train") -> list[int]:
     """The steps of a run's log lines of one kind, in their order."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row["step"] for row in rows if row["kind"] == kind]
+    return [row["step"] for row in rows(run) if row["kind"] == kind]
 
 
 def arms_of(table: Path) -> list[str]:

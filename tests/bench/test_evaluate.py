@@ -42,10 +42,6 @@ def runs(root):
     return found
 
 
-def final_of(run):
-    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-
-
 def scored(*words, out):
     assert main(["eval", *map(str, words), "--out", str(out)]) == 0
     return {score["task"]: score for score in json.loads(out.read_text())}
@@ -53,7 +49,7 @@ def scored(*words, out):
 
 @pytest.mark.parametrize("method", (*SERVED, "kd"))
 def test_eval_of_a_run_gives_the_runs_own_final_figures(runs, method, tmp_path):
-    final = final_of(runs[method])
+    final = scenes.rows(runs[method])[-1]
     found = scored(runs[method], "--tasks", "retrieval", "zeroshot", out=tmp_path / "scores.json")
     again = found["retrieval"]["metrics"] | {
         (name if "/" in name else f"zeroshot/{name}"): value for name, value in found["zeroshot"]["metrics"].items()
@@ -99,7 +95,7 @@ def test_a_suite_scores_the_served_encoder_too(runs, tmp_path, root):
     tasks = SuiteConfig.model_validate({"retrieval": {"data": "scenes:8:val"}})
     suite([str(root / "teacher"), str(runs["promptkd"])], tasks, tmp_path / "suite")
     lines = [json.loads(line) for line in (tmp_path / "suite" / "scores.jsonl").read_text().splitlines()]
-    assert lines[1]["metrics"]["mean_recall"] == final_of(runs["promptkd"])["mean_recall"]
+    assert lines[1]["metrics"]["mean_recall"] == scenes.rows(runs["promptkd"])[-1]["mean_recall"]
 
 
 def test_a_model_without_weights_says_so(tmp_path):

@@ -1,7 +1,5 @@
 """Kept pixels: the same batches without decoding anything, and refused when they are of other views."""
 
-import json
-
 import pytest
 
 import world
@@ -16,7 +14,7 @@ from cmapkd.train.run import distill
 
 
 def losses(run):
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = world.rows(run)
     return [row["loss"] for row in rows if row["kind"] == "train"]
 
 

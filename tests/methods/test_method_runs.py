@@ -19,7 +19,7 @@ def test_a_switch_in_the_config_reaches_the_loss_of_the_run(root, tmp_path):
     for temperature in (1.0, 4.0):
         over = {"method": "kd", "options": {"logits": {"temperature": temperature}}, "train__steps": 1, "eval": {}}
         folder = distill(world.config(root, run=str(tmp_path / f"t{temperature}"), **over))
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = world.rows(folder)
         found.append(next(row["loss/logits"] for row in rows if row["kind"] == "train"))
     assert found[0] != found[1]
 
@@ -60,5 +60,5 @@ def test_dcclip_learns_two_languages_and_tells_the_retrieval_of_each(root, tmp_p
         data[split].write_text(json.dumps({"images": images, "annotations": captions}))
     over = {"data__train": str(data["train"]), "data__val": str(data["val"]), "cache__path": None, "cache__rank": 32}
     folder = distill(world.config(root, run=str(tmp_path / "run"), method="dcclip", train__steps=2, eval={}, **over))
-    final = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    final = world.rows(folder)[-1]
     assert {"mean_recall@1", "latin/mean_recall@1", "greek/mean_recall@1"} <= set(final)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -78,7 +76,7 @@ def test_a_run_learns_from_two_stored_teachers_and_refuses_one_of_other_data(roo
         folder = distill(
             world.config(root, run=str(tmp_path / name), method="mobileclip_dr", train__steps=1, eval={}, **over)
         )
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = world.rows(folder)
         return next(row["loss/reinforced"] for row in rows if row["kind"] == "train")
 
     both = first_loss("both", cache__ensemble=[str(tmp_path / "cache-2")])

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,10 +10,6 @@ from cmapkd.models.load import load_tower
 from cmapkd.tasks.run import evaluate
 from cmapkd.train import centre
 from cmapkd.train.run import distill
-
-
-def last_row(run):
-    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
 
 
 def test_the_mean_is_taken_where_a_caption_is_near_to_every_image():
@@ -49,8 +43,8 @@ def test_the_written_student_is_centred_and_training_went_on_with_the_plain_one(
 
 
 def test_the_figures_are_those_of_the_written_student_and_the_plain_ones_stand_beside_them(root, wholly):
-    row = last_row(distill(world.config(root, run=str(root / "centred"), method="scratch")))
-    plain = last_row(distill(world.config(root, run=str(root / "plain"), method="scratch", train__centre=False)))
+    row = world.rows(distill(world.config(root, run=str(root / "centred"), method="scratch")))[-1]
+    plain = world.rows(distill(world.config(root, run=str(root / "plain"), method="scratch", train__centre=False)))[-1]
     assert (row["centred"], plain["centred"]) == (1.0, 0.0)
     assert row["plain/mean_recall"] == plain["mean_recall"] and "plain/mean_recall" not in plain
     config = world.config(root)
@@ -62,4 +56,4 @@ def test_the_figures_are_those_of_the_written_student_and_the_plain_ones_stand_b
 def test_a_student_that_a_head_reads_stays_plain(root, wholly):
     task = {"name": "vqa", "train": "scenes:16:train", "val": "holdout", "holdout": 0.25, "batch": 4}
     over = {"method": "scratch", "train__steps": 2, "weights": {"align": 1.0, "task": 0.5}, "task": task}
-    assert last_row(distill(world.config(root, run=str(root / "headed"), **over)))["centred"] == 0.0
+    assert world.rows(distill(world.config(root, run=str(root / "headed"), **over)))[-1]["centred"] == 0.0

@@ -1,6 +1,5 @@
 """A planted fault: the same in every run, in the named level alone, and what learns of it turns away."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -102,7 +101,7 @@ def test_a_faulty_level_asks_for_a_cache(root, tmp_path):
 def test_a_run_with_a_faulty_level_learns_another_student_and_is_repeatable(root, tmp_path):
     def last(name, **over):
         folder = distill(world.config(root, run=str(tmp_path / name), eval={}, **over))
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = world.rows(folder)
         return next(row["loss"] for row in reversed(rows) if row["kind"] == "train")
 
     fault = {"corrupt": {"level": "P3"}}
@@ -114,5 +113,5 @@ def test_a_policy_that_learns_sees_the_faulty_level_in_every_credit_event(root, 
             "cache__path": str(tmp_path / "cache"), "corrupt": {"level": "L2"}, "eval": {}}  # fmt: skip
     build_cache(world.config(root, **over))
     folder = distill(world.config(root, run=str(tmp_path / "run"), **over))
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = world.rows(folder)
     assert sum("t/L2" in row for row in rows) == 8 and rows[-1]["kind"] == "final"

@@ -1,7 +1,5 @@
 """Policies in a run: what sleeps costs nothing, credit is held out, and a price may end all teaching by levels."""
 
-import json
-
 import pytest
 
 import world
@@ -35,7 +33,7 @@ def test_a_price_above_any_reward_ends_with_the_final_terms_alone(root):
         "data__holdout": 0.1,
     }
     folder = distill(world.config(root, run=str(root / "priced"), **over))
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = world.rows(folder)
     first, *_, last = (row for row in rows if row.get("kind") == "train")
     assert first["levels"] == 8 and last["levels"] == 0 and rows[-1]["kind"] == "final"
     assert {"loss/align", "loss/fd"} <= set(last) and not {"loss/intra_v", "loss/relation"} & set(last)

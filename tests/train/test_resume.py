@@ -1,6 +1,5 @@
 """A run depends on its config alone: cut, killed or terminated and resumed, it ends as if nothing had happened."""
 
-import json
 import os
 import random
 import signal
@@ -68,7 +67,7 @@ def test_resuming_in_mid_epoch_is_bit_exact(root, tmp_path, over):
     folder = distill(config, resume=True)
     same(whole, folder)
     assert world.steps_of(folder) == list(range(1, 9))
-    rows = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, folder)]
+    rows = [world.rows(f) for f in (whole, folder)]
     told = [[row for row in own if row["kind"] in ("train", "policy")] for own in rows]
     assert told[0] == told[1], "the log of a resumed run is that of one that was never cut"
 

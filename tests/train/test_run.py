@@ -1,6 +1,5 @@
 """A whole run: what its folder holds, which student it keeps as the best, and a task loss in it."""
 
-import json
 from typing import get_args
 
 import pytest
@@ -40,7 +39,7 @@ def test_best_can_be_chosen_by_every_metric_that_a_validation_gives_and_by_no_ot
 
 def test_the_best_student_so_far_is_an_open_clip_folder_that_scores_as_it_did(root, tmp_path):
     folder = distill(world.config(root, run=str(tmp_path / "r"), eval__every=1, train__steps=5))
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = world.rows(folder)
     best = max((row for row in rows if row["kind"] == "val"), key=lambda row: row["mean_recall@1"])
     score = open_validation(world.config(root)).scores(load_tower(TowerConfig(model=str(folder / "best"))))
     assert merged(score) == {name: best[name] for name in merged(score)}
@@ -52,7 +51,7 @@ def test_the_best_student_so_far_is_an_open_clip_folder_that_scores_as_it_did(ro
 def test_the_task_loss_trains_on_labelled_folders_and_asks_for_labels(root, tmp_path):
     over = {"method": "scratch", "weights": {"task": 1.0}, "train__steps": 3, "eval__every": None}
     folder = distill(world.config(root, run=str(tmp_path / "a"), data__train="scenes:objects:1:train", **over))
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = world.rows(folder)
     assert rows[1]["loss/task"] > 0
     with pytest.raises(UsageError, match="needs labelled data, but .* has captions only"):
         distill(world.config(root, run=str(tmp_path / "b"), **over))

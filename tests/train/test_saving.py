@@ -1,7 +1,5 @@
 """Levels that sleep are cheaper by what the log says, and saying so changes nothing."""
 
-import json
-
 import pytest
 import torch
 
@@ -18,17 +16,13 @@ from cmapkd.train.saving import measure_saving
 ASLEEP = {"policy__name": "manual", "policy__weights": {"P2": 0.0, "L1": 0.0}, "eval": {}}
 
 
-def rows_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def asleep(root):
     return distill(world.config(root, run=str(root / "saving"), **ASLEEP))
 
 
 def test_the_log_tells_bytes_of_every_step_and_the_final_row_what_sleeping_saves(root, asleep):
-    rows = rows_of(asleep)
+    rows = world.rows(asleep)
     saving, steps = rows[-1]["saving"], [row["bytes"] for row in rows if row["kind"] == "train"]
     teacher = assemble(world.config(root, run=str(root / "x"), **ASLEEP), root / "x").teacher
     size = sum(8 * (teacher.image if k[0] == "P" else teacher.text).fields[k].nbytes for k in ("P2", "L1"))
@@ -40,7 +34,7 @@ def test_the_log_tells_bytes_of_every_step_and_the_final_row_what_sleeping_saves
 
 
 def test_where_every_level_is_awake_there_is_nothing_to_tell(root, tmp_path):
-    rows = rows_of(distill(world.config(root, run=str(tmp_path / "run"), eval={})))
+    rows = world.rows(distill(world.config(root, run=str(tmp_path / "run"), eval={})))
     assert "saving" not in rows[-1] and saved(rows) == ""
 
 
@@ -64,7 +58,7 @@ def test_measuring_moves_no_weight_and_no_draw(root, asleep, tmp_path, monkeypat
     other = distill(world.config(root, run=str(tmp_path / "run"), **ASLEEP))
     a, b = (load_tower(TowerConfig(model=f"local-dir:{f / 'student'}")).clip.state_dict() for f in (asleep, other))
     assert all(torch.equal(a[k], b[k]) for k in a)
-    assert rows_of(asleep)[-1]["ledger"] == rows_of(other)[-1]["ledger"]
+    assert world.rows(asleep)[-1]["ledger"] == world.rows(other)[-1]["ledger"]
     run = assemble(world.config(root, run=str(tmp_path / "x"), **ASLEEP), tmp_path / "x")
     state, draws = {k: v.clone() for k, v in run.learner.state_dict().items()}, torch.get_rng_state()
     measure_saving(run)
@@ -73,7 +67,7 @@ def test_measuring_moves_no_weight_and_no_draw(root, asleep, tmp_path, monkeypat
 
 
 def test_the_report_says_it_in_a_sentence(asleep):
-    said = saved(rows_of(asleep))
+    said = saved(world.rows(asleep))
     assert said.startswith(f"6 of {len(LEVELS)} levels were still awake at the end") and " kB instead of " in said
 
 

@@ -40,7 +40,7 @@ def assembled(root: Path, folder: Path, name: str, **over) -> loop.Run:
 
 
 def rows(folder: Path, kind: str) -> list[dict]:
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = world.rows(folder)
     return [row for row in found if row["kind"] == kind]
 
 

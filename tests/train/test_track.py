@@ -1,6 +1,5 @@
 """Trackers get every row of metrics.jsonl; one that is missing is said before the run, one that fails ends no run."""
 
-import json
 import sys
 import types
 
@@ -35,7 +34,7 @@ def tensorboard(monkeypatch):
 
 def test_every_number_of_every_row_is_tracked(root, tmp_path, tensorboard):
     folder = distill(world.config(root, run=str(tmp_path / "r"), train__steps=4, train__track=["tensorboard"]))
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = world.rows(folder)
     assert {("train/loss", row["loss"], row["step"]) for row in rows if row["kind"] == "train"} <= set(
         tensorboard.calls
     )
