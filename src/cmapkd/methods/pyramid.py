@@ -61,7 +61,7 @@ TERMS = {
     "intra_v": Term(intra_v, reads("levels"), final=False),
     "intra_l": Term(intra_l, reads("levels"), final=False),
     "pyramid_align": Term(pyramid_align, reads("bridge"), final=False),
-    "relation": Term(sample_relation, reads("levels"), final=False),
+    "relation": Term(sample_relation, reads("levels", "pooled"), final=False),
     "layer_relation": Term(layer_relation, reads("bridge"), final=False),
 }
 WEIGHTS = {"align": 1.0, "logits": 1.0, "fd": 8.0, "icl": 1.0, "intra_v": 10.0, "intra_l": 10.0, "pyramid_align": 1.0}

@@ -13,7 +13,7 @@ from cmapkd.config.schema import StageConfig
 from cmapkd.core.types import View
 from cmapkd.models.tower import Shape, Tower
 
-Read = Literal["teacher", "levels", "bridge", "masked", "labels", "bank", "inputs", "ensemble"]
+Read = Literal["teacher", "levels", "pooled", "bridge", "masked", "labels", "bank", "inputs", "ensemble"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Term:
     """loss: a scalar of the View; it knows no weight, stage, optimizer, device or rank.
 
     reads: what must be in the View beside the student's final embeddings: the `teacher`'s final embeddings, its
-    `levels`, its `bridge`, the student on `masked` images, class `labels`, the teacher's `bank` of class texts, the
-    teacher's own `inputs`, the further teachers of an `ensemble` where the config names some. final: it acts on final embeddings, never fades, and is what shares are measured against.
+    `levels` (and the student's, `pooled`), its `bridge`, the student on `masked` images, class `labels`, the teacher's
+    `bank` of class texts, the teacher's own `inputs`, the further teachers of an `ensemble` where the config names some.
+    final: it acts on final embeddings, never fades, and is what shares are measured against.
     part: builds the module that is learnt for this term alone; the loss finds it as `view.parts[name]`.
     around: a context, of that part and the student, in which the student runs in training; without it the student is
     plain again. options: its switches, each with a default number or with the words it may be, the default first.

@@ -26,6 +26,7 @@ class Learner(nn.Module):
     """student, necks and the terms' own parts, and the geometry in which their levels are compared with the teacher's.
 
     head: what L_task trains beside the student where it has data of its own; nothing here runs it.
+    pools: whether a term reads the student's pooled levels; without one they are not computed.
     unit: per level the teacher's mean power under that level's metric, so that S = 0 has error 1 and S = T has 0
     (FVU, fraction of variance unexplained). It is measured once on the first training batches and kept.
     """
@@ -33,10 +34,15 @@ class Learner(nn.Module):
     unit: Tensor
 
     def __init__(
-        self, student: Tower, necks: Necks | None, geometry: dict[str, GridError], parts: dict[str, nn.Module]
+        self,
+        student: Tower,
+        necks: Necks | None,
+        geometry: dict[str, GridError],
+        parts: dict[str, nn.Module],
+        pools: bool = False,
     ) -> None:
         super().__init__()
-        self.student, self.necks, self.geometry = student, necks, geometry
+        self.student, self.necks, self.geometry, self.pools = student, necks, geometry, pools
         self.parts = nn.ModuleDict(parts)
         self.head: nn.Module | None = None
         self.register_buffer("unit", torch.ones(len(LEVELS)))
@@ -76,7 +82,8 @@ class Learner(nn.Module):
                     continue
                 gated = raw if weights is None else gate(raw, weights[:, LEVELS.index(name)])
                 tokens[name] = self.necks.level(name, gated)
-                pooled[name] = _native(name, raw, mask)
+                if self.pools:
+                    pooled[name] = _native(name, raw, mask)
                 if mask is not None:
                     masks[name] = mask
         bridge = self.necks.bridge(features) if len(self.necks.v2l) else None
@@ -165,7 +172,7 @@ def build_learner(
     ranks = {name: targets.rank(name) for name in LEVELS} if levels and targets is not None else {}
     geometry = build_geometry(student.shape, teacher, targets.grid) if levels and targets is not None else {}
     necks = Necks(student.shape, ranks, teacher.embedding, bool(reading("bridge", terms)))
-    return Learner(student, necks, geometry, parts)
+    return Learner(student, necks, geometry, parts, bool(reading("pooled", terms)))
 
 
 def hide_patches(images: Tensor, patch: int, ratio: float = MASKED) -> Tensor:
