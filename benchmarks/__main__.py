@@ -30,7 +30,7 @@ SUITES = {
     "d": "benchmarks.feature_store:run",
     "e": "benchmarks.retrieval:run benchmarks.average_precision:run",
     "f": "benchmarks.startup:run",
-    "g": "benchmarks.step:run",
+    "g": "benchmarks.memory:run",
     "i": "benchmarks.loader:run",
 }
 BETTER: dict[str, Callable[[float, float], bool]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Features, Inputs, Pair
 from cmapkd.models import levels as lv
+from cmapkd.models.brief import briefly, can_be_brief, length_of
 from cmapkd.models.tokenizer import Tokenizer
 
 
@@ -52,10 +54,11 @@ class Tower(nn.Module):
         self.mean_std = (mean, std)
         visual: Any = clip.visual
         self.is_vit, self.image_taps = _image_taps(visual)
-        text: Any = clip if hasattr(clip, "token_embedding") else clip.text
+        text = self._text
         if not hasattr(text, "transformer") or not hasattr(text.transformer, "resblocks"):
             raise UsageError(f"model {name}: its text tower is not an open_clip transformer, so it has no levels L1-L4")
         self.text_taps = lv.tap_blocks(len(text.transformer.resblocks), lv.TEXT_CUTS)
+        self.brief = can_be_brief(text)
         self.shape = self._probe()
 
     @property
@@ -87,13 +90,15 @@ class Tower(nn.Module):
         return Features(tokens, (None,) * 4, pooled, out["image_features"])
 
     def text(self, ids: Tensor, words: Tensor) -> Features:
-        """Features L1..L4 of token ids [B, L]; padding enters no mean."""
-        if hasattr(self.clip, "token_embedding"):
-            out = self.clip.forward_intermediates(text=ids, text_indices=self.text_taps, normalize=False)
-            shallow, middle, deep, final = *out["text_intermediates"], out["text_features"]
+        """Features L1..L4 of token ids [B, L]; padding enters no mean, and is not computed where nothing looks at it."""
+        length = self._length(ids)
+        ids, words, taps = ids[:, :length], words[:, :length], self.text_taps
+        if self._text is self.clip:
+            call = partial(self.clip.forward_intermediates, text=ids, text_indices=taps, normalize=False)
         else:
-            out = self.clip.text.forward_intermediates(ids, indices=self.text_taps, output_fmt="NLC")
-            shallow, middle, deep, final = *out["text_intermediates"], out["text_features"]
+            call = partial(self.clip.text.forward_intermediates, ids, indices=taps, output_fmt="NLC")
+        out = briefly(self._text, length, call)
+        shallow, middle, deep, final = *out["text_intermediates"], out["text_features"]
         ends = (ids == self.tokenizer.end).int().argmax(1)
         end = deep[torch.arange(len(ids), device=ids.device), ends]
         real = torch.arange(ids.shape[1], device=ids.device)[None] <= ends[:, None]
@@ -117,7 +122,17 @@ class Tower(nn.Module):
 
     def final(self, inputs: Inputs) -> Pair[Tensor]:
         """Final embeddings alone, [B, E] each, not normalised: what `forward` gives as `final`, without the levels."""
-        return Pair(self.clip.encode_image(self.normalise(inputs.images)), self.clip.encode_text(inputs.ids))
+        ids = inputs.ids[:, : self._length(inputs.ids)]
+        text = briefly(self._text, ids.shape[1], partial(self.clip.encode_text, ids))
+        return Pair(self.clip.encode_image(self.normalise(inputs.images)), text)
+
+    @property
+    def _text(self) -> Any:
+        """The module that holds the text tower: the model itself, or its `text`."""
+        return self.clip if hasattr(self.clip, "token_embedding") else self.clip.text
+
+    def _length(self, ids: Tensor) -> int:
+        return length_of(ids, self.tokenizer.end) if self.brief else ids.shape[1]
 
     @property
     def patch(self) -> int:
