@@ -21,7 +21,7 @@ Metric = Literal[  # of a validation, more is better
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DataConfig(Section):
@@ -275,13 +275,13 @@ class Config(Section):
     data: DataConfig
     student: TowerConfig
     teacher: TowerConfig | None = None
-    cache: CacheConfig = CacheConfig.model_construct()
+    cache: CacheConfig = CacheConfig()
     weights: dict[str, Weight] = Field(default_factory=dict)
     share: dict[str, Weight] = Field(default_factory=dict)
     options: dict[str, dict[str, float | str]] = Field(default_factory=dict)
-    policy: PolicyConfig = PolicyConfig.model_construct()
-    corrupt: CorruptConfig = CorruptConfig.model_construct()
+    policy: PolicyConfig = PolicyConfig()
+    corrupt: CorruptConfig = CorruptConfig()
     schedule: str | tuple[StageConfig, ...] | None = None
     train: TrainConfig
-    eval: EvalConfig = EvalConfig.model_construct()
-    task: TaskConfig = TaskConfig.model_construct()
+    eval: EvalConfig = EvalConfig()
+    task: TaskConfig = TaskConfig()
