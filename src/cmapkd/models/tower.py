@@ -163,7 +163,7 @@ class Tower(nn.Module):
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
-        """n texts to L2-normalised float32 [n, E], in eval mode."""
+        """n texts, each in its whole context as open_clip reads it, to L2-normalised float32 [n, E], in eval mode."""
         with evaluating(self):
             return F.normalize(self.clip.encode_text(self.tokenizer(texts)[0].to(self.device)).float(), dim=-1)
 
