@@ -26,7 +26,7 @@ MINIMUM = {  # floors; torch's and transformers' are security floors
 EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "track": ("tensorboard", "wandb"),
-    "hf": ("datasets",),
+    "hf": ("pyarrow",),
     "detection": ("faster-coco-eval",),
     "captioning": ("pycocoevalcap",),
     "dev": ("pytest", "ruff", "import-linter"),
