@@ -21,7 +21,7 @@ def test_a_teacher_without_a_checkpoint_is_said(root, capsys):
     for fine in ("shipped:scenes-teacher", f"local-dir:{root / 'teacher'}", "ViT-L-14:some.pt"):
         warn_of_random(TowerConfig(model=fine), "teacher.model")
     with pytest.raises(UsageError, match="did you mean 'ViT-L-14'"):
-        warn_of_random(TowerConfig(model="ViT-L-15"), "teacher.model")
+        warn_of_random(TowerConfig(model="ViT-L-144"), "teacher.model")
     assert not capsys.readouterr().err
 
 
