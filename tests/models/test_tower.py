@@ -249,3 +249,15 @@ def test_a_model_that_does_not_ship_is_told_those_that_do():
     for ask in (identity, load_tower):
         with pytest.raises(UsageError, match="there are: shipped:scenes-teacher"):
             ask(TowerConfig(model="shipped:nothing"))
+
+
+def test_convolutions_are_laid_out_channels_last_with_the_same_features_and_a_transformer_is_left():
+    tower = load_tower(TowerConfig(model="cmapkd-rn-small-64")).eval()
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        before = tower.image(pixels).final
+        kernels = [p for p in tower.channels_last().clip.visual.parameters() if p.ndim == 4 and p.shape[2] > 1]
+        torch.testing.assert_close(tower.image(pixels).final, before, rtol=1e-4, atol=1e-5)
+    assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+    plain = load_tower(TowerConfig(model="cmapkd-small-64")).channels_last()
+    assert all(p.is_contiguous() for p in plain.clip.parameters())

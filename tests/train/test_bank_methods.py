@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 import toy
-import world
 import world as scenes
 from cmapkd.cache.teacher import LiveTeacher
 from cmapkd.config.schema import TowerConfig
@@ -180,7 +179,7 @@ def test_vl2lite_scores_its_head_on_labelled_validation_data(root, tmp_path):
     over = {"method": "vl2lite", "data__train": "scenes:objects:2:train", "data__val": "scenes:objects:1:val",
             "eval__tasks": ["zeroshot"], "eval__zeroshot": "scenes:objects:1:val"}  # fmt: skip
     folder = distill(config(root, tmp_path / "run", **over))
-    final = world.rows(folder)[-1]
+    final = scenes.rows(folder)[-1]
     assert 0 <= final["head/acc1"] <= 1 and "zeroshot/acc1" in final
 
 
