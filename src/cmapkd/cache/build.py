@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cmapkd.cache.calibration import BATCH, calibrate_cache, open_targets, view_pixels
+from cmapkd.cache.inherited import start_from_teacher
 from cmapkd.cache.layout import cache_key, fields
 from cmapkd.cache.pixels import write_pixels
 from cmapkd.cache.place import refuse_place
@@ -85,6 +86,8 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
                 lambda rows: tower.tokenizer([captions[k] for k in rows]),
                 lambda tokens: _text_records(tower, targets, *tokens),
             )
+    if config.student.inherit and not config.student.tokenizer.startswith("train:"):  # that one is learnt by a run
+        start_from_teacher(config, load_tower(config.student, teacher=config.teacher).to(device), samples, tower)
     if config.cache.pixels:
         write_pixels(config, samples, image_size(config.student))
     fsio.write_json(

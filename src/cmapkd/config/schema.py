@@ -79,6 +79,16 @@ class TowerConfig(Section):
     tokenizer: str = "own"
 
 
+class StudentConfig(TowerConfig):
+    """The model that is trained.
+
+    inherit: it begins as the least-squares image of the teacher (models/inherit.py) instead of at random, where both
+    are open_clip transformers; for texts with the teacher's tokenizer. Fitted once, and kept in the cache.
+    """
+
+    inherit: bool = False
+
+
 class CacheConfig(Section):
     """The teacher's stored features. Without `path` the teacher runs live in every step.
 
@@ -273,7 +283,7 @@ class Config(Section):
     seed: int = 0
     method: str = "cmapkd"
     data: DataConfig
-    student: TowerConfig
+    student: StudentConfig
     teacher: TowerConfig | None = None
     cache: CacheConfig = CacheConfig()
     weights: dict[str, Weight] = Field(default_factory=dict)

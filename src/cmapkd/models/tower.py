@@ -54,7 +54,7 @@ class Tower(nn.Module):
         self.mean_std = (mean, std)
         visual: Any = clip.visual
         self.is_vit, self.image_taps = _image_taps(visual)
-        text = self._text
+        text = self.text_module
         if not hasattr(text, "transformer") or not hasattr(text.transformer, "resblocks"):
             raise UsageError(f"model {name}: its text tower is not an open_clip transformer, so it has no levels L1-L4")
         self.text_taps = lv.tap_blocks(len(text.transformer.resblocks), lv.TEXT_CUTS)
@@ -93,11 +93,11 @@ class Tower(nn.Module):
         """Features L1..L4 of token ids [B, L]; padding enters no mean, and is not computed where nothing looks at it."""
         length = self._length(ids)
         ids, words, taps = ids[:, :length], words[:, :length], self.text_taps
-        if self._text is self.clip:
+        if self.text_module is self.clip:
             call = partial(self.clip.forward_intermediates, text=ids, text_indices=taps, normalize=False)
         else:
             call = partial(self.clip.text.forward_intermediates, ids, indices=taps, output_fmt="NLC")
-        out = briefly(self._text, length, call)
+        out = briefly(self.text_module, length, call)
         shallow, middle, deep, final = *out["text_intermediates"], out["text_features"]
         ends = (ids == self.tokenizer.end).int().argmax(1)
         end = deep[torch.arange(len(ids), device=ids.device), ends]
@@ -123,11 +123,11 @@ class Tower(nn.Module):
     def final(self, inputs: Inputs) -> Pair[Tensor]:
         """Final embeddings alone, [B, E] each, not normalised: what `forward` gives as `final`, without the levels."""
         ids = inputs.ids[:, : self._length(inputs.ids)]
-        text = briefly(self._text, ids.shape[1], partial(self.clip.encode_text, ids))
+        text = briefly(self.text_module, ids.shape[1], partial(self.clip.encode_text, ids))
         return Pair(self.clip.encode_image(self.normalise(inputs.images)), text)
 
     @property
-    def _text(self) -> Any:
+    def text_module(self) -> Any:
         """The module that holds the text tower: the model itself, or its `text`."""
         return self.clip if hasattr(self.clip, "token_embedding") else self.clip.text
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cmapkd.cache.calibration import fit_targets
 from cmapkd.cache.ensemble import open_ensemble
+from cmapkd.cache.inherited import start_from_teacher
 from cmapkd.cache.layout import cache_key
 from cmapkd.cache.pixels import open_pixels
 from cmapkd.cache.reopen import open_cached_teacher
@@ -82,6 +83,8 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     captions = samples.flat_captions() if config.student.tokenizer.startswith("train:") else ()
     student = load_tower(config.student, captions, folder / "tokenizer", config.teacher, config.cache.words)
     student.to(device).channels_last().requires_grad_(method.student == "trained")
+    if config.student.inherit:
+        start_from_teacher(config, student, samples, taught.tower if taught else None)
     bank = open_bank(samples, taught.tower, taught.teacher) if taught and reading("bank", terms) else None
     shape, targets, tower = (taught.shape, taught.targets, taught.tower) if taught else (None, None, None)
     classes = 0 if bank is None else len(bank.texts)

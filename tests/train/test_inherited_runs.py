@@ -1,0 +1,101 @@
+"""Runs whose student begins from the teacher's weights: kept in the cache, the same however they were got, refused clearly."""
+
+import json
+
+import pytest
+import torch
+
+import toy
+import world
+from cmapkd.cache import inherited
+from cmapkd.cache.build import build_cache
+from cmapkd.core.errors import IntegrityError, UsageError
+from cmapkd.train.assemble import assemble
+from cmapkd.train.run import distill
+
+
+@pytest.fixture(scope="module")
+def towers(root):
+    """A small architecture with random weights, for a student that fits the teacher of the world."""
+    shape = toy.config(128, width=32, size=32, context=24)
+    path = root / "small.json"
+    path.write_text(json.dumps(shape))
+    return path
+
+
+@pytest.fixture
+def config(root, towers, monkeypatch):
+    monkeypatch.setattr("cmapkd.models.named.SHIPPED", towers.parent)
+
+    def make(**over):
+        student = {"model": "small", "tokenizer": "teacher", "inherit": True}
+        return world.config(root, **{"student": student, "eval__every": None, **over})
+
+    return make
+
+
+def weights(run):
+    return {name: value.clone() for name, value in run.learner.student.clip.state_dict().items()}
+
+
+def test_an_inherited_start_is_kept_and_read_without_the_teacher(root, config, monkeypatch):
+    fresh = weights(assemble(config(), root / "a"))
+    asked = []
+    monkeypatch.setattr(inherited, "load_tower", lambda *args, **kwargs: asked.append(args))
+    kept = weights(assemble(config(), root / "a"))
+    other = weights(assemble(config(seed=1), root / "b"))
+    assert not asked
+    assert all(torch.equal(kept[name], value) and torch.equal(other[name], value) for name, value in fresh.items())
+
+
+def test_the_adapters_are_the_same_whether_the_start_was_fitted_or_read(root, config):
+    place = {"cache__path": str(root / "cache"), "seed": 3}
+    for file in (root / "cache").glob("inherited-*"):
+        file.unlink()
+    fitted = assemble(config(**place), root / "a").learner.state_dict()
+    read = assemble(config(**place), root / "a").learner.state_dict()
+    assert all(torch.equal(value, read[name]) for name, value in fitted.items())
+
+
+def test_cmapkd_cache_makes_the_start(root, config, capsys):
+    for file in (root / "cache").glob("inherited-*"):
+        file.unlink()
+    build_cache(config())
+    assert "inheriting the student's weights" in capsys.readouterr().err
+    assert len(list((root / "cache").glob("inherited-*.safetensors"))) == 1
+
+
+def test_a_live_teacher_is_inherited_from_as_well(root, config):
+    cached = weights(assemble(config(), root / "a"))
+    live = weights(assemble(config(cache__path=None), root / "a"))
+    assert all(torch.allclose(live[name], value, atol=1e-5) for name, value in cached.items())
+
+
+def test_a_run_from_an_inherited_start_resumes_to_the_same_weights(root, config):
+    def final(name):
+        return (root / name / "student" / "open_clip_model.safetensors").read_bytes()
+
+    distill(config(run=str(root / "whole")))
+    cut = config(run=str(root / "cut"))
+    world.cut_off(cut, 4)
+    distill(cut, resume=True)
+    assert final("whole") == final("cut")
+
+
+def test_a_changed_file_is_refused(root, config):
+    assemble(config(), root / "a")
+    (file,) = (root / "cache").glob("inherited-*.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match="they are made again"):
+        assemble(config(), root / "a")
+    file.write_bytes(whole)
+
+
+def test_a_student_with_weights_and_a_run_without_teacher_are_refused(root, config):
+    own = {"model": str(root / "student-init"), "inherit": True}
+    with pytest.raises(UsageError, match="weights of its own"):
+        assemble(world.config(root, student=own), root / "a")
+    with pytest.raises(UsageError, match=r"needs teacher\.model"):
+        alone = {"student": {"model": "small", "inherit": True}, "teacher": None, "cache__path": None}
+        assemble(config(method="scratch", **alone), root / "a")
