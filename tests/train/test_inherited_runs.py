@@ -97,5 +97,9 @@ def test_a_student_with_weights_and_a_run_without_teacher_are_refused(root, conf
     with pytest.raises(UsageError, match="weights of its own"):
         assemble(world.config(root, student=own), root / "a")
     with pytest.raises(UsageError, match=r"needs teacher\.model"):
-        alone = {"student": {"model": "small", "inherit": True}, "teacher": None, "cache__path": None}
+        alone = {
+            "student": {"model": "small", "tokenizer": str(root / "teacher"), "inherit": True},
+            "teacher": None,
+            "cache__path": None,
+        }
         assemble(config(method="scratch", **alone), root / "a")
