@@ -40,7 +40,7 @@ BETTER: dict[str, Callable[[float, float], bool]] = {
     "lower": operator.le,
 }
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("cmapkd", "torch", "open_clip_torch", "timm", "numpy", "pydantic")
+PACKAGES = ("cmapkd", "torch", "open_clip_torch", "timm", "numpy", "msgspec")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cmapkd.config.schema import DataConfig
+from cmapkd.config.tree import read
 from cmapkd.data.samples import Samples
 
 
@@ -34,7 +35,7 @@ def coco(folder: Path, captions: dict[str, list[str]], images: str = "images") -
 
 
 def config(path: Path | str, **keys: object) -> DataConfig:
-    return DataConfig.model_validate({"train": str(path), **keys})
+    return read(DataConfig, {"train": str(path), **keys}, "test")
 
 
 def samples(folder: Path, n: int, captions: int = 3) -> Samples:

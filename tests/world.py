@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import toy
+from cmapkd.config.load import check
 from cmapkd.config.schema import Config
 from cmapkd.export.open_clip_folder import save_open_clip
 from cmapkd.models import tokenizer as tok
@@ -44,7 +45,7 @@ def config(root: Path, **over) -> Config:
         for section in sections:
             node = node.setdefault(section, {})
         node[leaf] = value
-    return Config.model_validate(tree)
+    return check(tree, "test")
 
 
 def cut_off(config: Config, step: int) -> None:

@@ -19,7 +19,7 @@ MINIMUM = {  # floors; torch's and transformers' are security floors
     "timm": (1, 0),
     "transformers": (5, 3),
     "safetensors": (0, 4),
-    "pydantic": (2, 0),
+    "msgspec": (0, 19),
     "numpy": (1, 26),
     "pillow": (10, 0),
 }

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import world as scenes
 from cmapkd.bench.evaluate import choose_protocols, evaluate_folder, open_subject
 from cmapkd.cli import main
-from cmapkd.config.suite import ScoredData, SuiteConfig
+from cmapkd.config.suite import ScoredData, read_suite
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.train.run import distill
 
@@ -92,7 +92,7 @@ def test_tensors_that_do_not_fit_are_refused(runs, tmp_path):
 def test_a_suite_scores_the_served_encoder_too(runs, tmp_path, root):
     from cmapkd.bench.suite import suite
 
-    tasks = SuiteConfig.model_validate({"retrieval": {"data": "scenes:8:val"}})
+    tasks = read_suite({"retrieval": {"data": "scenes:8:val"}}, "suite")
     suite([str(root / "teacher"), str(runs["promptkd"])], tasks, tmp_path / "suite")
     lines = [json.loads(line) for line in (tmp_path / "suite" / "scores.jsonl").read_text().splitlines()]
     assert lines[1]["metrics"]["mean_recall"] == scenes.rows(runs["promptkd"])[-1]["mean_recall"]

@@ -11,7 +11,7 @@ from cmapkd.bench import suite as suites
 from cmapkd.bench.heads import train_head
 from cmapkd.bench.suite import TABLE, Entry, entries_of, suite, table, to_markdown
 from cmapkd.cli import main
-from cmapkd.config.suite import SUITES, HeadData, ScoredData, SuiteConfig, load_suite
+from cmapkd.config.suite import SUITES, HeadData, ScoredData, SuiteConfig, load_suite, read_suite
 from cmapkd.core.errors import UsageError
 from cmapkd.tasks.run import chosen_protocol
 
@@ -28,9 +28,9 @@ def root(tmp_path_factory):
 
 def tasks() -> SuiteConfig:
     head = {"train": "scenes:16:train", "val": "scenes:8:val", **TINY}
-    return SuiteConfig.model_validate(
+    return read_suite(
         {"retrieval": {"data": "scenes:8:val"}, "zeroshot": {"data": "scenes:objects:1:val"}, "vqa": head,
-         "detection": head, "captioning": head}
+         "detection": head, "captioning": head}, "suite"
     )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_all_five_tasks_stand_in_one_table_with_what_they_are_of_and_are_not_run
 
 def test_a_model_that_was_trained_again_is_scored_again(root, tmp_path):
     copy = shutil.copytree(root / "teacher", tmp_path / "model")
-    retrieval = SuiteConfig.model_validate({"retrieval": {"data": "scenes:8:val"}})
+    retrieval = read_suite({"retrieval": {"data": "scenes:8:val"}}, "suite")
     scores = tmp_path / "suite" / "0-model" / "retrieval" / "scores.json"
     suite([str(copy)], retrieval, tmp_path / "suite")
     first = scores.read_text()
@@ -71,7 +71,7 @@ def test_a_model_that_was_trained_again_is_scored_again(root, tmp_path):
 
 def test_another_judge_scores_the_captions_again_and_nothing_else(root, tmp_path):
     world.teacher_folder(tmp_path / "other", seed=5, width=32)
-    both = SuiteConfig.model_validate({"retrieval": {"data": "scenes:8:val"}, "captioning": tasks().captioning})
+    both = read_suite({"retrieval": {"data": "scenes:8:val"}, "captioning": tasks().captioning}, "suite")
     student, out = f"local-dir:{root / 'teacher'}", tmp_path / "suite"
     suite([str(tmp_path / "other"), student], both, out)
     files = [out / "1-teacher" / task / "scores.json" for task in ("captioning", "retrieval")]
@@ -84,9 +84,9 @@ def test_another_judge_scores_the_captions_again_and_nothing_else(root, tmp_path
 
 
 def test_one_task_on_two_sets_has_a_column_of_each_and_its_protocol(root, tmp_path):
-    both = SuiteConfig.model_validate(
+    both = read_suite(
         {"retrieval": [{"name": "all", "data": "scenes:8:val"},
-                       {"name": "one", "data": "scenes:8:val", "protocol": "first-caption"}]}
+                       {"name": "one", "data": "scenes:8:val", "protocol": "first-caption"}]}, "suite"
     )  # fmt: skip
     text = suite([str(root / "teacher")], both, tmp_path / "suite").read_text()
     assert "T→I R@1 (all)" in text and "T→I R@1 (one)" in text
@@ -104,7 +104,7 @@ def test_a_table_that_would_be_too_wide_is_one_a_task(root):
 
 def test_what_is_held_out_of_one_set_is_not_trained_on(root, tmp_path):
     data = {"train": "scenes:16:train", "val": "holdout", "holdout": 0.25, **TINY}
-    path = suite([str(root / "teacher")], SuiteConfig.model_validate({"vqa": data}), tmp_path / "suite")
+    path = suite([str(root / "teacher")], read_suite({"vqa": data}, "suite"), tmp_path / "suite")
     assert "held-out 25% of the images · 4 images" in path.read_text() and "36 training questions" in path.read_text()
     answered = json.loads((tmp_path / "suite" / "0-teacher" / "vqa" / "results.json").read_text())
     assert len({row["question_id"] // 1000 for row in answered}) == 4
@@ -138,7 +138,7 @@ def test_a_figure_that_does_not_exist_is_an_empty_cell():
 def test_the_shipped_suites_name_all_tasks_and_known_protocols(name):
     tasks = load_suite(suites.Path(name))
     synthetic_only = {"hard_negatives"} if name == "photographs" else set()
-    assert {task for task in SuiteConfig.model_fields if not getattr(tasks, task)} == synthetic_only
+    assert {task for task in SuiteConfig.__struct_fields__ if not getattr(tasks, task)} == synthetic_only
     for entry in entries_of(tasks):
         if isinstance(entry.data, ScoredData):
             chosen_protocol(entry.task, entry.data.protocol)

@@ -1,6 +1,7 @@
 """Kept pixels: the same batches without decoding anything, and refused when they are of other views."""
 
 import pytest
+from msgspec import structs
 
 import world
 from cmapkd.bench.arms import final_row
@@ -56,6 +57,6 @@ def test_pixels_of_other_views_are_refused_and_missing_ones_are_said(root, tmp_p
     with pytest.raises(UsageError, match="cmapkd cache"):
         open_pixels(config, samples, 32)
     write_pixels(config, samples, 32)
-    other = config.model_copy(update={"data": config.data.model_copy(update={"crop": (0.2, 1.0)})})
+    other = structs.replace(config, data=structs.replace(config.data, crop=(0.2, 1.0)))
     with pytest.raises(IntegrityError, match="'views'"):
         open_pixels(other, samples, 32)

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from cmapkd.config.schema import DataConfig
-from cmapkd.config.suite import SuiteConfig
+from cmapkd.config.suite import SuiteConfig, read_suite
+from cmapkd.config.tree import read
 from cmapkd.core.errors import DataError
 from cmapkd.data.inspect import inspect
 from cmapkd.data.inspect_blocks import quoted
@@ -19,11 +20,11 @@ from pictures import coco, picture
 
 def pasted(report: str) -> DataConfig:
     block = report.split("to paste into a config:\n")[1].split("\n\n")[0]
-    return DataConfig.model_validate(yaml.safe_load(block)["data"])
+    return read(DataConfig, yaml.safe_load(block)["data"], "data")
 
 
 def pasted_suite(report: str) -> SuiteConfig:
-    return SuiteConfig.model_validate(yaml.safe_load(report.split("MODEL …):\n")[1]))
+    return read_suite(yaml.safe_load(report.split("MODEL …):\n")[1]), "suite")
 
 
 def test_counts_missing_files_and_repeated_captions_are_shown(tmp_path: Path) -> None:

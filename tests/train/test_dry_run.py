@@ -25,6 +25,11 @@ def test_a_dry_run_embeds_no_train_images_to_centre_a_student_that_it_drops(root
     assert world.config(root).train.centre and not shortened(world.config(root)).train.centre
 
 
+def test_a_dry_run_of_an_ensemble_without_a_finished_cache_takes_the_live_teacher(root, tmp_path):
+    cache = shortened(world.config(root, cache__path=str(tmp_path / "a"), cache__ensemble=[str(tmp_path / "b")])).cache
+    assert cache.path is None and cache.ensemble == ()
+
+
 def test_a_dry_run_tells_that_the_run_folder_is_taken(root, tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "notes.txt").touch()

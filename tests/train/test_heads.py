@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 
 import world
 from cmapkd.config.schema import TowerConfig
@@ -210,7 +211,7 @@ def test_what_cannot_be_learnt_is_told_in_one_line(root, tmp_path, name, over, k
 def test_a_task_without_a_weight_reads_nothing_and_says_so(root, monkeypatch, capsys):
     monkeypatch.setattr("cmapkd.train.heads.open_questions", lambda *_: pytest.fail("read"))
     for weights, said in (({}, True), ({"task": 0.0}, False)):
-        config = settings(root, "vqa").model_copy(update={"weights": weights})
+        config = structs.replace(settings(root, "vqa"), weights=weights)
         assert open_task(config, resolve(config.method, weights, {})) is None
         assert ("weights.task is not set" in capsys.readouterr().err) == said
 

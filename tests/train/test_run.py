@@ -3,10 +3,10 @@
 from typing import get_args
 
 import pytest
-from pydantic import ValidationError
 
 import world
 from cmapkd.config.schema import EvalConfig, Metric, TowerConfig
+from cmapkd.config.tree import read
 from cmapkd.core.errors import UsageError
 from cmapkd.models.load import load_tower
 from cmapkd.tasks.validation import merged, open_validation
@@ -33,8 +33,8 @@ def test_best_can_be_chosen_by_every_metric_that_a_validation_gives_and_by_no_ot
         {"metric": "zeroshot/acc1", "every": 2},
         {"tasks": ["zeroshot"], "every": 2},
     ):
-        with pytest.raises(ValidationError):
-            EvalConfig.model_validate(wrong)
+        with pytest.raises(UsageError, match="metric"):
+            read(EvalConfig, wrong, "eval")
 
 
 def test_the_best_student_so_far_is_an_open_clip_folder_that_scores_as_it_did(root, tmp_path):

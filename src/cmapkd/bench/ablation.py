@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from cmapkd.bench.arms import Arm
 from cmapkd.config.schema import Config
 from cmapkd.core.errors import UsageError
@@ -104,4 +106,4 @@ def _only(*kept: str) -> dict[str, object]:
 
 def _fading(levels: tuple[str, ...]) -> list[dict[str, object]]:
     """The method's own order with fewer levels."""
-    return [{**stage.model_dump(), "levels": levels} for stage in METHODS["cmapkd"].stages]
+    return [{**structs.asdict(stage), "levels": levels} for stage in METHODS["cmapkd"].stages]

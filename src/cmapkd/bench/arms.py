@@ -12,6 +12,7 @@ from typing import Any
 
 from cmapkd.bench.side_by_side import side_by_side
 from cmapkd.config.schema import Config, PolicyConfig
+from cmapkd.config.tree import plain, read
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import read_rows, say
 from cmapkd.methods import METHODS
@@ -94,15 +95,15 @@ def arm_config(config: Config, arm: Arm, seed: int, budget: float, folder: Path)
     """The run's own config: the arm's keys over the base, length scaled by `budget`."""
     train = config.train
     length = {"steps": max(1, round(train.steps * budget))} if train.steps else {"epochs": train.epochs * budget}  # type: ignore[operator]
-    tree = config.model_dump()
+    tree = plain(config)
     tree |= {"run": folder, "seed": seed, "train": {**tree["train"], **length}}
     for key, value in arm.update.items():
         *sections, leaf = key.split(".")
         node = tree
         for section in sections:
             node = node[section]
-        node[leaf] = value.model_dump() if isinstance(value, PolicyConfig) else value
-    return Config.model_validate(tree)
+        node[leaf] = plain(value) if isinstance(value, PolicyConfig) else value
+    return read(Config, tree, f"arm {arm.name}")
 
 
 def final_row(folder: Path) -> dict[str, Any]:

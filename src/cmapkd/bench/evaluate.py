@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec import structs
+
 from cmapkd.config.load import load_config
 from cmapkd.config.schema import Config, DataConfig, TowerConfig
 from cmapkd.config.suite import ScoredData
@@ -104,7 +106,7 @@ def open_scored(data: ScoredData, config: Config | None = None) -> Samples:
     base = DataConfig(train=data.data) if config is None else config.data
     given = {key: value for key in ("images", "classes") if (value := getattr(data, key)) is not None}
     split = data.split or (base.val_split if data.data == base.val else None)
-    return open_samples(data.data, base.model_copy(update=given), split)
+    return open_samples(data.data, structs.replace(base, **given), split)
 
 
 def open_subject(model: str, config: Config | None = None) -> Subject:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cmapkd.config.schema import HOLDOUT, DataConfig
 from cmapkd.config.suite import HeadData
+from cmapkd.config.tree import plain
 from cmapkd.core.errors import UsageError
 from cmapkd.data.holdout import Apart, apart
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
@@ -56,7 +57,7 @@ def train_head(task: str, tower: Tower, data: HeadData, out: Path, judge: Encode
     if data.head and task != "vqa":
         raise UsageError(f"{task}: head is a choice of vqa; drop it")
     done = HEADS[task](tower, data, judge)
-    write_head(task, done, data.model_dump(mode="json"), out)
+    write_head(task, done, plain(data), out)
     return done
 
 

@@ -13,6 +13,7 @@ from cmapkd.bench.evaluate import Subject, open_scored, open_subject
 from cmapkd.bench.heads import train_head
 from cmapkd.config.schema import HOLDOUT, Config
 from cmapkd.config.suite import HeadData, ScoredData, SuiteConfig
+from cmapkd.config.tree import plain
 from cmapkd.core import fsio
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.core.log import say
@@ -153,7 +154,7 @@ def _score(subject: Subject, entry: Entry, folder: Path, judge: Encoder) -> dict
         train_head(entry.task, subject.tower, data, folder, judge)
         return json.loads((folder / "scores.json").read_text())
     score = subject.score(open_scored(data), entry.task, data.protocol)
-    facts = {**score.to_json(), "said": score.line(), "data": data.model_dump(mode="json")}
+    facts = {**score.to_json(), "said": score.line(), "data": plain(data)}
     folder.mkdir(parents=True, exist_ok=True)
     fsio.write_json(folder / "scores.json", facts)
     return facts
@@ -165,4 +166,4 @@ def _kept(folder: Path, entry: Entry) -> dict | None:
     if not path.is_file():
         return None
     facts = json.loads(path.read_text())
-    return facts if facts["data"] == entry.data.model_dump(mode="json") else None
+    return facts if facts["data"] == plain(entry.data) else None

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec import structs
+
 from cmapkd.bench.arms import Arm, run_all
 from cmapkd.bench.tables import KEY
 from cmapkd.config.schema import HOLDOUT, Config
@@ -26,8 +28,8 @@ def tune(config: Config, arms: Sequence[Arm], budget: float, out: Path, jobs: in
     Strength: one factor on the weights and shares of everything but the contrastive and task terms; an arm with
     nothing else (scratch) gets its four trials on the learning rate.
     """
-    data = config.data.model_copy(update={"val": HOLDOUT, "holdout": SHARE})
-    base = config.model_copy(update={"data": data, "eval": config.eval.model_copy(update={"every": None})})
+    data = structs.replace(config.data, val=HOLDOUT, holdout=SHARE)
+    base = structs.replace(config, data=data, eval=structs.replace(config.eval, every=None))
     tried = [(arm, trial) for arm in arms for trial in trials(config, arm)]
     results = run_all([(base, trial, SEED, budget, out / "tune") for _, trial in tried], jobs)
     chosen, lines = [], []

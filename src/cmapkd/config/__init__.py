@@ -1,1 +1,1 @@
-"""The config: what it may hold (schema), how it is read (text, load), what errors say (explain), a start (starter)."""
+"""The config: what it may hold (schema), how it is read (text, tree, load), what errors say (explain), a start (starter)."""

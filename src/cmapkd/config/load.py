@@ -6,11 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from cmapkd.config.explain import explain
 from cmapkd.config.schema import Config
 from cmapkd.config.text import MAX_BYTES, parse, parse_value, render
+from cmapkd.config.tree import plain, read
 from cmapkd.core.errors import UsageError, did_you_mean
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -26,11 +24,8 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 
 def check(tree: dict[str, Any], where: str) -> Config:
     """The Config of a parsed tree; `where` names its source in errors."""
-    try:
-        config = Config.model_validate(tree)
-    except ValidationError as error:
-        raise UsageError(explain(error, where)) from None
-    for key, value in _leaves(config.model_dump(), ""):
+    config = read(Config, tree, f"config {where}")
+    for key, value in _leaves(plain(config), ""):
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"config {where}: {key} is {value}; it must be a finite number")
     return config
@@ -38,7 +33,7 @@ def check(tree: dict[str, Any], where: str) -> Config:
 
 def dump_config(config: Config) -> str:
     """The resolved YAML: every key, defaults included; loading it gives the same Config."""
-    return render(config.model_dump(mode="json"))
+    return render(plain(config))
 
 
 def recipes() -> list[str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from msgspec import Meta, Struct
 
 HOLDOUT = "holdout"  # as val: score on a share of the images of train, which is kept from training
 Level = Literal["P2", "P3", "P4", "P5", "L1", "L2", "L3", "L4"]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Weight = Annotated[float, Field(ge=0.0)]
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Decay = Annotated[float, Meta(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Meta(gt=0.0)]
+Weight = Annotated[float, Meta(ge=0.0)]
 Metric = Literal[  # of a validation, more is better
     "mean_recall@1", "mean_recall", "image_retrieval_recall@1", "image_retrieval_recall@5", "image_retrieval_recall@10",
     "text_retrieval_recall@1", "text_retrieval_recall@5", "text_retrieval_recall@10",
@@ -20,11 +20,11 @@ Metric = Literal[  # of a validation, more is better
 ]  # fmt: skip
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Section(Struct, frozen=True, forbid_unknown_fields=True):
+    """Keys with their types and rules; `__post_init__` raises ValueError where they do not go together."""
 
 
-class DataConfig(Section):
+class DataConfig(Section, frozen=True, kw_only=True):
     """Where the image-text pairs are and how an image becomes a view.
 
     train, val: a captions file, an image folder, tar shards (`{00000..00010}.tar`), a Hugging Face data set on disk, or
@@ -49,24 +49,22 @@ class DataConfig(Section):
     separator: str | None = None
     classes: Path | None = None
     regions: bool = False
-    views: Annotated[int, Field(ge=1, le=64)] = 4
+    views: Annotated[int, Meta(ge=1, le=64)] = 4
     crop: tuple[Fraction, Fraction] = (0.6, 1.0)
     flip: bool = False
     bad_budget: Fraction = 0.001
-    ram_mb: Annotated[int, Field(ge=0)] = 1024
-    holdout: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    ram_mb: Annotated[int, Meta(ge=0)] = 1024
+    holdout: Annotated[float, Meta(ge=0.0, lt=0.5)] = 0.0
 
-    @model_validator(mode="after")
-    def crop_rises(self) -> DataConfig:
+    def __post_init__(self) -> None:
         low, high = self.crop
         if not 0 < low <= high:
             raise ValueError(
                 f"crop is [{low:g}, {high:g}], the least and the greatest share of the area; e.g. [0.6, 1]"
             )
-        return self
 
 
-class TowerConfig(Section):
+class TowerConfig(Section, frozen=True, kw_only=True):
     """A CLIP-like model: an open_clip name, a shipped small name, `local-dir:PATH`, or a checkpoint path.
 
     weights: local checkpoint for a named architecture (safetensors, open_clip `.pt`, OpenAI's `.pt`).
@@ -79,7 +77,7 @@ class TowerConfig(Section):
     tokenizer: str = "own"
 
 
-class StudentConfig(TowerConfig):
+class StudentConfig(TowerConfig, frozen=True, kw_only=True):
     """The model that is trained.
 
     inherit: it begins as the least-squares image of the teacher (models/inherit.py) instead of at random, where both
@@ -89,7 +87,7 @@ class StudentConfig(TowerConfig):
     inherit: bool = False
 
 
-class CacheConfig(Section):
+class CacheConfig(Section, frozen=True, kw_only=True):
     """The teacher's stored features. Without `path` the teacher runs live in every step.
 
     rank: kept principal components per level (a power of 2). grid: side that spatial levels are pooled to
@@ -101,37 +99,27 @@ class CacheConfig(Section):
     """
 
     path: Path | None = None
-    rank: Annotated[int, Field(ge=2, le=4096)] = 256
-    grid: Annotated[int, Field(ge=1, le=64)] | None = None
-    tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    rank: Annotated[int, Meta(ge=2, le=4096)] = 256
+    grid: Annotated[int, Meta(ge=1, le=64)] | None = None
+    tokens: Annotated[int, Meta(ge=1, le=4096)] | None = None
     sampling: Literal["pps", "topk"] = "pps"
     ensemble: tuple[Path, ...] = ()
     dtype: Literal["int8", "fp16"] = "int8"
     pixels: bool = False
-    calibration_samples: Annotated[int, Field(ge=16)] = 2048
-    shard_rows: Annotated[int, Field(ge=1)] = 4096
-    words: Annotated[int, Field(ge=1, le=256)] = 24
+    calibration_samples: Annotated[int, Meta(ge=16)] = 2048
+    shard_rows: Annotated[int, Meta(ge=1)] = 4096
+    words: Annotated[int, Meta(ge=1, le=256)] = 24
 
-    @model_validator(mode="after")
-    def rank_is_power_of_two(self) -> CacheConfig:
+    def __post_init__(self) -> None:
         if self.rank & (self.rank - 1):
             raise ValueError(f"rank is {self.rank}, but must be a power of 2 (Hadamard rotation); try 128 or 256")
-        return self
-
-    @model_validator(mode="after")
-    def grid_or_tokens(self) -> CacheConfig:
         if self.grid is not None and self.tokens is not None:
             raise ValueError("grid and tokens are two ways to keep less of a map; give one of them")
-        return self
-
-    @model_validator(mode="after")
-    def ensemble_has_path(self) -> CacheConfig:
         if self.ensemble and self.path is None:
             raise ValueError("ensemble names further caches, but path is not set; set cache.path to the first one")
-        return self
 
 
-class StageConfig(Section):
+class StageConfig(Section, frozen=True, kw_only=True):
     """A stretch of training: up to which fraction, which levels teach, how terms are scaled, what the policy does.
 
     anneal: levels and cross-modal terms fade to zero towards the end of the stage (cosine).
@@ -140,14 +128,14 @@ class StageConfig(Section):
     name: str
     until: Fraction
     levels: tuple[Level, ...] = ("P2", "P3", "P4", "P5", "L1", "L2", "L3", "L4")
-    scale: dict[str, Weight] = Field(default_factory=dict)
+    scale: dict[str, Weight] = {}
     anneal: bool = False
     lr: Positive = 1.0
     policy: Literal["uniform", "act"] = "act"
     trainable: Literal["all", "adapters"] = "all"
 
 
-class PolicyConfig(Section):
+class PolicyConfig(Section, frozen=True, kw_only=True):
     """Who decides how strongly each level teaches each sample: uniform, manual (by `weights`), random, or a policy that
     learns from held-out pairs (veto, gating, routing, rl; they need data.holdout).
 
@@ -158,18 +146,18 @@ class PolicyConfig(Section):
     """
 
     name: str = "uniform"
-    weights: dict[Level, Weight] = Field(default_factory=dict)
-    every: Annotated[int, Field(ge=1)] = 20
+    weights: dict[Level, Weight] = {}
+    every: Annotated[int, Meta(ge=1)] = 20
     collect: Fraction = 0.1
     lr: Positive = 1e-3
     entropy: Positive = 1.0
     cost: Weight = 0.0
     floor: Fraction = 0.05
-    patience: Annotated[int, Field(ge=1)] = 3
-    probe: Annotated[int, Field(ge=1)] = 5
+    patience: Annotated[int, Meta(ge=1)] = 3
+    probe: Annotated[int, Meta(ge=1)] = 5
 
 
-class CorruptConfig(Section):
+class CorruptConfig(Section, frozen=True, kw_only=True):
     """A fault planted on purpose, to see what each policy does about it.
 
     level: its targets and its row of the bridge belong to other samples, for a `share` of the samples (needs a cache).
@@ -181,16 +169,16 @@ class CorruptConfig(Section):
     captions: Fraction = 0.0
 
 
-class TrainConfig(Section):
+class TrainConfig(Section, frozen=True, kw_only=True):
     """The optimisation. accumulate: parts that a batch is computed in; the loss stays that of the whole. track: tools that
     get the rows of metrics.jsonl, too. centre: the student that is written is without the mean of its image embeddings,
     where that raises the recall of train images (train/centre.py).
     """
 
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: Annotated[int, Meta(ge=1)] | None = None
     epochs: Positive | None = None
-    batch: Annotated[int, Field(ge=2)] = 128
-    accumulate: Annotated[int, Field(ge=1)] = 1
+    batch: Annotated[int, Meta(ge=2)] = 128
+    accumulate: Annotated[int, Meta(ge=1)] = 1
     lr: Positive = 1e-3
     weight_decay: Weight = 0.1
     warmup: Fraction = 0.05
@@ -198,40 +186,36 @@ class TrainConfig(Section):
     centre: bool = True
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    checkpoint_every: Annotated[int, Field(ge=1)] = 100
-    keep: Annotated[int, Field(ge=1)] = 2
-    threads: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_every: Annotated[int, Meta(ge=1)] = 100
+    keep: Annotated[int, Meta(ge=1)] = 2
+    threads: Annotated[int, Meta(ge=1)] | None = None
     device: str = "auto"
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
-    @model_validator(mode="after")
-    def one_length(self) -> TrainConfig:
+    def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
-        return self
 
 
-class EvalConfig(Section):
+class EvalConfig(Section, frozen=True, kw_only=True):
     """Validation on data.val. every: steps between two; metric: by which best/ is chosen, of one of the tasks."""
 
-    every: Annotated[int, Field(ge=1)] | None = None
+    every: Annotated[int, Meta(ge=1)] | None = None
     metric: Metric = "mean_recall@1"
     tasks: tuple[Literal["retrieval", "zeroshot"], ...] = ("retrieval",)
     zeroshot: str | None = None
-    batch: Annotated[int, Field(ge=1)] = 256
+    batch: Annotated[int, Meta(ge=1)] = 256
 
-    @model_validator(mode="after")
-    def metric_is_measured(self) -> EvalConfig:
+    def __post_init__(self) -> None:
         task = "retrieval" if "recall@" in self.metric or self.metric == "mean_recall" else "zeroshot"
         if self.every is not None and self.metric != "head/acc1" and task not in self.tasks:
             first = {"retrieval": "mean_recall@1", "zeroshot": "zeroshot/acc1"}[(*self.tasks, "retrieval")[0]]
             raise ValueError(
                 f"metric {self.metric} is of {task}, which eval.tasks leaves out; set eval.metric: {first}"
             )
-        return self
 
 
-class TaskConfig(Section):
+class TaskConfig(Section, frozen=True, kw_only=True):
     """What L_task is, where weights.task is above 0, and the data that it has for itself.
 
     Without `train` it is classification by the labels of data.train. train, val, the splits, images, classes: as in
@@ -249,19 +233,17 @@ class TaskConfig(Section):
     val_split: str | None = None
     images: Path | None = None
     classes: Path | None = None
-    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
-    batch: Annotated[int, Field(ge=2)] = 32
+    holdout: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.3
+    batch: Annotated[int, Meta(ge=2)] = 32
     lr: Positive | None = None
-    width: Annotated[int, Field(ge=4)] | None = None
+    width: Annotated[int, Meta(ge=4)] | None = None
     head: Literal["fusion", "coattention"] = "fusion"
-    answers: Annotated[int, Field(ge=1)] = 3129
+    answers: Annotated[int, Meta(ge=1)] = 3129
 
-    @model_validator(mode="after")
-    def val_has_train(self) -> TaskConfig:
+    def __post_init__(self) -> None:
         if self.val is not None and self.train is None:
             raise ValueError("val scores what train teaches, but train is not set; set task.train or drop task.val")
         refuse_split_of_holdout(self.val, self.val_split)
-        return self
 
 
 def refuse_split_of_holdout(val: str | None, val_split: str | None) -> None:
@@ -270,7 +252,7 @@ def refuse_split_of_holdout(val: str | None, val_split: str | None) -> None:
         raise ValueError(f"val is {HOLDOUT}, a share of train, which has no split '{val_split}'; drop val_split")
 
 
-class Config(Section):
+class Config(Section, frozen=True, kw_only=True):
     """One run. `method` names a list of terms; `weights` and `share` override its numbers.
 
     share: a term's target ratio of trunk-gradient norm to the final terms' (calibrated during the run);
@@ -286,9 +268,9 @@ class Config(Section):
     student: StudentConfig
     teacher: TowerConfig | None = None
     cache: CacheConfig = CacheConfig()
-    weights: dict[str, Weight] = Field(default_factory=dict)
-    share: dict[str, Weight] = Field(default_factory=dict)
-    options: dict[str, dict[str, float | str]] = Field(default_factory=dict)
+    weights: dict[str, Weight] = {}
+    share: dict[str, Weight] = {}
+    options: dict[str, dict[str, float | str]] = {}
     policy: PolicyConfig = PolicyConfig()
     corrupt: CorruptConfig = CorruptConfig()
     schedule: str | tuple[StageConfig, ...] | None = None

@@ -5,21 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from msgspec import UNSET, Meta
+from msgspec.structs import force_setattr
 
-from cmapkd.config.explain import explain
 from cmapkd.config.schema import HOLDOUT, Positive, Section, refuse_split_of_holdout
 from cmapkd.config.text import MAX_BYTES, parse
+from cmapkd.config.tree import read
 from cmapkd.core.errors import UsageError, did_you_mean
 
 SUITES = Path(__file__).parent.parent / "recipes" / "suites"
 Given = TypeVar("Given", bound=Section)
 
-Name = Annotated[str, Field(pattern=r"^[\w. -]*$")]  # of a folder and of a heading
-Share = Annotated[float, Field(gt=0.0, lt=1.0)]  # of images that are kept from training
+Name = Annotated[str, Meta(pattern=r"^[\w. -]*\Z")]  # of a folder and of a heading
+Share = Annotated[float, Meta(gt=0.0, lt=1.0)]  # of images that are kept from training
+HEAD_SHARE = 0.3
+LEFT_OUT: Any = UNSET  # means HEAD_SHARE, and lets HeadData see whether a share was written
 
 
-class ScoredData(Section):
+class ScoredData(Section, frozen=True, kw_only=True):
     """Data that a model is scored on as it is. data: a path or scenes:N; split, images, classes as in a run's config.
 
     protocol: by name (cmapkd list protocols), default the task's first. name: tells entries of one task apart.
@@ -33,7 +36,7 @@ class ScoredData(Section):
     protocol: str | None = None
 
 
-class ResultData(Section):
+class ResultData(Section, frozen=True, kw_only=True):
     """What a result file is of. holdout: only the share of the images that a head with the same share was scored on."""
 
     data: str
@@ -42,7 +45,7 @@ class ResultData(Section):
     holdout: Share | None = None
 
 
-class HeadData(Section):
+class HeadData(Section, frozen=True, kw_only=True):
     """Data of a task with a head: it is trained on `train` and scored on `val`, the tower frozen.
 
     val: holdout trains on the rest of `train` and scores on a share `holdout` of its images, the same ones every time.
@@ -55,49 +58,39 @@ class HeadData(Section):
     train_split: str | None = None
     val_split: str | None = None
     images: Path | None = None
-    holdout: Share = 0.3
+    holdout: Share = LEFT_OUT
     epochs: Positive = 10.0
-    batch: Annotated[int, Field(ge=1)] = 64
+    batch: Annotated[int, Meta(ge=1)] = 64
     lr: Positive = 1e-3
-    width: Annotated[int, Field(ge=4)] | None = None
+    width: Annotated[int, Meta(ge=4)] | None = None
     head: Literal["fusion", "coattention"] | None = None
     seed: int = 0
 
-    @model_validator(mode="after")
-    def a_share_has_no_split(self) -> HeadData:
+    def __post_init__(self) -> None:
         refuse_split_of_holdout(self.val, self.val_split)
-        if self.val != HOLDOUT and "holdout" in self.model_fields_set:
+        if self.val != HOLDOUT and self.holdout is not UNSET:
             raise ValueError(
                 f"holdout is a share of `train` and val is '{self.val}'; set val: holdout, or drop holdout"
             )
-        return self
+        if self.holdout is UNSET:
+            force_setattr(self, "holdout", HEAD_SHARE)
 
 
-def _listed(given: Any) -> Any:
-    """One entry or a list of entries; an empty key is none."""
-    return () if given is None else given if isinstance(given, list | tuple) else [given]
-
-
-def _told_apart(entries: tuple[Any, ...]) -> tuple[Any, ...]:
-    names = [entry.name for entry in entries]
-    if len(set(names)) < len(names):
-        raise ValueError("entries of one task need a name each, and no two the same")
-    return entries
-
-
-Scored = Annotated[tuple[ScoredData, ...], BeforeValidator(_listed), AfterValidator(_told_apart)]
-Headed = Annotated[tuple[HeadData, ...], BeforeValidator(_listed), AfterValidator(_told_apart)]
-
-
-class SuiteConfig(Section):
+class SuiteConfig(Section, frozen=True, kw_only=True):
     """Which tasks, on what: an entry, or a list of named ones. A task that is left out is not in the table."""
 
-    retrieval: Scored = ()
-    zeroshot: Scored = ()
-    hard_negatives: Scored = ()
-    vqa: Headed = ()
-    detection: Headed = ()
-    captioning: Headed = ()
+    retrieval: tuple[ScoredData, ...] = ()
+    zeroshot: tuple[ScoredData, ...] = ()
+    hard_negatives: tuple[ScoredData, ...] = ()
+    vqa: tuple[HeadData, ...] = ()
+    detection: tuple[HeadData, ...] = ()
+    captioning: tuple[HeadData, ...] = ()
+
+    def __post_init__(self) -> None:
+        for task in self.__struct_fields__:
+            names = [entry.name for entry in getattr(self, task)]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{task}: entries of one task need a name each, and no two the same")
 
 
 def scored_data(data: str | None, split: str | None, images: Path | None, classes: Path | None) -> ScoredData | None:
@@ -121,12 +114,13 @@ def result_data(given: dict[str, Any]) -> ResultData:
 
 def _checked(kind: type[Given], given: dict[str, Any], command: str) -> Given:
     """The data among a command's arguments; None is what was not given, and what is no key is passed over."""
-    chosen = {key: given[key] for key in kind.model_fields if given.get(key) is not None}
-    try:
-        return kind.model_validate(chosen)
-    except ValidationError as error:
-        said = explain(error, command).replace(f"config {command}", command)
-        raise UsageError(said.replace(f"{command}: the whole file:", f"{command}:")) from None
+    chosen = {key: given[key] for key in kind.__struct_fields__ if given.get(key) is not None}
+    return read(kind, chosen, command)
+
+
+def read_suite(tree: dict[str, Any], where: str) -> SuiteConfig:
+    """The suite of a parsed tree. Raises UsageError: `where` and what is wrong, a line for each thing."""
+    return read(SuiteConfig, {task: _listed(given) for task, given in tree.items()}, where)
 
 
 def load_suite(path: Path) -> SuiteConfig:
@@ -142,10 +136,12 @@ def load_suite(path: Path) -> SuiteConfig:
         raise UsageError(f"suite {path}: no such file, and no suite of that name; suites: {', '.join(names)}{hint}")
     with path.open(encoding="utf-8") as file:
         tree = parse(file.read(MAX_BYTES + 1), str(path))
-    try:
-        suite = SuiteConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UsageError(explain(error, str(path))) from None
-    if not any(getattr(suite, task) for task in SuiteConfig.model_fields):
-        raise UsageError(f"suite {path}: names no task; give one of {', '.join(SuiteConfig.model_fields)}")
+    suite = read_suite(tree, f"config {path}")
+    if not any(getattr(suite, task) for task in SuiteConfig.__struct_fields__):
+        raise UsageError(f"suite {path}: names no task; give one of {', '.join(SuiteConfig.__struct_fields__)}")
     return suite
+
+
+def _listed(given: Any) -> Any:
+    """One entry or a list of entries; an empty key is none."""
+    return () if given is None else given if isinstance(given, list | tuple) else [given]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
+from cmapkd.config.tree import read
 from cmapkd.data.inspect_blocks import Found, blocks
 from cmapkd.data.inspect_others import box_facts, lost, question_facts, repeated_images, spread
 from cmapkd.data.readers import OTHERS, hf, open_samples, webdataset
@@ -102,9 +103,8 @@ def splits_of(kind: str, path: Path) -> dict[str, int]:
 
 def _samples(found: Found) -> Iterable[str]:
     """Facts of the first split, and files that a held-out one shares with it. Nothing is over budget here."""
-    data = DataConfig.model_validate(
-        {"train": str(found.path), "images": found.images, "bad_budget": 1.0, **found.extra}
-    )
+    tree = {"train": str(found.path), "images": found.images, "bad_budget": 1.0, **found.extra}
+    data = read(DataConfig, tree, f"data {found.path}")
     samples = open_samples(str(found.path), data, found.first)
     yield from facts(samples)
     if found.held and found.kind not in ("webdataset", "hf", "folder"):  # where a file may be listed in both

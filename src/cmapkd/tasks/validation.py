@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from msgspec import structs
+
 from cmapkd.config.schema import HOLDOUT, Config
 from cmapkd.core.errors import UsageError
 from cmapkd.data.holdout import split_holdout
@@ -55,7 +57,7 @@ def open_task(config: Config, task: str) -> Samples:
             raise UsageError(
                 "eval.tasks has zeroshot, but eval.zeroshot is not set; give an image folder with a folder a class"
             )
-        data = config.data.model_copy(update={"format": "auto", "images": None})
+        data = structs.replace(config.data, format="auto", images=None)
         return open_samples(config.eval.zeroshot, data)
     if config.data.val is None:
         raise UsageError(f"{task}: on what data? data.val is not set; give --data PATH")

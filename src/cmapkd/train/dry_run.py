@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec import structs
 
 from cmapkd.cache.build import build_cache
 from cmapkd.config.schema import Config
@@ -26,10 +27,9 @@ def shortened(config: Config) -> Config:
     """Two steps in a folder of its own; a cache that is not there yet is replaced by the live teacher."""
     run = config.run.with_name(f"{config.run.name}-dry-{os.getpid()}")
     small = {"steps": STEPS, "epochs": None, "checkpoint_every": STEPS, "track": (), "centre": False}
-    length = config.train.model_copy(update=small)
-    fewer = {"calibration_samples": min(config.cache.calibration_samples, CALIBRATED)}
-    cache = config.cache if cached(config) else config.cache.model_copy(update={"path": None, **fewer})
-    return config.model_copy(update={"run": run, "train": length, "cache": cache})
+    live = {"path": None, "ensemble": (), "calibration_samples": min(config.cache.calibration_samples, CALIBRATED)}
+    cache = config.cache if cached(config) else structs.replace(config.cache, **live)
+    return structs.replace(config, run=run, train=structs.replace(config.train, **small), cache=cache)
 
 
 def cached(config: Config) -> bool:

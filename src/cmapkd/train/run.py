@@ -11,6 +11,7 @@ import torch
 
 from cmapkd.config.load import dump_config, load_config
 from cmapkd.config.schema import Config
+from cmapkd.config.tree import plain
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.lease import exclusive
@@ -130,7 +131,7 @@ def keep_head(run: Run, done: Headed) -> None:
     if done.said:
         say(done.said)
     if done.head is not None:
-        write_head(run.config.task.name, done, run.config.task.model_dump(mode="json"), run.folder / "head")
+        write_head(run.config.task.name, done, plain(run.config.task), run.folder / "head")
         say(f"head: {run.folder / 'head'}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from cmapkd.config.schema import StageConfig
 from cmapkd.core.errors import UsageError, did_you_mean
@@ -16,8 +17,8 @@ MIDDLE = ("P4", "P5", "L3", "L4")
 LOWER = ("P3", "P4", "P5", "L2", "L3", "L4")
 
 
-def _stage(name: str, until: float, levels: tuple = LEVELS, **rest: object) -> StageConfig:
-    return StageConfig.model_validate({"name": name, "until": until, "levels": levels, **rest})
+def _stage(name: str, until: float, levels: tuple = LEVELS, **rest: Any) -> StageConfig:
+    return StageConfig(name=name, until=until, levels=levels, **rest)
 
 
 SCHEDULES: dict[str, tuple[StageConfig, ...]] = {

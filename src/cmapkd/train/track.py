@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cmapkd.config.schema import Config
+from cmapkd.config.tree import plain
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
 
@@ -52,7 +53,7 @@ def _wandb(config: Config) -> Callable[[Row], None]:
     """A run of the user's account, or with WANDB_MODE=offline of a folder in the run's."""
     import wandb  # pyright: ignore[reportMissingImports]
 
-    run = wandb.init(project=PROJECT, name=config.run.name, dir=str(config.run), config=config.model_dump(mode="json"))
+    run = wandb.init(project=PROJECT, name=config.run.name, dir=str(config.run), config=plain(config))
     return lambda row: run.log(scalars(row), step=row.get("step", 0))
 
 

@@ -6,6 +6,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from msgspec import structs
+
 from cmapkd.config.schema import DataConfig
 from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
@@ -25,7 +27,7 @@ LOUD = "SYNTHETIC: rendered scenes of the built-in world, not photographs"
 def read_scenes(location: str, data: DataConfig, split: str | None) -> Samples:
     """N scenes with captions, or N single objects a class with labels, of the train, val or test world or a seed's."""
     folder, single = scenes_folder(location, data, split)
-    plain = data.model_copy(update={"images": None, "classes": None})
+    plain = structs.replace(data, images=None, classes=None)
     samples = read_folder(folder, plain, None) if single else read_coco(folder / "captions.json", plain)
     return replace(samples, name=location, notes=(LOUD, *samples.notes))
 
@@ -33,14 +35,14 @@ def read_scenes(location: str, data: DataConfig, split: str | None) -> Samples:
 def read_scene_questions(location: str, data: DataConfig, split: str | None, answered: bool = True) -> Questions:
     """Three questions a scene, one of each answer type."""
     folder = _scenes(location, data, split, "questions")
-    found = read_vqa(folder / "vqa_questions.json", data.model_copy(update={"images": None}), None, answered)
+    found = read_vqa(folder / "vqa_questions.json", structs.replace(data, images=None), None, answered)
     return replace(found, name=location, notes=(LOUD, *found.notes))
 
 
 def read_scene_boxes(location: str, data: DataConfig, split: str | None) -> Boxes:
     """The objects of every scene, a category a shape."""
     folder = _scenes(location, data, split, "boxes")
-    found = read_instances(folder / "instances.json", data.model_copy(update={"images": None}))
+    found = read_instances(folder / "instances.json", structs.replace(data, images=None))
     return replace(found, name=location, notes=(LOUD, *found.notes))
 
 

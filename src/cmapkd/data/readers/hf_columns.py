@@ -69,7 +69,7 @@ def _column(path: Path, names: list[str], data: DataConfig, key: str) -> str | N
     name = getattr(data, key)
     if name in names:
         return name
-    if name != DataConfig.model_fields[key].default:
+    if name != getattr(DataConfig(train=str(path)), key):
         raise DataError(f"{path}: no column '{name}'; columns found: {', '.join(names[:12])}; set data.{key}")
     return None
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
 from cmapkd.data.readers.hf_columns import texts
@@ -21,7 +23,7 @@ def read_metadata(path: Path, data: DataConfig, split: str | None = None) -> Sam
     """Rows of one image are its captions. Raises DataError for keys or lines that are not there or not JSON."""
     if path.suffix == ".csv":
         header = [name.strip().strip('"') for name in read_text(path).split("\n", 1)[0].rstrip("\r").split(",")]
-        return read_table(path, data.model_copy(update=_keys(header, data)), split)
+        return read_table(path, structs.replace(data, **_keys(header, data)), split)
     rows = [_row(path, number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     if not rows:
         raise DataError(f'{path}: the file is empty; give JSON lines such as {{"file_name": …, "text": …}}')
@@ -41,11 +43,11 @@ def read_metadata(path: Path, data: DataConfig, split: str | None = None) -> Sam
 def _keys(header: list[str], data: DataConfig) -> dict[str, str]:
     """image_key and text_key that are guessed, because the config leaves them at defaults that are not there."""
     guesses = dict(zip(("image_key", "text_key"), guess_keys(header), strict=True))
-    fields = DataConfig.model_fields
+    plain = DataConfig(train=data.train)
     return {
         key: guess
         for key, guess in guesses.items()
-        if guess and getattr(data, key) not in header and getattr(data, key) == fields[key].default
+        if guess and getattr(data, key) not in header and getattr(data, key) == getattr(plain, key)
     }
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from msgspec import structs
 
 from cmapkd.config.schema import HOLDOUT, Config
 from cmapkd.core.errors import UsageError
@@ -64,7 +65,7 @@ def open_task(config: Config, method: Method) -> Callable[[Tower], TaskHead] | N
         )
     kind = TASK_HEADS[task.name]
     own = ("train", "val", "train_split", "val_split", "images", "classes")
-    data = config.data.model_copy(update={"format": "auto", **{key: getattr(task, key) for key in own}})
+    data = structs.replace(config.data, format="auto", **{key: getattr(task, key) for key in own})
     train, val = kind.read(task.train, data, task.train_split), None
     if task.val == HOLDOUT:
         train, val = apart(train, task.holdout)

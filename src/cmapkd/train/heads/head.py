@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 
 from cmapkd.config.schema import DataConfig, TaskConfig
@@ -77,6 +78,6 @@ def task_loader(plan: Plan[Any], samples: Samples, student: Tower, whole: bool =
         raise UsageError(
             f"task.batch is {plan.task.batch}, but {samples.name} has only {len(samples)} images to train on; lower task.batch"
         )
-    data = plan.data.model_copy(update=WHOLE) if whole else plan.data
+    data = structs.replace(plan.data, **WHOLE) if whole else plan.data
     reader = Reader(student.size, student.tokenizer)
     return Loader(samples, data, reader, None, plan.task.batch, keyed(plan.seed, TASK))
