@@ -97,17 +97,24 @@ def _attention(mine: nn.MultiheadAttention, theirs: Any, seen: Tensor, wanted: T
     values, vectors = torch.linalg.eigh(ones.T @ ones / len(ones))
     values = values.clamp_min(SMALLEST * values[-1])
     root, unroot = (vectors * values.sqrt()) @ vectors.T, (vectors / values.sqrt()) @ vectors.T
-    left, size, right = torch.linalg.svd(root @ query.double() @ key.double().mT @ root)
-    bring, energy, _ = torch.linalg.svd(root @ value.double() @ out.double(), full_matrices=False)
+    left, size, right = _thin_svd(root @ query.double(), root @ key.double())
+    bring, energy, _ = _thin_svd(root @ value.double(), out.double().mT)
     rank = min(d, mine_d, len(root))
     scale = size[:, None, :rank].sqrt() * (mine_d / d) ** 0.25  # the student divides by √d of its own
-    parts = (unroot @ left[..., :rank] * scale, unroot @ right.mT[..., :rank] * scale, unroot @ bring[..., :rank])
+    parts = (unroot @ left[..., :rank] * scale, unroot @ right[..., :rank] * scale, unroot @ bring[..., :rank])
     chosen = energy.square().sum(1).topk(min(mine.num_heads, attention.num_heads)).indices.tolist()
     for part, maps in enumerate(parts):
         for mine_head, head in enumerate(chosen):
             rows = slice(part * width + mine_head * mine_d, part * width + mine_head * mine_d + rank)
             mine.in_proj_weight[rows] = maps[head, :-1].T.to(mine.in_proj_weight)
             mine.in_proj_bias[rows] = maps[head, -1].to(mine.in_proj_bias)
+
+
+def _thin_svd(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(U [h, n, r], S [h, r], V [h, m, r]) of a bᵀ, for a [h, n, d] and b [h, m, d] that are tall: through their QR forms."""
+    (qa, ra), (qb, rb) = torch.linalg.qr(a), torch.linalg.qr(b)
+    left, size, right = torch.linalg.svd(ra @ rb.mT)
+    return qa @ left[..., : size.shape[-1]], size, qb @ right.mT[..., : size.shape[-1]]
 
 
 def _mixed(attention: nn.MultiheadAttention, seen: Tensor, mask: Any) -> Tensor:
