@@ -10,8 +10,11 @@ import world
 from cmapkd.cache import inherited
 from cmapkd.cache.build import build_cache
 from cmapkd.core.errors import IntegrityError, UsageError
+from cmapkd.core.types import LEVELS
 from cmapkd.train.assemble import assemble
 from cmapkd.train.run import distill
+from cmapkd.train.schedule import at
+from cmapkd.train.state import teach
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +89,20 @@ def test_a_changed_file_is_refused(root, config):
     assemble(config(), root / "a")
     (file,) = (root / "cache").glob("inherited-*.safetensors")
     whole = file.read_bytes()
-    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(IntegrityError, match="they are made again"):
-        assemble(config(), root / "a")
+    for broken in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:100]):
+        file.write_bytes(broken)
+        with pytest.raises(IntegrityError, match="it is made again"):
+            assemble(config(), root / "a")
     file.write_bytes(whole)
+
+
+def test_scratch_begins_at_random_and_inherited_never_does(root, config):
+    start = weights(assemble(config(), root / "a"))
+    scratch = weights(assemble(config(method="scratch"), root / "b"))
+    student = {"model": "small", "tokenizer": "teacher"}
+    inherits = weights(assemble(config(method="inherited", student=student), root / "c"))
+    assert all(torch.equal(value, start[name]) for name, value in inherits.items())
+    assert not torch.equal(scratch["visual.proj"], start["visual.proj"])
 
 
 def test_a_student_with_weights_and_a_run_without_teacher_are_refused(root, config):
@@ -102,4 +115,42 @@ def test_a_student_with_weights_and_a_run_without_teacher_are_refused(root, conf
             "teacher": None,
             "cache__path": None,
         }
-        assemble(config(method="scratch", **alone), root / "a")
+        assemble(config(method="inherited", **alone), root / "a")
+
+
+def errors_of_the_first_batch(config, folder):
+    run = assemble(config, folder)
+    batch, moment = run.loader.batch(0), at(run.stages, 0.0)
+    outputs = run.learner(batch.student, run.objective.levels(moment))
+    return {
+        name: float(e.mean()) for name, e in run.learner.level_errors(outputs, teach(run, batch, moment)).items()
+    }, outputs
+
+
+def test_necks_of_an_inherited_student_say_most_of_what_the_teacher_says(root, config):
+    fitted, outputs = errors_of_the_first_batch(config(), root / "a")
+    zero, _ = errors_of_the_first_batch(config(student={"model": "small", "tokenizer": "teacher"}), root / "a")
+    assert all(zero[name] > 0.5 for name in LEVELS), zero
+    assert all(fitted[name] < 0.5 * zero[name] for name in LEVELS), fitted
+    assert float((outputs.bridge.image * teach_bridge(root, config).image).sum(-1).mean()) > 0.7
+
+
+def teach_bridge(root, config):
+    run = assemble(config(), root / "a")
+    return teach(run, run.loader.batch(0), at(run.stages, 0.0)).bridge
+
+
+def test_key_tokens_fit_the_necks_where_they_stand(root, config):
+    place = {"cache__path": None, "cache__tokens": 4}
+    fitted, _ = errors_of_the_first_batch(config(**place), root / "a")
+    assert all(error < 0.6 for error in fitted.values()), fitted
+
+
+def test_a_projector_to_the_teachers_width_begins_at_its_embeddings(root, towers, config):
+    shape = toy.config(128, width=32, size=32, context=24, embedding=12)
+    (towers.parent / "thin.json").write_text(json.dumps(shape))
+    run = assemble(config(student={"model": "thin", "tokenizer": "teacher", "inherit": True}), root / "a")
+    batch = run.loader.batch(0)
+    outputs, teaching = run.learner(batch.student), teach(run, batch, at(run.stages, 0.0))
+    for mine, theirs in (outputs.projected.zip(teaching.final).image, outputs.projected.zip(teaching.final).text):
+        assert float(torch.nn.functional.cosine_similarity(mine, theirs).mean()) > 0.9

@@ -17,7 +17,7 @@ def test_a_level_that_sleeps_is_neither_read_nor_computed(root, monkeypatch):
     real_read, real_level = Store.read, Necks.level
     monkeypatch.setattr(Store, "read", lambda self, name, rows: read.add(name) or real_read(self, name, rows))
     monkeypatch.setattr(Necks, "level", lambda self, name, x: adapted.add(name) or real_level(self, name, x))
-    monkeypatch.setattr(assembling, "measure_units", lambda run: None)  # these two look at every level
+    monkeypatch.setattr(assembling, "first_lessons", lambda run, inherits: None)  # these two look at every level
     monkeypatch.setattr(running, "measure_saving", lambda run: {})
     over = {"policy__name": "manual", "policy__weights": {"P2": 0.0, "L1": 0.0}, "train__steps": 2, "eval__every": None}
     distill(world.config(root, run=str(root / "asleep"), **over))

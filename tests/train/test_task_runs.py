@@ -62,7 +62,9 @@ def test_resuming_with_a_task_is_bit_exact(root, tmp_path, name, accumulate):
     assert not any("tower" in k for k in one)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].student == "trained"])
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if METHODS[m].student == "trained" and METHODS[m].start != "inherited"]
+)
 def test_a_task_stands_beside_every_method_that_trains_a_student(root, tmp_path, method):
     over = {"method": method, "train__steps": 2, "train__checkpoint_every": 2, "cache__path": None}
     folder = distill(settings(root, tmp_path / "run", "vqa", **over))

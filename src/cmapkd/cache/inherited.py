@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from cmapkd.cache.calibration import BATCH, view_pixels
@@ -69,16 +70,26 @@ def start_from_teacher(config: Config, student: Tower, samples: Samples, teacher
             for name, value in student.clip.state_dict().items()
             if not (refused.image if name.startswith("visual.") else refused.text)
         }
-        data = save(inherited)
-        fsio.write_bytes(path, data)
-        fsio.write_json(path.with_suffix(".json"), {"sha256": hashlib.sha256(data).hexdigest()})
+        fsio.write_bytes(path, save(inherited, metadata={"sha256": _digest(inherited)}))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    data, record = path.read_bytes(), path.with_suffix(".json")
-    if not record.is_file() or json.loads(record.read_text()).get("sha256") != hashlib.sha256(data).hexdigest():
-        raise IntegrityError(f"{path}: its hash differs from {record.name}; delete both, they are made again")
-    return load(data)
+    wrong = IntegrityError(f"{path}: corrupt; delete it, it is made again")
+    try:
+        with safe_open(str(path), "pt") as file:
+            state, known = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception:
+        raise wrong from None
+    if known.get("sha256") != _digest(state):
+        raise wrong
+    return state
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + state[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _inputs(tower: Tower, config: Config, samples: Samples, images: np.ndarray, texts: np.ndarray) -> Inputs:

@@ -37,14 +37,14 @@ class GridError:
     def __call__(self, student: Float[Tensor, "b n d"], teacher: Float[Tensor, "b m d"]) -> Float[Tensor, " b"]:
         """Mean squared error over the H·H positions and d channels, per sample (without c(T))."""
         if self.left is self.target:  # grids of one side: P = 1, and the difference is mapped once
-            difference = _both_axes(self.left, student - teacher.detach())
+            difference = both_axes(self.left, student - teacher.detach())
         else:
-            difference = _both_axes(self.left, student) - _both_axes(self.target, teacher.detach())
+            difference = both_axes(self.left, student) - both_axes(self.target, teacher.detach())
         return difference.square().sum((1, 2, 3)) / (self.cells * student.shape[-1])
 
     def power(self, teacher: Float[Tensor, "b m d"]) -> Float[Tensor, " b"]:
         """The error of S = 0: what the teacher's own map weighs under the same metric."""
-        return _both_axes(self.target, teacher).square().sum((1, 2, 3)) / (self.cells * teacher.shape[-1])
+        return both_axes(self.target, teacher).square().sum((1, 2, 3)) / (self.cells * teacher.shape[-1])
 
 
 def grid_error(n_student: int, n_teacher: int, side: int) -> GridError:
@@ -96,7 +96,8 @@ def weighted_intra(errors: Float[Tensor, "b k"], weights: Float[Tensor, "b k"]) 
     return (weights.detach() * errors).mean()
 
 
-def _both_axes(matrix: Tensor, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b h h d"]:
+def both_axes(matrix: Tensor, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b h h d"]:
+    """matrix [h, √n] applied to both axes of a square map of tokens."""
     (h, n), (b, _, d) = matrix.shape, tokens.shape
     matrix = matrix.to(tokens)
     rows = matrix @ tokens.reshape(b, n, n * d)  # products of whole rows; an einsum would copy every map twice

@@ -1,4 +1,7 @@
-"""`scratch`: contrastive training without a teacher (Radford et al. 2021, arXiv 2103.00020), and the user's own task."""
+"""`scratch`: contrastive training without a teacher (Radford et al. 2021, arXiv 2103.00020), and the user's own task.
+
+`inherited` is the same from the teacher's weights (models/inherit.py): what the start alone brings.
+"""
 
 from __future__ import annotations
 
@@ -21,4 +24,13 @@ def classification(view: View) -> Tensor:
 
 
 TERMS = {"align": Term(align), "task": Term(classification, reads("labels"))}
-METHODS = {"scratch": Method({"align": 1.0}, about="contrastive training without a teacher; trains teachers too")}
+METHODS = {
+    "scratch": Method(
+        {"align": 1.0}, about="contrastive training without a teacher; trains teachers too", start="random"
+    ),
+    "inherited": Method(
+        {"align": 1.0},
+        about="contrastive training from the teacher's weights, with no teacher after",
+        start="inherited",
+    ),
+}

@@ -72,6 +72,7 @@ class Method:
     where a share stands, the weight is only what the term starts with until it is calibrated.
     stages: the method's own schedule, where it has one; a schedule in the config replaces it. student: a frozen one
     stays as it was pre-trained, and only the terms' parts learn. served: for a result that is more than the student.
+    start: whether the student inherits from the teacher: as the config says, never (`random`), or always (`inherited`).
     """
 
     weights: dict[str, float]
@@ -80,6 +81,7 @@ class Method:
     stages: tuple[StageConfig, ...] = ()
     student: Literal["trained", "frozen"] = "trained"
     served: Served | None = None
+    start: Literal["config", "random", "inherited"] = "config"
 
 
 def picked(view: View, term: str, options: Mapping[str, float | tuple[str, ...]]) -> dict[str, Any]:

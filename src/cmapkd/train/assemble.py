@@ -45,6 +45,7 @@ from cmapkd.train.schedule import at, resolve_schedule
 from cmapkd.train.serve import validator
 from cmapkd.train.state import Run, teach
 from cmapkd.train.step import move
+from cmapkd.train.warm import fit_necks
 
 UNIT_BATCHES = 4
 
@@ -83,7 +84,8 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     captions = samples.flat_captions() if config.student.tokenizer.startswith("train:") else ()
     student = load_tower(config.student, captions, folder / "tokenizer", config.teacher, config.cache.words)
     student.to(device).channels_last().requires_grad_(method.student == "trained")
-    if config.student.inherit:
+    inherits = method.start == "inherited" or (config.student.inherit and method.start == "config")
+    if inherits:
         start_from_teacher(config, student, samples, taught.tower if taught else None)
     bank = open_bank(samples, taught.tower, taught.teacher) if taught and reading("bank", terms) else None
     shape, targets, tower = (taught.shape, taught.targets, taught.tower) if taught else (None, None, None)
@@ -122,7 +124,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
         validator(validation, method, learner, tower, samples.classes if bank is None or not bank.pseudo else None),
         task,
     )  # fmt: skip
-    measure_units(run)
+    first_lessons(run, inherits)
     return run
 
 
@@ -194,15 +196,19 @@ def open_teacher(config: Config, terms: list[str], samples: Samples, device: tor
     )  # fmt: skip
 
 
-def measure_units(run: Run) -> None:
-    """The learner's FVU denominators and the levels' costs, from the teaching of the first training batches."""
+def first_lessons(run: Run, inherits: bool) -> None:
+    """What the first training batches tell: the learner's FVU denominators, the levels' costs, an inherited student's necks."""
     moment = replace(at(run.stages, 0.0), levels=LEVELS)
-    if run.teacher is None or not run.objective.levels(moment):
+    if run.teacher is None or not (run.objective.levels(moment) or inherits):
         return
     count = min(UNIT_BATCHES, run.steps)
-    batches = (move(run.loader.batch(step), run.learner.unit.device) for step in range(count))
-    teachings = [t for batch in batches if (t := teach(run, batch, moment)) is not None]
-    run.learner.measure_units(teachings)
+    batches = [move(run.loader.batch(step), run.learner.unit.device) for step in range(count)]
+    lessons = [(batch, t) for batch in batches if (t := teach(run, batch, moment)) is not None]
+    if inherits and run.learner.necks is not None:
+        fit_necks(run.learner, lessons)
+    if not run.objective.levels(moment):
+        return
+    run.learner.measure_units([teaching for _, teaching in lessons])
     if isinstance(run.policy, Learning):
-        size = torch.tensor([float(teachings[0].levels[k].numel()) for k in LEVELS])
+        size = torch.tensor([float(lessons[0][1].levels[k].numel()) for k in LEVELS])
         run.policy.cost.copy_(len(LEVELS) * size / size.sum())
