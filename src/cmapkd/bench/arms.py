@@ -1,6 +1,7 @@
 """Arm: one thing that a comparison varies. Arms run at equal data order, views, steps and student initialisation.
 
-The seed sets the student's initialisation and the data order and nothing else, so runs of one seed pair across arms.
+The seed sets the student's initialisation and the data order and nothing else, so runs of one seed pair across arms. Where
+the config lets students inherit, all arms but `scratch` begin from the teacher's weights.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ teacher:
 student:
   model: ViT-B-32              # cmapkd list towers
   tokenizer: teacher           # own, teacher, train:N, or a folder with a tokenizer.json
+  # inherit: true              # begin from the teacher's weights, where both are transformers of open_clip
 
 cache:
   path: data/cache/first       # the teacher runs once; without a path it runs in every step
