@@ -71,7 +71,15 @@ def test_a_student_of_the_teachers_size_gives_the_teachers_embeddings(tmp_path, 
 
 @pytest.mark.parametrize(
     "shape",
-    [{"width": 16}, {"layers": 3}, {"layers": 6}, {"size": 64}, {"patch": 16}, {"size": 48, "patch": 16, "width": 48}],
+    [
+        {"width": 16},
+        {"layers": 3},
+        {"layers": 6},
+        {"size": 64},
+        {"patch": 16},
+        {"context": 8},
+        {"size": 48, "patch": 16, "width": 48},
+    ],
     ids=str,
 )
 def test_a_student_of_another_shape_starts_near_its_teacher(tmp_path, teacher, shape):

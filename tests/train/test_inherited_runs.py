@@ -78,7 +78,8 @@ def test_a_run_from_an_inherited_start_resumes_to_the_same_weights(root, config)
     def final(name):
         return (root / name / "student" / "open_clip_model.safetensors").read_bytes()
 
-    distill(config(run=str(root / "whole")))
+    whole = distill(config(run=str(root / "whole")))
+    assert "begun from the teacher's weights" in (whole / "student" / "README.md").read_text()
     cut = config(run=str(root / "cut"))
     world.cut_off(cut, 4)
     distill(cut, resume=True)

@@ -83,6 +83,10 @@ class Method:
     served: Served | None = None
     start: Literal["config", "random", "inherited"] = "config"
 
+    def inherits(self, asked: bool) -> bool:
+        """Whether the student begins from the teacher's weights, where the config asks for it or not."""
+        return self.start == "inherited" or (asked and self.start == "config")
+
 
 def picked(view: View, term: str, options: Mapping[str, float | tuple[str, ...]]) -> dict[str, Any]:
     """The term's switches as they stand: the config's, else the default."""

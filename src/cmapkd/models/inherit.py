@@ -59,7 +59,7 @@ def inherit(student: Tower, teacher: Tower, mine: Inputs, theirs: Inputs) -> Pai
         if image is not None and image_end is not None:
             _inherit_image(student, teacher, mine.images, image, image_end @ turn)
         if text is not None and text_end is not None:
-            _inherit_text(student, teacher, mine.ids, text, text_end @ turn)
+            _inherit_text(student, teacher, theirs.ids, text, text_end @ turn)
     if not (refused.image or refused.text):
         student.clip.logit_scale.copy_(teacher.clip.logit_scale)
     return refused
@@ -140,9 +140,9 @@ def _inherit_image(student: Tower, teacher: Tower, images: Tensor, streams: dict
 def _inherit_text(student: Tower, teacher: Tower, ids: Tensor, streams: dict[str, Tensor], end: Tensor) -> None:
     mine, theirs = student.text_module, teacher.text_module
     context = min(len(mine.positional_embedding), len(theirs.positional_embedding))
-    last = (ids == student.tokenizer.end).int().argmax(1)
-    length = min(context, length_of(ids, student.tokenizer.end))
-    fitting = last < length
+    last = (ids == teacher.tokenizer.end).int().argmax(1)
+    length = min(context, length_of(ids, teacher.tokenizer.end))
+    fitting = last < length  # a caption that the shorter context cuts off ends elsewhere in the other
     ids, last, end, first = ids[fitting, :length], last[fitting], end[fitting], streams["first"][fitting, :length]
     real = torch.arange(length, device=ids.device)[None] <= last[:, None]
     blocks, mask = theirs.transformer.resblocks, theirs.attn_mask[:length, :length]

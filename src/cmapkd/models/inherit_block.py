@@ -42,7 +42,7 @@ def shared_basis(second: Tensor, width: int) -> Tensor:
     kept = min(width - 1, len(second) - 1)
     second = second.double() - second.trace().double() / len(second)  # 1 comes last, also where others have no variance
     top = torch.linalg.eigh(second)[1][:, -kept:].flip(1)
-    without_mean = torch.linalg.svd(torch.ones(1, width, dtype=torch.float64))[2][1 : kept + 1]
+    without_mean = torch.linalg.svd(torch.ones(1, width).to(second))[2][1 : kept + 1]
     return (top @ without_mean).float()
 
 

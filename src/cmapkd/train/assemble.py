@@ -84,8 +84,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     captions = samples.flat_captions() if config.student.tokenizer.startswith("train:") else ()
     student = load_tower(config.student, captions, folder / "tokenizer", config.teacher, config.cache.words)
     student.to(device).channels_last().requires_grad_(method.student == "trained")
-    inherits = method.start == "inherited" or (config.student.inherit and method.start == "config")
-    if inherits:
+    if inherits := method.inherits(config.student.inherit):
         start_from_teacher(config, student, samples, taught.tower if taught else None)
     bank = open_bank(samples, taught.tower, taught.teacher) if taught and reading("bank", terms) else None
     shape, targets, tower = (taught.shape, taught.targets, taught.tower) if taught else (None, None, None)

@@ -30,14 +30,16 @@ def facts(
             f"scores belong to {served.says}. This folder's open_clip model is the student alone, which they do not "
             f"describe; the method's own tensors are {where}"
         )
+    inherits = run.objective.method.inherits(config.student.inherit)
     return {
         "name": f"{config.student.model} by {config.method}",
         "method": config.method,
-        "teacher": config.teacher.model if config.teacher and run.teacher else None,
+        "teacher": config.teacher.model if config.teacher and (run.teacher or inherits) else None,
         "student": config.student.model,
         "data": data,
         "scores": lines,
         "training": f"{run.steps} steps of {config.train.batch}, seed {config.seed}, lr {config.train.lr:g}"
+        + ("; begun from the teacher's weights" if inherits else "")
         + (f"; {centred:g} × the image embeddings' mean is taken from them, in the tower's bias" if centred else ""),
         **({} if best is None else {"kept": f"best {best}"}),
         "synthetic": any(place.startswith("scenes:") for place in places),
