@@ -55,9 +55,10 @@ def test_the_adapters_are_the_same_whether_the_start_was_fitted_or_read(root, co
     place = {"cache__path": str(root / "cache"), "seed": 3}
     for file in (root / "cache").glob("inherited-*"):
         file.unlink()
-    fitted = assemble(config(**place), root / "a").learner.state_dict()
+    fitted, after = assemble(config(**place), root / "a").learner.state_dict(), torch.get_rng_state()
     read = assemble(config(**place), root / "a").learner.state_dict()
     assert all(torch.equal(value, read[name]) for name, value in fitted.items())
+    assert torch.equal(after, torch.get_rng_state()), "what is drawn next is the same, too"
 
 
 def test_cmapkd_cache_makes_the_start(root, config, capsys):
@@ -141,9 +142,9 @@ def teach_bridge(root, config):
     return teach(run, run.loader.batch(0), at(run.stages, 0.0)).bridge
 
 
-def test_key_tokens_fit_the_necks_where_they_stand(root, config):
-    place = {"cache__path": None, "cache__tokens": 4}
-    fitted, _ = errors_of_the_first_batch(config(**place), root / "a")
+@pytest.mark.parametrize("kept", [{"cache__tokens": 4}, {"cache__grid": 2}], ids=str)
+def test_necks_are_fitted_to_what_is_kept_of_a_map(root, config, kept):
+    fitted, _ = errors_of_the_first_batch(config(cache__path=None, **kept), root / "a")
     assert all(error < 0.6 for error in fitted.values()), fitted
 
 
