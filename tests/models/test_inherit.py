@@ -3,11 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
 
 import toy
 from cmapkd.core.errors import UsageError
 from cmapkd.models import tokenizer as tok
 from cmapkd.models.inherit import inherit, sources
+from cmapkd.models.inherit_block import _attention as heads
 from cmapkd.models.inherit_block import bare, shared_basis
 from cmapkd.models.load import build
 from cmapkd.models.tower import Tower
@@ -140,3 +142,22 @@ def test_another_tokenizer_is_refused_for_texts_and_nothing_at_all_is_an_error(t
     student = Tower(build(cfg), words, 32, toy.MEAN, toy.STD, cfg, "toy", words=8)
     with pytest.raises(UsageError, match="neither tower can"):
         inherit(student, teacher, inputs(student), inputs(teacher))
+
+
+def test_a_wider_head_attends_as_the_teachers_does():
+    torch.manual_seed(0)
+    theirs, mine = ResidualAttentionBlock(32, 2), torch.nn.MultiheadAttention(64, 2, batch_first=True)
+    theirs.attn.in_proj_bias.data.normal_()
+    wanted = bare(torch.randn(400, 32))
+    seen = wanted @ torch.randn(32, 64)
+    with torch.no_grad():
+        heads(mine, theirs, seen, wanted)
+
+    def logits(attention, x):
+        query, key, _ = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
+        query, key = (part.unflatten(1, (2, -1)).transpose(0, 1) for part in (query, key))
+        return query @ key.mT / attention.head_dim**0.5
+
+    want, got = logits(theirs.attn, theirs.ln_1.weight * wanted), logits(mine, seen)
+    order = [0, 1] if torch.dist(want, got) < torch.dist(want, got.flip(0)) else [1, 0]
+    assert torch.dist(want, got[order]) < 0.05 * want.norm()

@@ -102,6 +102,9 @@ def _attention(mine: nn.MultiheadAttention, theirs: Any, seen: Tensor, wanted: T
     rank = min(d, mine_d, len(root))
     scale = size[:, None, :rank].sqrt() * (mine_d / d) ** 0.25  # the student divides by √d of its own
     parts = (unroot @ left[..., :rank] * scale, unroot @ right[..., :rank] * scale, unroot @ bring[..., :rank])
+    # What a wider head has beyond this: queries of 0, so that it attends as the teacher's, and keys and values as they were.
+    nn.init.zeros_(mine.in_proj_weight[:width])
+    nn.init.zeros_(mine.in_proj_bias[:width])
     chosen = energy.square().sum(1).topk(min(mine.num_heads, attention.num_heads)).indices.tolist()
     for part, maps in enumerate(parts):
         for mine_head, head in enumerate(chosen):
