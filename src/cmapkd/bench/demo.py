@@ -21,6 +21,7 @@ def demo(out: Path) -> Path:
     say(
         "The built-in world is synthetic: rendered scenes with generated captions. Its figures say nothing about photographs."
     )
+    say("The student of cmapkd begins from the teacher's weights, the one of scratch at random and without a teacher.")
     build_cache(config)
     compare(config, METHODS, seeds=1, out=out)
     report = report_comparison(config, METHODS, out, f"cmapkd demo --out {out}")
