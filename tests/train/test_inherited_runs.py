@@ -69,6 +69,13 @@ def test_cmapkd_cache_makes_the_start(root, config, capsys):
     assert len(list((root / "cache").glob("inherited-*.safetensors"))) == 1
 
 
+def test_a_student_that_cannot_inherit_is_told_before_the_teacher_has_read_everything(root, tmp_path):
+    own = {"model": str(root / "student-init"), "inherit": True}
+    with pytest.raises(UsageError, match="weights of its own"):
+        build_cache(world.config(root, student=own, cache__path=str(tmp_path / "cache")))
+    assert not (tmp_path / "cache" / "image").exists()
+
+
 def test_a_live_teacher_is_inherited_from_as_well(root, config):
     cached = weights(assemble(config(), root / "a"))
     live = weights(assemble(config(cache__path=None), root / "a"))

@@ -65,6 +65,8 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     precision = pick_precision(config.train.precision, device)
     targets = open_targets(folder, key, config.cache) or calibrate_cache(folder, key, config, tower, samples)
     targets.to(device)
+    if config.student.inherit and not config.student.tokenizer.startswith("train:"):  # that one is learnt by a run
+        start_from_teacher(config, load_tower(config.student, teacher=config.teacher).to(device), samples, tower)
     ledger = Ledger()
     with (
         evaluating(tower),
@@ -86,8 +88,6 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
                 lambda rows: tower.tokenizer([captions[k] for k in rows]),
                 lambda tokens: _text_records(tower, targets, *tokens),
             )
-    if config.student.inherit and not config.student.tokenizer.startswith("train:"):  # that one is learnt by a run
-        start_from_teacher(config, load_tower(config.student, teacher=config.teacher).to(device), samples, tower)
     if config.cache.pixels:
         write_pixels(config, samples, image_size(config.student))
     fsio.write_json(

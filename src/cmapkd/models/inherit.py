@@ -3,7 +3,7 @@
 Weight inheritance (Wu et al. 2023, TinyCLIP) by linear algebra instead of by masks that are learnt: the streams of both
 towers share a basis of principal components (Ashkboos et al. 2024, SliceGPT), and each student block takes over one
 teacher block, evenly spread with the first and the last kept, its output maps fitted to where the teacher's stream is then
-(`inherit_block.py`). Nothing is trained; it takes two passes of the teacher over some hundred samples.
+(`inherit_block.py`). Nothing is trained; it takes two passes and a quarter of the teacher over some hundred samples.
 """
 
 from __future__ import annotations

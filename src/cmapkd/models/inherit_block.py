@@ -34,10 +34,10 @@ def bare(x: Tensor) -> Tensor:
 
 
 def shared_basis(second: Tensor, width: int) -> Tensor:
-    """E [D, width] in float32: the widest − 1 directions of a second moment [D, D] of LN(x), as a stream whose mean is 0.
+    """E [D, width] in float32: the `width` − 1 widest directions of a second moment [D, D] of LN(x), as a stream whose mean is 0.
 
     A LayerNorm of E ᵀx takes the mean of its `width` channels off, so that E maps into what is orthogonal to 1; then
-    LN(E ᵀx) is E ᵀLN(x) up to a factor, for all x that E keeps whole (Ashkboos et al. 2024, SliceGPT, eq. 2).
+    LN(E ᵀx) is E ᵀLN(x) up to a factor, for all x that E keeps whole (Ashkboos et al. 2024, SliceGPT).
     """
     kept = min(width - 1, len(second) - 1)
     second = second.double() - second.trace().double() / len(second)  # 1 comes last, also where others have no variance
