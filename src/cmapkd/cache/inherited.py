@@ -18,7 +18,7 @@ from cmapkd.config.schema import Config
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.log import say
-from cmapkd.core.types import Inputs
+from cmapkd.core.types import Inputs, Pair
 from cmapkd.data.holdout import split_holdout
 from cmapkd.data.loader import Ledger
 from cmapkd.data.samples import Samples
@@ -49,7 +49,9 @@ def start_from_teacher(config: Config, student: Tower, samples: Samples, teacher
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         path = config.cache.path / f"inherited-{digest}.safetensors"
         if path.is_file():
-            student.clip.load_state_dict(_read(path), strict=False)  # without a tower that does not inherit
+            inherited, refused = _read(path)
+            student.clip.load_state_dict(inherited, strict=False)  # without a tower that does not inherit
+            _tell(refused)
             return
     with torch.random.fork_rng():  # what is drawn after this is the same whether the teacher was built or not
         tower = teacher or load_tower(config.teacher, words=config.cache.words).to(student.device)
@@ -60,9 +62,7 @@ def start_from_teacher(config: Config, student: Tower, samples: Samples, teacher
     mine, theirs = (_inputs(one, config, samples, *chosen) for one in (student, tower))
     say(f"inheriting the student's weights from the teacher, on {len(chosen[0])} images and {len(chosen[1])} captions")
     refused = inherit(student, tower, mine, theirs)
-    for what, why in (("image", refused.image), ("text", refused.text)):
-        if why:
-            say(f"student.inherit: the {what} tower begins at random: {why}")
+    _tell(refused)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         inherited = {
@@ -70,10 +70,18 @@ def start_from_teacher(config: Config, student: Tower, samples: Samples, teacher
             for name, value in student.clip.state_dict().items()
             if not (refused.image if name.startswith("visual.") else refused.text)
         }
-        fsio.write_bytes(path, save(inherited, metadata={"sha256": _digest(inherited)}))
+        about = {"sha256": _digest(inherited), "image": refused.image, "text": refused.text}
+        fsio.write_bytes(path, save(inherited, metadata=about))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _tell(refused: Pair[str]) -> None:
+    for what, why in (("image", refused.image), ("text", refused.text)):
+        if why:
+            say(f"student.inherit: the {what} tower begins at random: {why}")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Pair[str]]:
+    """(the weights, why a tower did not inherit)."""
     wrong = IntegrityError(f"{path}: corrupt; delete it, it is made again")
     try:
         with safe_open(str(path), "pt") as file:
@@ -82,7 +90,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise wrong from None
     if known.get("sha256") != _digest(state):
         raise wrong
-    return state
+    return state, Pair(known.get("image", ""), known.get("text", ""))
 
 
 def _digest(state: dict[str, Tensor]) -> str:
