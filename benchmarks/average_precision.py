@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cmapkd.tasks.average_precision import average_precision, installed
+from cmapkd.tasks.detection.average_precision import average_precision, installed
 
 QUICK, FULL = (200, 7400), (2000, 74000)  # images, boxes found
 TARGETS = {QUICK: 3.0, FULL: 4.0}  # of a few images the fixed cost per class and size weighs more

@@ -18,8 +18,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from cmapkd.cache.shards import Field
-from cmapkd.cache.store import Store, StoreWriter
+from cmapkd.store.shards import Field
+from cmapkd.store.store import Store, StoreWriter
 
 Reader = Callable[[np.ndarray], np.ndarray]  # rows int64 [n] → float16 [n, width]
 

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.step import CONFIG, LARGE, cached_teacher, cmapkd_learner, random_batch
-from cmapkd.cache.teacher import LiveTeacher
 from cmapkd.config.schema import TowerConfig
-from cmapkd.core.ahead import ahead
+from cmapkd.core.prefetch import ahead
+from cmapkd.core.tree import move
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Outputs, Teaching
 from cmapkd.losses.contrastive import align
-from cmapkd.models.load import load_tower
-from cmapkd.models.targets import Targets, rank_for
+from cmapkd.pyramid.targets import Targets, rank_for
+from cmapkd.teacher.live import LiveTeacher
+from cmapkd.towers.load import load_tower
 from cmapkd.train import step as stepping
 from cmapkd.train.schedule import SCHEDULES, at
 
@@ -55,7 +56,7 @@ def measure(folder: Path) -> None:
     moment = at(SCHEDULES["all_on"], 0.0)
 
     def plain() -> None:
-        moved = stepping.move(batch, DEVICE)
+        moved = move(batch, DEVICE)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16):
             final = student.final(moved.student)
@@ -63,7 +64,7 @@ def measure(folder: Path) -> None:
         optimizer.step()
 
     def step(teaching: Teaching) -> None:
-        moved = stepping.move(batch, DEVICE)
+        moved = move(batch, DEVICE)
 
         def losses_of(outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
             losses = objective.losses(outputs, teaching, moved, moment)
@@ -74,7 +75,7 @@ def measure(folder: Path) -> None:
         optimizer.step()
 
     def hear() -> Teaching:
-        return live.teach(stepping.move(batch, DEVICE), LEVELS)
+        return live.teach(move(batch, DEVICE), LEVELS)
 
     def cached() -> None:
         for teaching in ahead(lambda _: stored.teach(batch, LEVELS), range(STEPS)):

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmapkd.bench.device import peak_megabytes, reset_peak
-from cmapkd.tasks.retrieval import recalls
+from cmapkd.evaluation.device import peak_megabytes, reset_peak
+from cmapkd.tasks.retrieval.recall import recalls
 
 KS = (1, 5, 10)
 QUICK, FULL = (1000, 5000, 512), (5000, 25000, 768)

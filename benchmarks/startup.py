@@ -20,7 +20,7 @@ peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")] 
 print(json.dumps([used, int(peak[0].split()[1]) / 1024 if peak else 0.0, "torch" in sys.modules]))
 """
 BODIES = {
-    "help": "from cmapkd.cli import main; assert main(['--help']) == 0",
+    "help": "from cmapkd.cli.main import main; assert main(['--help']) == 0",
     "config": "from pathlib import Path; from cmapkd.config.load import load_config; load_config(Path('scenes'))",
     "open_clip": "import open_clip",
 }

@@ -15,16 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmapkd.cache.layout import fields
-from cmapkd.cache.store import Store, StoreWriter
-from cmapkd.cache.teacher import CachedTeacher
 from cmapkd.config.schema import CacheConfig, TowerConfig
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Teaching
-from cmapkd.losses import feature, logits
+from cmapkd.losses import logits
 from cmapkd.methods import METHODS
-from cmapkd.models.load import load_tower
-from cmapkd.models.targets import Targets, rank_for
-from cmapkd.models.tower import Shape, Tower
+from cmapkd.pyramid import grid
+from cmapkd.pyramid.levels import Shape
+from cmapkd.pyramid.targets import Targets, rank_for
+from cmapkd.store.store import Store, StoreWriter
+from cmapkd.teacher.cached import CachedTeacher
+from cmapkd.teacher.layout import fields
+from cmapkd.towers.dual import Tower
+from cmapkd.towers.load import load_tower
 from cmapkd.train import step as stepping
 from cmapkd.train.learner import Learner, build_learner
 from cmapkd.train.objective import Objective
@@ -221,8 +223,8 @@ def agree_with_references() -> None:
         torch.randn(4, 196, 32, dtype=torch.float64, requires_grad=True),
         torch.randn(4, 256, 32, dtype=torch.float64),
     )
-    fast = torch.autograd.grad(feature.grid_error(14, 16, 56)(student, teacher).sum(), student)[0]
-    naive = torch.autograd.grad(feature.naive_grid_error(student, teacher, 56).sum(), student)[0]
+    fast = torch.autograd.grad(grid.grid_error(14, 16, 56)(student, teacher).sum(), student)[0]
+    naive = torch.autograd.grad(grid.naive_grid_error(student, teacher, 56).sum(), student)[0]
     if not torch.allclose(fast, naive, rtol=1e-4, atol=1e-9):
         raise AssertionError("the gradient of the factored 56×56 error differs from the upsampled map's")
     a, b = (F.normalize(torch.randn(16, 32), dim=-1).requires_grad_() for _ in range(2))

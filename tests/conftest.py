@@ -14,14 +14,14 @@ torch.set_num_threads(1)
 
 # Kept in a name for the whole run: the hook lives as long as this object. It must stand before the first import of
 # the packages that it checks.
-SHAPES_CHECKED = install_import_hook(["cmapkd.losses", "cmapkd.models"], "beartype.beartype")
+SHAPES_CHECKED = install_import_hook(["cmapkd.losses", "cmapkd.pyramid", "cmapkd.towers"], "beartype.beartype")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A folder with an untrained teacher, a student to start from and the teacher's finished cache: see world.config."""
     import world  # after the hook
-    from cmapkd.cache.build import build_cache
+    from cmapkd.train.prepare import build_cache
 
     root = tmp_path_factory.mktemp("world")
     os.environ["CMAPKD_DATA"] = str(root / "data")

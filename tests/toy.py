@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from cmapkd.core.types import Batch, Inputs
-from cmapkd.models import tokenizer as tok
-from cmapkd.models.load import build
-from cmapkd.models.targets import Targets, calibrate
-from cmapkd.models.tower import Tower
+from cmapkd.pyramid.targets import Targets
+from cmapkd.teacher.calibrate import calibrate
+from cmapkd.towers import tokenizer as tok
+from cmapkd.towers.dual import Tower
+from cmapkd.towers.load import build
 
 CAPTIONS = [f"{a} {c} {s} {r} the {d}" for a in ("a", "two") for c in ("red", "blue", "green") for s in ("star", "ring")
             for r in ("above", "beside") for d in ("tree", "small house")]  # fmt: skip

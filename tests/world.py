@@ -13,8 +13,8 @@ import toy
 from cmapkd.config.load import check
 from cmapkd.config.schema import Config
 from cmapkd.export.open_clip_folder import save_open_clip
-from cmapkd.models import tokenizer as tok
-from cmapkd.models.load import build
+from cmapkd.towers import tokenizer as tok
+from cmapkd.towers.load import build
 from cmapkd.train import checkpoint, loop
 from cmapkd.train.run import distill
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from cmapkd.cli import main
+from cmapkd.cli.main import main
 
 sys.exit(main())

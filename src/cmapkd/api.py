@@ -30,8 +30,8 @@ def distill(
     name, as dicts.
     Raises the errors of cmapkd.core.errors.
     """
-    from cmapkd.cache.build import build_cache
     from cmapkd.config.load import check
+    from cmapkd.train.prepare import build_cache
     from cmapkd.train.run import distill as train
 
     tree: dict[str, Any] = {

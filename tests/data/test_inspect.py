@@ -11,8 +11,8 @@ from cmapkd.config.schema import DataConfig
 from cmapkd.config.suite import SuiteConfig, read_suite
 from cmapkd.config.tree import read
 from cmapkd.core.errors import DataError
-from cmapkd.data.inspect import inspect
-from cmapkd.data.inspect_blocks import quoted
+from cmapkd.data.inspect.blocks import quoted
+from cmapkd.data.inspect.look import inspect
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from data.written import cut, instances, shard, vqa
 from pictures import coco, picture

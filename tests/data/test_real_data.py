@@ -10,11 +10,11 @@ import pytest
 from cmapkd.core.errors import DataError
 from cmapkd.data.boxes import file_size
 from cmapkd.data.holdout import apart
-from cmapkd.data.inspect import inspect
+from cmapkd.data.inspect.look import inspect
 from cmapkd.data.loader import read_images
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from cmapkd.data.samples import Samples
-from cmapkd.tasks.protocols import check_split
+from cmapkd.tasks.retrieval.protocols import check_split
 from pictures import config
 
 SHARED = Path(os.environ.get("CMAPKD_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")

@@ -10,9 +10,9 @@ import pytest
 
 from cmapkd.core.errors import DataError
 from cmapkd.data.readers import open_samples
-from cmapkd.data.scene_captions import plural, relation
-from cmapkd.data.scene_negatives import ATTRIBUTES, KINDS, contrasts, contrasts_of
-from cmapkd.data.scene_world import BACKGROUNDS, COLOURS, NUMBERS, SHAPES, SIZES, Scene, Thing, draw_scene
+from cmapkd.data.scenes.captions import plural, relation
+from cmapkd.data.scenes.negatives import ATTRIBUTES, KINDS, contrasts, contrasts_of
+from cmapkd.data.scenes.world import BACKGROUNDS, COLOURS, NUMBERS, SHAPES, SIZES, Scene, Thing, draw_scene
 from pictures import config, picture
 
 SCENES = [draw_scene(np.random.default_rng(k)) for k in range(300)]

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmapkd.data.scene_captions import captions_of, describe, plural, relation, relations_of
-from cmapkd.data.scene_pixels import box_of, paint
-from cmapkd.data.scene_questions import questions_of
-from cmapkd.data.scene_world import (
+from cmapkd.data.scenes.captions import captions_of, describe, plural, relation, relations_of
+from cmapkd.data.scenes.dataset import SPLITS, world_seed, write_scenes, write_single_objects
+from cmapkd.data.scenes.pixels import box_of, paint
+from cmapkd.data.scenes.questions import questions_of
+from cmapkd.data.scenes.world import (
     BACKGROUNDS,
     COLOURS,
     NUMBERS,
@@ -25,7 +26,6 @@ from cmapkd.data.scene_world import (
     Thing,
     draw_scene,
 )
-from cmapkd.data.scenes import SPLITS, world_seed, write_scenes, write_single_objects
 
 SCENES = [draw_scene(np.random.default_rng(k)) for k in range(400)]
 THING = (

@@ -11,8 +11,8 @@ import torch
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.export.run import export_student
-from cmapkd.models.load import load_tower
-from cmapkd.models.tower import Tower
+from cmapkd.towers.dual import Tower
+from cmapkd.towers.load import load_tower
 
 CAPTIONS = ["a small red dog runs over the green grass", "two dogs and a blue ball", "the ball is red"] * 3
 FACTS = {

@@ -14,8 +14,8 @@ from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.export import hugging_face
 from cmapkd.export.hugging_face import export_hugging_face
-from cmapkd.models.load import load_tower
-from cmapkd.models.tower import Tower
+from cmapkd.towers.dual import Tower
+from cmapkd.towers.load import load_tower
 
 transformers = pytest.importorskip("transformers")
 CAPTIONS = ["a red star above the tree", "two rings", "blue star beside the small house"]
@@ -66,7 +66,7 @@ def test_the_project_reads_its_own_export_back(student: Tower, tmp_path: Path) -
 )
 def test_a_tower_that_is_no_plain_vit_is_refused_naming_a_tensor(model: str, tensor: str, tmp_path: Path) -> None:
     if model == "vit_tiny":
-        from cmapkd.models.load import build
+        from cmapkd.towers.load import build
 
         cfg = toy.config(128, size=224) | {
             "vision_cfg": {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_pool": ""}

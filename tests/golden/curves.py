@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from cmapkd.cache.build import build_cache
 from cmapkd.config.load import check
 from cmapkd.config.schema import Config
 from cmapkd.methods import METHODS
 from cmapkd.policy import POLICIES
+from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
 from cmapkd.train.schedule import SCHEDULES
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cmapkd.losses.feature import gate, intra, token_error, weighted_intra
+from cmapkd.losses.feature import gate, intra, token_error
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -52,8 +52,6 @@ def test_a_level_gated_off_for_every_sample_still_teaches_its_adapter() -> None:
 def test_whoever_chose_the_weights_learns_nothing_from_the_loss_they_weigh() -> None:
     w = torch.ones(3, dtype=torch.float64, requires_grad=True)
     assert not gate(draw(0, 3, 4, 5), w).requires_grad
-    errors, weights = draw(1, 3, 4).requires_grad_(), draw(2, 3, 4).requires_grad_()
-    assert torch.autograd.grad(weighted_intra(errors, weights), [errors, weights], allow_unused=True)[1] is None
 
 
 def test_the_token_error_is_the_loop_over_real_tokens_and_channels() -> None:
@@ -111,22 +109,9 @@ def test_the_token_error_follows_the_batch_and_is_blind_to_channel_rotations() -
     torch.testing.assert_close(token_error(student @ turn, teacher @ turn), plain)
 
 
-def test_per_sample_weights_meet_their_own_sample() -> None:
-    errors = torch.tensor([[1.0, 2, 3, 4], [4, 3, 2, 1]])
-    weights = torch.tensor([[4.0, 0, 0, 0], [0, 0, 0, 4]])
-    assert 4 * float(weighted_intra(errors, weights)) == 4, "10 would be the batch-averaged weights"
-
-
-def test_equal_weights_give_the_unweighted_mean_over_samples_and_levels() -> None:
+def test_the_loss_is_the_unweighted_mean_over_samples_and_levels() -> None:
     errors = draw(0, 5, 4).square().requires_grad_()
     slow = sum(errors[b, k] for b in range(5) for k in range(4)) / 20
     torch.testing.assert_close(intra(errors), slow)
-    torch.testing.assert_close(weighted_intra(errors, torch.ones(5, 4, dtype=torch.float64)), slow)
     torch.testing.assert_close(intra(errors[torch.tensor([4, 2, 0, 1, 3])]), slow)
     assert torch.autograd.gradcheck(intra, errors)
-
-
-def test_weights_of_zero_give_a_loss_of_zero_and_no_gradient() -> None:
-    errors = draw(0, 5, 4).square().requires_grad_()
-    loss = weighted_intra(errors, torch.zeros(5, 4, dtype=torch.float64))
-    assert loss == 0 and torch.autograd.grad(loss, errors)[0].abs().max() == 0

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmapkd.losses.feature import grid_error, naive_grid_error
+from cmapkd.pyramid.grid import grid_error, naive_grid_error
 
 FINER = [(14, 16, 56), (14, 14, 56), (16, 16, 28), (7, 16, 56), (8, 8, 32)]
 POOLED = [(8, 8, 4), (16, 8, 8), (16, 14, 7)]

@@ -17,8 +17,9 @@ from cmapkd.losses.logits import fd, kl_both_ways
 from cmapkd.methods import METHODS, TERMS
 from cmapkd.methods.clip_kd import Fusion
 from cmapkd.methods.term import Sizes
-from cmapkd.models.named import architecture_config
-from cmapkd.models.tower import Shape, evaluating
+from cmapkd.pyramid.levels import Shape
+from cmapkd.towers.dual import evaluating
+from cmapkd.towers.named import architecture_config
 from cmapkd.train.learner import build_learner
 
 

@@ -14,7 +14,7 @@ from cmapkd.losses.crd import EPSILON, draw_negatives, nce, remember
 from cmapkd.methods import TERMS
 from cmapkd.methods.crd import MOMENTUM, TEMPERATURE, Banks, Heads
 from cmapkd.methods.term import Sizes
-from cmapkd.models.tower import Shape
+from cmapkd.pyramid.levels import Shape
 
 N = 12
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import toy
-from cmapkd.cache.teacher import LiveTeacher
 from cmapkd.core.types import Outputs, Pair, View
 from cmapkd.methods import METHODS, TERMS, resolve
+from cmapkd.teacher.live import LiveTeacher
 from cmapkd.train import step as stepping
 from cmapkd.train.learner import build_learner
 from cmapkd.train.objective import Objective

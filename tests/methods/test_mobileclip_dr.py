@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import world
-from cmapkd.cache.build import build_cache
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.types import Outputs, Pair, Teaching, View
 from cmapkd.losses.affinity import soft_cross_entropy
@@ -16,6 +15,7 @@ from cmapkd.losses.contrastive import similarity
 from cmapkd.losses.ensemble import ensemble
 from cmapkd.losses.logits import kl_rows
 from cmapkd.methods import METHODS, TERMS
+from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
 from cmapkd.train.step import slice_teaching
 

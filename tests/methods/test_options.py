@@ -17,7 +17,7 @@ from cmapkd.methods import METHODS, TERMS, check_options
 from cmapkd.methods.c2kd import Mutual
 from cmapkd.methods.promptkd import DEPTH, TOKENS, Projector
 from cmapkd.methods.vl2lite import Condensation
-from cmapkd.models.prompts import Prompts
+from cmapkd.towers.prompts import Prompts
 
 B, K, STUDENT, TEACHER = 6, 5, 7, 9
 

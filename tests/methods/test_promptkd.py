@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 import toy
 from cmapkd.losses.promptkd import promptkd
-from cmapkd.models.prompts import Prompts
+from cmapkd.towers.prompts import Prompts
 
 
 def test_the_loss_is_the_batch_mean_kl_over_the_number_of_classes():

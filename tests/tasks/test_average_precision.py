@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cmapkd.core.errors import DataError, UsageError
-from cmapkd.tasks import average_precision as ap
+from cmapkd.tasks.detection import average_precision as ap
 
 SIZES = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
 INSTALLED = [name for name, (module, _, _) in ap.BACKENDS.items() if importlib.util.find_spec(module.split(".")[0])]

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmapkd.core.errors import DataError
-from cmapkd.tasks import caption_java, clip_score
-from cmapkd.tasks.caption_metrics import bleu, caption_metrics, cider, longest_common, rouge_l
-from cmapkd.tasks.caption_tokens import tokens
+from cmapkd.tasks.captioning import clip_score
+from cmapkd.tasks.captioning import java as caption_java
+from cmapkd.tasks.captioning.metrics import bleu, caption_metrics, cider, longest_common, rouge_l
+from cmapkd.tasks.captioning.tokens import tokens
 
 INSTALLED = importlib.util.find_spec("pycocoevalcap") is not None
 needs_reference = pytest.mark.skipif(not INSTALLED, reason="pycocoevalcap is not installed; pip install pycocoevalcap")

@@ -13,9 +13,9 @@ from PIL import Image
 import toy
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.samples import Samples
-from cmapkd.tasks import captioning
-from cmapkd.tasks.captioning import Settings, train_captioner
-from cmapkd.tasks.frozen import Extraction, Fitting
+from cmapkd.tasks.captioning import probe as captioning
+from cmapkd.tasks.captioning.probe import Settings, train_captioner
+from cmapkd.tasks.frozen_probe import Extraction, Fitting
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 FAST = Settings(

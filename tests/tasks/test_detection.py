@@ -15,10 +15,10 @@ from PIL import Image
 import toy
 from cmapkd.core.errors import DataError, NonFiniteError, UsageError
 from cmapkd.data.boxes import Boxes
-from cmapkd.tasks import detection
-from cmapkd.tasks.average_precision import BACKENDS, check_results
-from cmapkd.tasks.coco_boxes import coco_truth, detect, write_results
-from cmapkd.tasks.detection import Reading, Settings, train_detector
+from cmapkd.tasks.detection import probe as detection
+from cmapkd.tasks.detection.average_precision import BACKENDS, check_results
+from cmapkd.tasks.detection.coco_boxes import coco_truth, detect, write_results
+from cmapkd.tasks.detection.probe import Reading, Settings, train_detector
 
 SCORER = any(importlib.util.find_spec(module.split(".")[0]) for module, _, _ in BACKENDS.values())
 needs_scorer = pytest.mark.skipif(not SCORER, reason="neither faster-coco-eval nor pycocotools is installed")
@@ -141,7 +141,7 @@ def test_crowds_and_slivers_are_not_learnt_and_pictures_without_boxes_not_shown(
 
 
 def test_results_are_coco_json_in_original_pixels(pictures, tmp_path):
-    from cmapkd.models.detector import Detector
+    from cmapkd.tasks.detection.detector import Detector
 
     tower = toy.tower(tmp_path)
     detector = Detector(tower, 2, channels=32, convs=1)

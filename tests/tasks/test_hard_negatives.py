@@ -8,9 +8,9 @@ from torch import Tensor
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.data.readers import open_samples
-from cmapkd.data.scene_negatives import KINDS, contrasts
+from cmapkd.data.scenes.negatives import KINDS, contrasts
 from cmapkd.tasks.hard_negatives import nearer
-from cmapkd.tasks.run import evaluate
+from cmapkd.tasks.table import evaluate
 
 
 @pytest.fixture(scope="module")

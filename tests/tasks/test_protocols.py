@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from cmapkd.core.errors import DataError
 from cmapkd.data.samples import Samples
-from cmapkd.tasks.protocols import PROTOCOLS, check_split, folds
-from cmapkd.tasks.retrieval import recalls
-from cmapkd.tasks.run import evaluate
+from cmapkd.tasks.retrieval.protocols import PROTOCOLS, check_split, folds
+from cmapkd.tasks.retrieval.recall import recalls
+from cmapkd.tasks.table import evaluate
 
 COCO = [f"COCO_val2014_{k:012d}.jpg" for k in range(5000)]
 FLICKR = [f"{36979 + k}.jpg" for k in range(1000)]

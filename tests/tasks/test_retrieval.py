@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmapkd.core.errors import DataError
-from cmapkd.tasks.retrieval import first_captions, ranks, recalls
+from cmapkd.tasks.retrieval.recall import first_captions, ranks, recalls
 
 
 def naive_ranks(image: Tensor, text: Tensor, owner: Tensor) -> tuple[list[int], list[int]]:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.tasks.encoder import embed_images, embed_texts
-from cmapkd.tasks.run import HEADS, PROTOCOLS, TASKS, chosen_protocol, evaluate
 from cmapkd.tasks.score import Score
+from cmapkd.tasks.table import HEADS, PROTOCOLS, TASKS, chosen_protocol, evaluate
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

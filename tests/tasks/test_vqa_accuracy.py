@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cmapkd.core.errors import DataError
 from cmapkd.data.questions import Questions
-from cmapkd.tasks import vqa_accuracy as va
+from cmapkd.tasks.vqa import accuracy as va
 
 SHARED = Path(os.environ.get("CMAPKD_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 GOLDEN = {

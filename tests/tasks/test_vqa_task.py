@@ -12,10 +12,10 @@ from PIL import Image
 import toy
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.questions import Questions
-from cmapkd.models.vqa_head import Vocabulary
-from cmapkd.tasks.frozen import Extraction, Fitting, drawn, image_features, rate
-from cmapkd.tasks.vqa import Settings, answer_questions, ceiling, fingerprint, text_features, train_vqa
-from cmapkd.tasks.vqa_accuracy import vqa_accuracy
+from cmapkd.tasks.frozen_probe import Extraction, Fitting, drawn, image_features, rate
+from cmapkd.tasks.vqa.accuracy import vqa_accuracy
+from cmapkd.tasks.vqa.head import Vocabulary
+from cmapkd.tasks.vqa.probe import Settings, answer_questions, ceiling, fingerprint, text_features, train_vqa
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 FAST = Settings(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmapkd.tasks.zeroshot import accuracies, classifier, label_ranks, templates
+from cmapkd.tasks.zeroshot.accuracy import accuracies, classifier, label_ranks, templates
 
 
 class HashEncoder:

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 
 import toy
 import world as scenes
-from cmapkd.cache.teacher import LiveTeacher
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.methods import METHODS, reading, resolve
-from cmapkd.models.load import load_tower
+from cmapkd.teacher.live import LiveTeacher
+from cmapkd.towers.load import load_tower
 from cmapkd.train import checkpoint
 from cmapkd.train import step as stepping
 from cmapkd.train.learner import build_learner

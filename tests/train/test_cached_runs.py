@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import world
-from cmapkd.cache.build import build_cache
-from cmapkd.cache.store import Store
 from cmapkd.core.errors import IntegrityError, UsageError
+from cmapkd.store.store import Store
 from cmapkd.train import assemble as assembling
 from cmapkd.train import loop, state, teacher_score
 from cmapkd.train import run as running
+from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
 from cmapkd.train.teacher_score import teacher_metrics
 

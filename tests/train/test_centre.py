@@ -6,8 +6,8 @@ import world
 from cmapkd.config.schema import TowerConfig
 from cmapkd.data.loader import read_images
 from cmapkd.data.readers import open_samples
-from cmapkd.models.load import load_tower
-from cmapkd.tasks.run import evaluate
+from cmapkd.tasks.table import evaluate
+from cmapkd.towers.load import load_tower
 from cmapkd.train import centre
 from cmapkd.train.run import distill
 

@@ -7,11 +7,11 @@ import torch
 
 import toy
 import world
-from cmapkd.cache import inherited
-from cmapkd.cache.build import build_cache
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.types import LEVELS
+from cmapkd.train import start_student as inherited
 from cmapkd.train.assemble import assemble
+from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
 from cmapkd.train.schedule import at
 from cmapkd.train.state import teach
@@ -28,7 +28,7 @@ def towers(root):
 
 @pytest.fixture
 def config(root, towers, monkeypatch):
-    monkeypatch.setattr("cmapkd.models.named.SHIPPED", towers.parent)
+    monkeypatch.setattr("cmapkd.towers.named.SHIPPED", towers.parent)
 
     def make(**over):
         student = {"model": "small", "tokenizer": "teacher", "inherit": True}

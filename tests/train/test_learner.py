@@ -2,10 +2,10 @@ import pytest
 import torch
 
 import toy
-from cmapkd.cache.teacher import LiveTeacher
 from cmapkd.core.types import LEVELS, Outputs, Pair
 from cmapkd.methods import METHODS, TERMS, reading, resolve
-from cmapkd.models.tower import evaluating
+from cmapkd.teacher.live import LiveTeacher
+from cmapkd.towers.dual import evaluating
 from cmapkd.train import step as stepping
 from cmapkd.train.learner import build_learner
 from cmapkd.train.objective import Objective

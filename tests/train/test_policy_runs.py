@@ -3,9 +3,9 @@
 import pytest
 
 import world
-from cmapkd.cache.store import Store
 from cmapkd.core.errors import UsageError
-from cmapkd.models.necks import Necks
+from cmapkd.pyramid.projectors import Necks
+from cmapkd.store.store import Store
 from cmapkd.train import assemble as assembling
 from cmapkd.train import loop
 from cmapkd.train import run as running

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import world
-from cmapkd.cache.build import build_cache
 from cmapkd.config.load import dump_config
 from cmapkd.core.errors import IntegrityError
 from cmapkd.train import checkpoint
+from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
 
 SCRIPT = """

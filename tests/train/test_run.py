@@ -8,8 +8,8 @@ import world
 from cmapkd.config.schema import EvalConfig, Metric, TowerConfig
 from cmapkd.config.tree import read
 from cmapkd.core.errors import UsageError
-from cmapkd.models.load import load_tower
 from cmapkd.tasks.validation import merged, open_validation
+from cmapkd.towers.load import load_tower
 from cmapkd.train.run import distill
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import world
-from cmapkd.bench.log_series import saved
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.types import LEVELS
-from cmapkd.models.load import load_tower
+from cmapkd.report.log_series import saved
+from cmapkd.towers.load import load_tower
 from cmapkd.train import run as running
 from cmapkd.train.assemble import assemble
 from cmapkd.train.run import distill

@@ -15,10 +15,10 @@ import world
 from cmapkd.config.load import load_config
 from cmapkd.core.errors import UsageError
 from cmapkd.methods import METHODS
+from cmapkd.tasks.open_loss import TASK_HEADS
 from cmapkd.train import assemble as assembling
 from cmapkd.train import checkpoint, loop
 from cmapkd.train import run as running
-from cmapkd.train.heads import TASK_HEADS
 from cmapkd.train.run import distill
 
 SHARED = Path(os.environ.get("CMAPKD_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
@@ -121,7 +121,7 @@ def test_a_task_changes_nothing_of_how_the_rest_begins(root, tmp_path):
 def test_weight_zero_reads_nothing_and_leaves_the_run_as_it_is_without(root, tmp_path, monkeypatch):
     plain = distill(world.config(root, run=str(tmp_path / "plain"), eval__every=None, train__steps=3))
     for kind in ("open_samples", "open_questions", "open_boxes"):
-        monkeypatch.setattr(f"cmapkd.train.heads.{kind}", lambda *_: pytest.fail("read"))
+        monkeypatch.setattr(f"cmapkd.tasks.open_loss.{kind}", lambda *_: pytest.fail("read"))
     folder = distill(settings(root, tmp_path / "zero", "vqa", 0.0, train__steps=3))
     one, other = tensors(plain), tensors(folder)
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)

@@ -9,8 +9,8 @@ import world
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.data.duplicates import shared_captions
-from cmapkd.models.named import warn_of_random
-from cmapkd.train.journal import warn_of_standstill
+from cmapkd.towers.named import warn_of_random
+from cmapkd.train.recorder import warn_of_standstill
 from cmapkd.train.run import distill
 from pictures import coco
 

@@ -80,7 +80,7 @@ class TowerConfig(Section, frozen=True, kw_only=True):
 class StudentConfig(TowerConfig, frozen=True, kw_only=True):
     """The model that is trained.
 
-    inherit: it begins as the least-squares image of the teacher (models/inherit.py) instead of at random, where both
+    inherit: it begins as the least-squares image of the teacher (towers/inherit.py) instead of at random, where both
     are open_clip transformers; for texts with the teacher's tokenizer. Fitted once, and kept in the cache. `scratch`
     begins at random all the same.
     """

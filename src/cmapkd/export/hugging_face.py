@@ -15,8 +15,8 @@ from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
 from cmapkd.export.folder import write_folder
 from cmapkd.export.open_clip_folder import CARD, TOKENIZER, exported_state
-from cmapkd.models.hf_clip import OPEN_CLIP_OF_HF
-from cmapkd.models.tower import Tower
+from cmapkd.towers.dual import Tower
+from cmapkd.towers.hf_clip import OPEN_CLIP_OF_HF
 
 HF_OF_OPEN_CLIP = {ours: theirs for theirs, ours in OPEN_CLIP_OF_HF.items()}
 PLACES = {

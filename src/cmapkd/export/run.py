@@ -15,8 +15,8 @@ from cmapkd.export.card import model_card
 from cmapkd.export.hugging_face import export_hugging_face
 from cmapkd.export.onnx import export_onnx
 from cmapkd.export.open_clip_folder import CARD, save_open_clip
-from cmapkd.models.load import load_tower
-from cmapkd.models.tower import Tower
+from cmapkd.towers.dual import Tower
+from cmapkd.towers.load import load_tower
 
 FORMATS = ("open_clip", "hf", "onnx")
 METHOD_TENSORS = "method.safetensors"  # beside a student that does not carry its method's result alone

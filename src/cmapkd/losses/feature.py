@@ -1,15 +1,9 @@
-"""L_intra: the squared error of one pyramid level, at any grid for the price of the native grid, and its gate."""
+"""L_intra: the squared error of the tokens of one pyramid level, its mean over levels, and the gate of its gradient."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-from cmapkd.core.grid import resize_matrix
 
 
 def gate(h: Float[Tensor, "b n d"], w: Float[Tensor, " b"]) -> Float[Tensor, "b n d"]:
@@ -19,59 +13,6 @@ def gate(h: Float[Tensor, "b n d"], w: Float[Tensor, " b"]) -> Float[Tensor, "b 
     """
     w = w.detach()[:, None, None]
     return w * h + (1 - w) * h.detach()
-
-
-@dataclass(frozen=True)
-class GridError:
-    """‖R_s S R_sᵀ − R_t T R_tᵀ‖² per sample without forming either map.
-
-    With G = R_sᵀR_s, M = R_sᵀR_t, P = G⁻¹M and ΛᵀΛ = G it equals ‖Λ (S − P T Pᵀ) Λᵀ‖² + c(T), c constant in S.
-    The factored form keeps its digits in float32 where the expanded three-term form loses them to cancellation.
-    A level that is not finer than the student's grid is pooled first: then Λ = R_s, P = R_t with no constant.
-    """
-
-    left: Tensor  # [h, n_s], Λ or the pooling matrix of the student
-    target: Tensor  # [h, n_t], Λ P or the pooling matrix of the teacher
-    cells: int  # H², the number of positions the mean is over
-
-    def __call__(self, student: Float[Tensor, "b n d"], teacher: Float[Tensor, "b m d"]) -> Float[Tensor, " b"]:
-        """Mean squared error over the H·H positions and d channels, per sample (without c(T))."""
-        if self.left is self.target:  # grids of one side: P = 1, and the difference is mapped once
-            difference = both_axes(self.left, student - teacher.detach())
-        else:
-            difference = both_axes(self.left, student) - both_axes(self.target, teacher.detach())
-        return difference.square().sum((1, 2, 3)) / (self.cells * student.shape[-1])
-
-    def power(self, teacher: Float[Tensor, "b m d"]) -> Float[Tensor, " b"]:
-        """The error of S = 0: what the teacher's own map weighs under the same metric."""
-        return both_axes(self.target, teacher).square().sum((1, 2, 3)) / (self.cells * teacher.shape[-1])
-
-
-def grid_error(n_student: int, n_teacher: int, side: int) -> GridError:
-    """Build the operators for maps of n_student² and n_teacher² tokens compared on a grid of side². Float64 inside."""
-    to_student, to_teacher = resize_matrix(n_student, side), resize_matrix(n_teacher, side)
-    gram = to_student.T @ to_student
-    if n_student == n_teacher:
-        left = (to_student if side <= n_student else torch.linalg.cholesky(gram).T).float()
-        return GridError(left, left, side * side)
-    if side <= n_student:
-        return GridError(to_student.float(), to_teacher.float(), side * side)
-    projection = torch.linalg.solve(gram, to_student.T @ to_teacher)
-    root = torch.linalg.cholesky(gram).T
-    return GridError(root.float(), (root @ projection).float(), side * side)
-
-
-def naive_grid_error(
-    student: Float[Tensor, "b n d"], teacher: Float[Tensor, "b m d"], side: int
-) -> Float[Tensor, " b"]:
-    """The reference: both maps formed at side × side by F.interpolate, then the mean squared difference."""
-
-    def upsample(tokens: Tensor) -> Tensor:
-        n = round(tokens.shape[1] ** 0.5)
-        image = tokens.unflatten(1, (n, n)).permute(0, 3, 1, 2)
-        return F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False)
-
-    return (upsample(student) - upsample(teacher.detach())).square().mean((1, 2, 3))
 
 
 def token_error(
@@ -89,16 +30,3 @@ def token_error(
 def intra(errors: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
     """L_intra = mean_b mean_k ℓ_k(b); per-sample level weights have acted in `gate` before the necks."""
     return errors.mean()
-
-
-def weighted_intra(errors: Float[Tensor, "b k"], weights: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
-    """The design's Σ_i w_i ‖S_i − T_i‖² with weights on the loss itself: 1/(B·K) Σ_b Σ_k w_k(b) ℓ_k(b)."""
-    return (weights.detach() * errors).mean()
-
-
-def both_axes(matrix: Tensor, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b h h d"]:
-    """matrix [h, √n] applied to both axes of a square map of tokens."""
-    (h, n), (b, _, d) = matrix.shape, tokens.shape
-    matrix = matrix.to(tokens)
-    rows = matrix @ tokens.reshape(b, n, n * d)  # products of whole rows; an einsum would copy every map twice
-    return (matrix @ rows.view(b * h, n, d)).view(b, h, h, d)

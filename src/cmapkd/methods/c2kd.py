@@ -10,7 +10,7 @@ from cmapkd.core.types import Pair, View
 from cmapkd.losses import c2kd as losses
 from cmapkd.losses.contrastive import similarity
 from cmapkd.methods.term import Method, Sizes, Term, picked, reads
-from cmapkd.models.tower import Tower
+from cmapkd.towers.dual import Tower
 
 OPTIONS = {"non_target": ("zero", "drop")}  # zero, as released: the true class stays in the softmax, at logit 0
 

@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmapkd.config.schema import StageConfig
-from cmapkd.core.grid import resize_matrix
 from cmapkd.core.types import View
 from cmapkd.methods.term import Method, Term, reads
-from cmapkd.models.levels import resample_grid
+from cmapkd.pyramid.resample import resample_grid, resize_matrix
 
 LAST = ("P5", "L4")
 

@@ -16,8 +16,8 @@ from cmapkd.core.types import View
 from cmapkd.losses.contrastive import similarity
 from cmapkd.losses.promptkd import promptkd
 from cmapkd.methods.term import Method, Served, Sizes, Term, picked, reads
-from cmapkd.models.prompts import Prompts
-from cmapkd.models.tower import Tower, evaluating
+from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.prompts import Prompts
 
 TOKENS, DEPTH = 4, 9
 OPTIONS = {"temperature": 1.0}

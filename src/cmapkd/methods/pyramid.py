@@ -14,7 +14,7 @@ from cmapkd.config.schema import StageConfig
 from cmapkd.core.types import View
 from cmapkd.losses import alignment, feature, relation
 from cmapkd.methods.term import Method, Term, reads
-from cmapkd.models.levels import mean_tokens
+from cmapkd.pyramid.levels import mean_tokens
 
 
 def intra_v(view: View) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from cmapkd.config.schema import StageConfig
 from cmapkd.core.types import View
-from cmapkd.models.tower import Shape, Tower
+from cmapkd.pyramid.levels import Shape
+from cmapkd.towers.dual import Tower
 
 Read = Literal["teacher", "levels", "pooled", "bridge", "masked", "labels", "bank", "inputs", "ensemble"]
 

@@ -14,7 +14,7 @@ from cmapkd.losses import vl2lite as losses
 from cmapkd.losses.contrastive import similarity
 from cmapkd.losses.labelled import cross_entropy
 from cmapkd.methods.term import Method, Served, Sizes, Term, picked, reads
-from cmapkd.models.tower import Tower, evaluating
+from cmapkd.towers.dual import Tower, evaluating
 
 OPTIONS = {"ramp": ("released", "to_one")}  # whether the weight of the classification stays under 1/8 or reaches 1
 

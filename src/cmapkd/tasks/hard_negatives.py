@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cmapkd.data.samples import Samples
-from cmapkd.data.scene_negatives import KINDS, contrasts
+from cmapkd.data.scenes.negatives import KINDS, contrasts
 from cmapkd.tasks.encoder import Encoder, embed_images, embed_texts
 from cmapkd.tasks.score import Score
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from cmapkd.core import fsio
 from cmapkd.data.boxes import Boxes
-from cmapkd.models.captioner import Captioner
-from cmapkd.models.detector import Detector
-from cmapkd.models.tower import Tower
-from cmapkd.models.vqa_head import Vocabulary
-from cmapkd.tasks.average_precision import Precision
+from cmapkd.tasks.captioning.decoder import Captioner
+from cmapkd.tasks.detection.average_precision import Precision
+from cmapkd.tasks.detection.detector import Detector
 from cmapkd.tasks.score import Score
-from cmapkd.tasks.vqa_accuracy import results_of
+from cmapkd.tasks.vqa.accuracy import results_of
+from cmapkd.tasks.vqa.head import Vocabulary
+from cmapkd.towers.dual import Tower
 
 Figures = dict[str, float | None]
 

@@ -14,8 +14,8 @@ from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from cmapkd.data.scripts import by_script
 from cmapkd.tasks.encoder import Encoder
-from cmapkd.tasks.run import evaluate
 from cmapkd.tasks.score import Score
+from cmapkd.tasks.table import evaluate
 
 
 @dataclass(frozen=True)

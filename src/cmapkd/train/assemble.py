@@ -8,44 +8,47 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cmapkd.cache.calibration import fit_targets
-from cmapkd.cache.ensemble import open_ensemble
-from cmapkd.cache.inherited import start_from_teacher
-from cmapkd.cache.layout import cache_key
-from cmapkd.cache.pixels import open_pixels
-from cmapkd.cache.reopen import open_cached_teacher
-from cmapkd.cache.teacher import LiveTeacher, Teacher
 from cmapkd.config.schema import Config
 from cmapkd.core.device import pick_device, pick_precision
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
+from cmapkd.core.tree import move
 from cmapkd.core.types import LEVELS
+from cmapkd.data.class_prompt import CLASS_PROMPT
 from cmapkd.data.holdout import split_holdout
 from cmapkd.data.loader import Reader
+from cmapkd.data.pixels import open_pixels
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from cmapkd.methods import METHODS, TERMS, check_options, reading, resolve
 from cmapkd.methods.term import Method
-from cmapkd.models.load import load_tower
-from cmapkd.models.named import identity
-from cmapkd.models.targets import Targets
-from cmapkd.models.tower import Shape, Tower
 from cmapkd.policy import POLICIES
 from cmapkd.policy.base import Learning
+from cmapkd.pyramid.levels import Shape
+from cmapkd.pyramid.targets import Targets
+from cmapkd.tasks.open_loss import open_task
 from cmapkd.tasks.validation import open_validation
+from cmapkd.teacher.calibration import fit_targets
+from cmapkd.teacher.class_texts import Bank, open_bank
+from cmapkd.teacher.ensemble import open_ensemble
+from cmapkd.teacher.faults import corrupted, open_loader
+from cmapkd.teacher.layout import cache_key
+from cmapkd.teacher.live import LiveTeacher
+from cmapkd.teacher.protocol import Teacher
+from cmapkd.teacher.reopen import open_cached_teacher
+from cmapkd.towers.dual import Tower
+from cmapkd.towers.load import load_tower
+from cmapkd.towers.named import identity
 from cmapkd.train.balance import Balance
-from cmapkd.train.bank import CLASS_TEXT, Bank, open_bank
-from cmapkd.train.corrupt import corrupted, open_loader
 from cmapkd.train.dry_run import few
-from cmapkd.train.heads import open_task
 from cmapkd.train.learner import build_learner
 from cmapkd.train.objective import Objective
 from cmapkd.train.optimizer import build_optimizer
 from cmapkd.train.schedule import at, resolve_schedule
-from cmapkd.train.serve import validator
+from cmapkd.train.served import validator
+from cmapkd.train.start_projectors import fit_necks
+from cmapkd.train.start_student import start_from_teacher
 from cmapkd.train.state import Run, teach
-from cmapkd.train.step import move
-from cmapkd.train.warm import fit_necks
 
 UNIT_BATCHES = 4
 
@@ -71,7 +74,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     stages = resolve_schedule(config.schedule, method)
     if config.policy.name not in POLICIES:
         raise UsageError(f"policy.name '{config.policy.name}' is unknown; known: {', '.join(POLICIES)}")
-    make_task = open_task(config, method)
+    make_task = open_task(config, "task" in method.weights, method.student == "trained")
     samples = open_samples(config.data.train, config.data, config.data.train_split)
     for note in samples.notes:
         say(f"data: {note}")
@@ -158,7 +161,7 @@ def labels_of(
             f"weights.task needs labelled data, but {samples.name} has captions only; give an image folder, or a task "
             "with data of its own (task.name, task.train), or drop it"
         )
-    ids, _ = student.tokenizer([CLASS_TEXT.format(name) for name in samples.classes])
+    ids, _ = student.tokenizer([CLASS_PROMPT.format(name) for name in samples.classes])
     return torch.tensor(samples.labels, device=device), ids.to(device)
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.views import plain
-from cmapkd.models.shift import shifted
-from cmapkd.models.tower import Tower, evaluating
 from cmapkd.tasks.encoder import spans
-from cmapkd.tasks.retrieval import recalls
+from cmapkd.tasks.retrieval.recall import recalls
+from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.shift import shifted
 from cmapkd.train.state import Run
 
 IMAGES, CAPTIONS, PROBE = 512, 5, 4  # images, captions of each at most, images on which the shift is verified

@@ -8,10 +8,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from cmapkd.core.log import MetricsLog
+from cmapkd.core.tree import move
 from cmapkd.core.types import Batch, Teaching
 from cmapkd.losses.alignment import pair_divergence
+from cmapkd.policy.credit import PAIRS, measure_credit
 from cmapkd.train import step as stepping
-from cmapkd.train.credit import PAIRS, measure_credit
 from cmapkd.train.schedule import Moment, at
 from cmapkd.train.state import Run, teach
 
@@ -44,7 +45,7 @@ def improve_policy(run: Run, moment: Moment, step: int, log: MetricsLog) -> None
     assert run.held_out is not None
     event = step // run.config.policy.every
     device = run.learner.unit.device
-    held, batch = (stepping.move(b, device) for b in (run.held_out.batch(event), run.loader.batch(step)))
+    held, batch = (move(b, device) for b in (run.held_out.batch(event), run.loader.batch(step)))
     refuse_shared_samples(held, batch)
     held_teaching, teaching = teach(run, held, moment), teach(run, batch, moment)
     assert teaching is not None and held_teaching is not None

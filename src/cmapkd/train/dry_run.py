@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from msgspec import structs
 
-from cmapkd.cache.build import build_cache
 from cmapkd.config.schema import Config
 from cmapkd.core.log import read_rows, say
 from cmapkd.tasks.validation import Validation
+from cmapkd.train.prepare import build_cache
 
 STEPS = 2
 EVALUATED = 32  # samples of each task

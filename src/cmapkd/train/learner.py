@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Outputs, Pair, Teaching, View
-from cmapkd.losses.feature import GridError, gate, grid_error, token_error
+from cmapkd.losses.feature import gate, token_error
 from cmapkd.methods import TERMS, reading
 from cmapkd.methods.term import Sizes
-from cmapkd.models.levels import mean_tokens, sample_at
-from cmapkd.models.necks import Necks
-from cmapkd.models.targets import SPATIAL, Targets, stored_side
-from cmapkd.models.tower import Shape, Tower
+from cmapkd.pyramid.grid import GridError, grid_error
+from cmapkd.pyramid.levels import Shape, mean_tokens
+from cmapkd.pyramid.projectors import Necks
+from cmapkd.pyramid.resample import sample_at
+from cmapkd.pyramid.targets import SPATIAL, Targets, stored_side
+from cmapkd.towers.dual import Tower
 
 MASKED = 0.75  # share of an image's patches that MFD hides
 

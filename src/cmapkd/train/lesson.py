@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cmapkd.core.tree import move
 from cmapkd.core.types import Batch, Teaching
 from cmapkd.train.decide import awake
 from cmapkd.train.schedule import Moment, at
 from cmapkd.train.state import Run, teach
-from cmapkd.train.step import move
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmapkd.core.ahead import ahead
 from cmapkd.core.log import MetricsLog, Progress, say
+from cmapkd.core.prefetch import ahead
 from cmapkd.core.types import Batch, Teaching
+from cmapkd.tasks.task_loss import task_loss
 from cmapkd.train import step as stepping
 from cmapkd.train.decide import awake, decide
-from cmapkd.train.heads.head import task_loss
-from cmapkd.train.journal import due, evaluate, flush, record, refuse_nonfinite, save
 from cmapkd.train.lesson import prepare, taught
 from cmapkd.train.optimizer import clamp_scale
+from cmapkd.train.recorder import due, evaluate, flush, record, refuse_nonfinite, save
 from cmapkd.train.schedule import Moment, at, learning_rate
 from cmapkd.train.state import Run
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Outputs, Teaching
 from cmapkd.methods import TERMS, reading
 from cmapkd.methods.term import Method, Read
-from cmapkd.models.bridge import PairInformation
+from cmapkd.pyramid.bridge import PairInformation
 from cmapkd.train.learner import Learner
 from cmapkd.train.schedule import Moment
 

@@ -18,8 +18,8 @@ from cmapkd.core.lease import exclusive
 from cmapkd.core.log import MetricsLog, say
 from cmapkd.data.duplicates import shared_captions
 from cmapkd.export.run import export_student
-from cmapkd.models.named import warn_of_random
 from cmapkd.tasks.headed import Headed, write_head
+from cmapkd.towers.named import warn_of_random
 from cmapkd.train import checkpoint
 from cmapkd.train.assemble import assemble
 from cmapkd.train.card_facts import facts
@@ -27,10 +27,10 @@ from cmapkd.train.centre import centred
 from cmapkd.train.dry_run import EVALUATED, outlook, shortened
 from cmapkd.train.loop import train
 from cmapkd.train.saving import measure_saving, saying
-from cmapkd.train.serve import write_method_tensors
+from cmapkd.train.served import write_method_tensors
 from cmapkd.train.state import Run
 from cmapkd.train.teacher_score import teacher_metrics
-from cmapkd.train.track import open_trackers
+from cmapkd.train.trackers import open_trackers
 
 LOCK = ".lock"
 SHARED = 0.01  # of the captions

@@ -7,8 +7,9 @@ import time
 
 import torch
 
+from cmapkd.core.tree import move
 from cmapkd.core.types import Batch
-from cmapkd.models.tower import evaluating
+from cmapkd.towers.dual import evaluating
 from cmapkd.train import step as stepping
 from cmapkd.train.decide import awake
 from cmapkd.train.schedule import Moment, at
@@ -29,7 +30,7 @@ def measure_saving(run: Run) -> dict[str, float]:
     if levels["full"] == levels["awake"]:
         return {}
     seen = run.loader.ledger.seen
-    batch, state = stepping.move(run.loader.batch(0), run.learner.unit.device), torch.get_rng_state()
+    batch, state = move(run.loader.batch(0), run.learner.unit.device), torch.get_rng_state()
     costs: dict[str, list[tuple[float, float]]] = {name: [] for name in moments}
     with evaluating(run.learner):
         for _ in range(1 + TURNS):  # the first turn warms up

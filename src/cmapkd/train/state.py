@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cmapkd.cache.teacher import Teacher
 from cmapkd.config.schema import Config, StageConfig
 from cmapkd.core.device import pick_precision
 from cmapkd.core.types import Batch, Teaching
 from cmapkd.data.loader import Loader
 from cmapkd.policy import Policy
+from cmapkd.tasks.task_loss import TaskHead
+from cmapkd.teacher.protocol import Teacher
 from cmapkd.train.balance import Balance
-from cmapkd.train.heads.head import TaskHead
 from cmapkd.train.learner import Learner
 from cmapkd.train.objective import Objective
 from cmapkd.train.schedule import Moment

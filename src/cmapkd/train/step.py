@@ -86,18 +86,6 @@ def take(inputs: Inputs, rows: Tensor) -> Inputs:
     return Inputs(inputs.images[rows], inputs.ids[rows], inputs.words[rows])
 
 
-def move(batch: Batch, device: torch.device) -> Batch:
-    """The batch on the device that trains."""
-    if device.type == "cpu":
-        return batch
-
-    def inputs(part: Inputs) -> Inputs:
-        return Inputs(*(t.to(device, non_blocking=True) for t in (part.images, part.ids, part.words)))
-
-    rows = (t.to(device) for t in (batch.samples, batch.captions, batch.views))
-    return Batch(*rows, inputs(batch.student), None if batch.teacher is None else inputs(batch.teacher))
-
-
 def slice_batch(batch: Batch, rows: Tensor) -> Batch:
     """The batch's samples at `rows`, teacher inputs included."""
     teacher = None if batch.teacher is None else take(batch.teacher, rows)

@@ -9,9 +9,9 @@ from cmapkd.config.schema import Config
 from cmapkd.core import fsio
 from cmapkd.core.device import pick_device
 from cmapkd.core.log import say
-from cmapkd.models.load import load_tower
-from cmapkd.models.named import identity
 from cmapkd.tasks.validation import merged, open_validation
+from cmapkd.towers.load import load_tower
+from cmapkd.towers.named import identity
 from cmapkd.train.dry_run import few
 
 

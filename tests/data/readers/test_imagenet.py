@@ -9,7 +9,7 @@ import pytest
 
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.readers import open_samples
-from cmapkd.data.readers.class_names import class_names
+from cmapkd.data.readers.folders.class_names import class_names
 from pictures import config, picture
 
 FISH, FOX = "n01440764", "n02119789"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmapkd.data.readers.tar_index import CutOff, Entry, entries
+from cmapkd.data.readers.tar.index import CutOff, Entry, entries
 
 NAMES = st.text(st.sampled_from("ab/ü.é "), min_size=1, max_size=180).filter(lambda name: name == name.strip("/"))
 

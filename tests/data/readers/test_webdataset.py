@@ -11,7 +11,7 @@ import pytest
 from cmapkd.core.errors import CmapkdError, DataError, UsageError
 from cmapkd.data.images import decode
 from cmapkd.data.readers import open_samples
-from cmapkd.data.readers.shards import braces
+from cmapkd.data.readers.tar.shards import braces
 from data.written import cut, shard
 from pictures import config, picture
 

@@ -12,17 +12,17 @@ from cmapkd.data.questions import Questions
 from cmapkd.data.readers.builtin import read_scene_boxes, read_scene_questions, read_scenes
 from cmapkd.data.readers.coco import read_coco
 from cmapkd.data.readers.flickr import read_flickr
-from cmapkd.data.readers.folder import read_folder
-from cmapkd.data.readers.hf import read_hf
+from cmapkd.data.readers.folders.folder import read_folder
+from cmapkd.data.readers.hf.reader import read_hf
 from cmapkd.data.readers.instances import read_instances
 from cmapkd.data.readers.karpathy import read_karpathy
 from cmapkd.data.readers.sniff import sniff
 from cmapkd.data.readers.split_files import choose
 from cmapkd.data.readers.table import read_table
+from cmapkd.data.readers.tar.webdataset import read_webdataset
 from cmapkd.data.readers.text import neighbours
 from cmapkd.data.readers.visual_genome import read_visual_genome
 from cmapkd.data.readers.vqa import questions_path, read_vqa
-from cmapkd.data.readers.webdataset import read_webdataset
 from cmapkd.data.samples import Samples
 
 READERS: dict[str, Callable[[Path, DataConfig, str | None], Samples]] = {

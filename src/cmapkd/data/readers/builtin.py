@@ -14,12 +14,12 @@ from cmapkd.core.errors import UsageError
 from cmapkd.data.boxes import Boxes
 from cmapkd.data.questions import Questions
 from cmapkd.data.readers.coco import read_coco
-from cmapkd.data.readers.folder import read_folder
+from cmapkd.data.readers.folders.folder import read_folder
 from cmapkd.data.readers.instances import read_instances
 from cmapkd.data.readers.split_files import ALIKE, DROP
 from cmapkd.data.readers.vqa import read_vqa
 from cmapkd.data.samples import Samples
-from cmapkd.data.scenes import LAYOUT, SPLITS, world_seed, write_scenes, write_single_objects
+from cmapkd.data.scenes.dataset import LAYOUT, SPLITS, world_seed, write_scenes, write_single_objects
 
 LOUD = "SYNTHETIC: rendered scenes of the built-in world, not photographs"
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from cmapkd.core.errors import DataError
-from cmapkd.data.readers import hf, webdataset
 from cmapkd.data.readers.flickr import TOKEN, is_header
-from cmapkd.data.readers.folder import EXTENSIONS, class_folders
-from cmapkd.data.readers.imagenet import is_flat
-from cmapkd.data.readers.metadata import METADATA
-from cmapkd.data.readers.shards import is_pattern
+from cmapkd.data.readers.folders.folder import EXTENSIONS, class_folders
+from cmapkd.data.readers.folders.imagenet import is_flat
+from cmapkd.data.readers.folders.metadata import METADATA
+from cmapkd.data.readers.hf import reader as hf
 from cmapkd.data.readers.split_files import split_files
+from cmapkd.data.readers.tar import webdataset
+from cmapkd.data.readers.tar.shards import is_pattern
 from cmapkd.data.readers.text import neighbours, read_json
 from cmapkd.data.readers.vqa import questions_path
 

@@ -1,0 +1,174 @@
+"""The few lines behind each command. Imports no torch.
+
+Implementations are imported when they are called, after the config is checked: a typo is answered at once.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmapkd.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from cmapkd.config.schema import Config
+
+
+def config(got: Namespace) -> Config:
+    """The config that the arguments name, with their overrides."""
+    from cmapkd.config.load import load_config
+
+    return load_config(got.config, got.overrides)
+
+
+def demo(got: Namespace) -> None:
+    from cmapkd.experiments.demo import demo
+
+    print(demo(got.out))
+
+
+def init(got: Namespace) -> None:
+    from cmapkd.config.starter import starter
+    from cmapkd.core import fsio
+
+    if got.out.exists():
+        raise UsageError(f"{got.out}: already exists and is not overwritten; give another --out")
+    if not got.out.parent.is_dir():
+        raise UsageError(f"{got.out.parent}: no such folder; make it first")
+    found = found_data(got.data)
+    fsio.write_bytes(got.out, starter(got.data, str(got.out), found).encode())
+    if found is None:
+        print(f"{got.data}: no such file or folder yet; put it there, or change data.train")
+    print(f"wrote {got.out}; read it, then: cmapkd distill --config {got.out} --dry-run")
+
+
+def found_data(place: str) -> str | None:
+    """The data section of what lies at a path; None where nothing does yet. Raises DataError for what is no captions."""
+    if not place.startswith("scenes:") and not Path(place).expanduser().exists():
+        return None
+    from cmapkd.data.inspect.blocks import config_block
+    from cmapkd.data.inspect.look import look
+    from cmapkd.data.readers import OTHERS
+
+    found = look(place)
+    if found.kind in OTHERS:
+        raise UsageError(f"init {place}: holds {OTHERS[found.kind]}, not captions; give a captions file")
+    return "\n".join(config_block(found))
+
+
+def data(got: Namespace) -> None:
+    from cmapkd.data.inspect.look import inspect
+
+    print(inspect(got.path, got.images))
+
+
+def cache(got: Namespace) -> None:
+    checked = config(got)
+    from cmapkd.train.prepare import build_cache
+
+    print(build_cache(checked, got.estimate))
+
+
+def distill(got: Namespace) -> None:
+    checked = config(got)
+    from cmapkd.train.run import distill
+
+    folder = distill(checked, got.resume, got.dry_run)
+    if not got.dry_run:
+        print(folder)
+
+
+def evaluate(got: Namespace) -> None:
+    from cmapkd.config.suite import scored_data
+
+    checked = None if got.config is None else config(got)
+    data = scored_data(got.data, got.split, got.images, got.classes)
+    from cmapkd.evaluation.evaluate import evaluate_folder
+
+    evaluate_folder(got.model, data, got.tasks, checked, got.protocol, got.per_class, got.out)
+
+
+def compare(got: Namespace) -> None:
+    checked = config(got)
+    from cmapkd.experiments.compare import compare
+
+    print(compare(checked, got.methods, got.seeds, got.out, got.budgets, got.tune, got.jobs))
+
+
+def ablate(got: Namespace) -> None:
+    checked = config(got)
+    from cmapkd.experiments.compare import ablate
+
+    print(ablate(checked, got.group, got.seeds, got.out, got.budgets, got.tune, got.jobs))
+
+
+def train_head(got: Namespace) -> None:
+    from cmapkd.config.suite import head_data
+
+    data = head_data(vars(got))
+    if got.out.is_file():
+        raise UsageError(f"train-head --out {got.out}: is a file; give a folder")
+    from cmapkd.evaluation.evaluate import open_model
+    from cmapkd.evaluation.heads import train_head
+
+    print(train_head(got.task, open_model(got.model), data, got.out).said)
+    print(got.out)
+
+
+def score(got: Namespace) -> None:
+    from cmapkd.config.suite import result_data
+
+    data = result_data(vars(got))
+    from cmapkd.evaluation.score_results import score_results
+
+    score_results(got.task, got.results, data, got.judge, got.out)
+
+
+def suite(got: Namespace) -> None:
+    from cmapkd.config.suite import load_suite
+
+    tasks, checked = load_suite(got.suite), None if got.config is None else config(got)
+    from cmapkd.evaluation.suite import suite
+
+    print(suite(got.models, tasks, got.out, checked))
+
+
+def report(got: Namespace) -> None:
+    _needs_run(got.run)
+    from cmapkd.report.run_report import report_run
+
+    print(report_run(got.run))
+
+
+def export(got: Namespace) -> None:
+    _needs_run(got.run)
+    from cmapkd.export.run import export_run
+
+    export_run(got.run, got.to, got.out)
+
+
+def efficiency(got: Namespace) -> None:
+    from cmapkd.evaluation.efficiency import print_efficiency
+
+    print_efficiency(got.models, got.out, got.threads)
+
+
+def doctor(got: Namespace) -> int:
+    from cmapkd.cli.doctor import doctor
+
+    text, works = doctor()
+    print(text)
+    return 0 if works else 1
+
+
+def listing(got: Namespace) -> None:
+    from cmapkd.cli.listing import LISTS, table
+
+    print(table(LISTS[got.what]()))
+
+
+def _needs_run(run: Path) -> None:
+    if not run.is_dir():
+        what = "is a file" if run.is_file() else "no such folder"
+        raise UsageError(f"run {run}: {what}; give the folder of a finished run")

@@ -1,0 +1,106 @@
+"""`cmapkd list`: the names that a config may use, each with a line about it."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from cmapkd.config.load import RECIPES, recipes
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def methods() -> list[tuple[str, str]]:
+    from cmapkd.methods import METHODS
+
+    return [(name, method.about) for name, method in METHODS.items()]
+
+
+def policies() -> list[tuple[str, str]]:
+    from cmapkd.policy import POLICIES
+
+    return [(name, _first_line(policy)) for name, policy in POLICIES.items()]
+
+
+def tasks() -> list[tuple[str, str]]:
+    """What `eval` scores; and what a head has to be trained for."""
+    from cmapkd.tasks.table import HEADS, TASKS
+
+    rows = [(name, _first_line(task)) for name, task in TASKS.items()]
+    return rows + [(name, f"by a head on the frozen model: cmapkd train-head {name}, or a suite") for name in HEADS]
+
+
+def protocols() -> list[tuple[str, str]]:
+    from cmapkd.tasks.retrieval import protocols
+    from cmapkd.tasks.table import PROTOCOLS
+
+    known = {name: protocol.about for name, protocol in protocols.PROTOCOLS.items()}
+    return [
+        (name, f"{task}: {known.get(name, '')}".rstrip(": ")) for task, names in PROTOCOLS.items() for name in names
+    ]
+
+
+def suites() -> list[tuple[str, str]]:
+    from cmapkd.config.suite import SUITES
+
+    return [(path.stem, _about(path)) for path in sorted(SUITES.glob("*.yaml"))]
+
+
+def schedules() -> list[tuple[str, str]]:
+    from cmapkd.train.schedule import SCHEDULES
+
+    return [(name, ", ".join(f"{s.name} to {s.until:.0%}" for s in stages)) for name, stages in SCHEDULES.items()]
+
+
+def towers() -> list[tuple[str, str]]:
+    """The shipped teachers and architectures, then open_clip's, read from its folder: importing it takes seconds."""
+    folders = sorted(path.parent.name for path in PACKAGE.glob("assets/*/open_clip_config.json"))
+    rows = [(f"shipped:{name}", "trained, ships with the package") for name in folders]
+    rows += [_architecture(path, "shipped architecture") for path in sorted(PACKAGE.glob("towers/configs/*.json"))]
+    spec = importlib.util.find_spec("open_clip")
+    if spec is not None and spec.submodule_search_locations:
+        known = Path(spec.submodule_search_locations[0]) / "model_configs"
+        rows += [_architecture(path, "open_clip") for path in sorted(known.glob("*.json"))]
+    return rows
+
+
+def recipe_names() -> list[tuple[str, str]]:
+    return [(name, _about(RECIPES / f"{name}.yaml")) for name in recipes()]
+
+
+LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
+    "methods": methods,
+    "policies": policies,
+    "tasks": tasks,
+    "protocols": protocols,
+    "towers": towers,
+    "schedules": schedules,
+    "recipes": recipe_names,
+    "suites": suites,
+}
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """Names in one column, what they are in the next."""
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:<{width}}  {about}".rstrip() for name, about in rows)
+
+
+def _architecture(path: Path, source: str) -> tuple[str, str]:
+    size = json.loads(path.read_text(encoding="utf-8")).get("vision_cfg", {}).get("image_size", 224)
+    return path.stem, f"{source}, images of {size} pixels"
+
+
+def _about(path: Path) -> str:
+    """The comment that a YAML file begins with."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def _first_line(thing: object) -> str:
+    """The first line of a docstring; "" for a value that has none of its own."""
+    text = inspect.getdoc(thing) if inspect.isroutine(thing) or inspect.isclass(thing) else getattr(thing, "about", "")
+    return (text or "").split("\n", 1)[0]

@@ -1,0 +1,117 @@
+"""`main`: from the command line to a command, and from an error to one line and an exit code. Imports no torch.
+
+Exit codes: 0 ok, 1 a bug (with its traceback), 2 usage or config, 3 data, 4 integrity or stale, 5 disk,
+6 non-finite, 7 peer lost, 130 interrupted, 141 the reader of our output left, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from typing import NoReturn
+
+from cmapkd.cli.table import COMMANDS, Command
+from cmapkd.core.errors import CmapkdError, DiskError, UsageError, did_you_mean
+
+OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError with the nearest right option, instead of printing a page and ending the process."""
+
+    def read(self, words: list[str]) -> argparse.Namespace:
+        """Parse; an option that does not exist is told before what is missing, since it may be what was meant by it."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        wrong = next((w for word in words if (w := word.partition("=")[0]).startswith("--") and w not in flags), "--")
+        if wrong != "--":
+            self.error(f"unrecognized arguments: {wrong}{did_you_mean(wrong, flags)}")
+        return self.parse_args(words)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; an error that the user can act on becomes one line on stderr and its exit code."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return run(sys.argv[1:] if argv is None else argv)
+    except CmapkdError as error:
+        return fail(str(error), error.code)
+    except KeyboardInterrupt:
+        return fail("interrupted; what was committed is intact", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails once more
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return fail(f"disk full: {error}; what was committed is intact; free some room and repeat", DiskError.code)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            said = f"{os.fsdecode(error.filename)}: {error.strerror}; what was committed before is intact"
+            return fail(f"{said}; check that path, its permissions and the disk, then repeat", DiskError.code)
+        traceback.print_exc()
+        return 1
+
+
+def run(argv: list[str]) -> int:
+    """Parse and call. Raises UsageError for a wrong command line, and whatever the command raises."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0 if argv else UsageError.code
+    if argv[0] == "--version":
+        from cmapkd import __version__
+
+        print(f"cmapkd {__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        raise UsageError(f"unknown command '{name}'; commands: {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}")
+    command = COMMANDS[name]
+    overrides = [word for word in rest if command.overrides and OVERRIDE.fullmatch(word)]
+    got = parser(name, command).read([word for word in rest if word not in overrides])
+    got.overrides = overrides
+    return command.run(got) or 0
+
+
+def parser(name: str, command: Command) -> Parser:
+    """The parser of one command; key=value words are taken out before it reads, so they may stand anywhere."""
+    note = "KEY=VALUE words set keys of the config for this call: train.steps=100" if command.overrides else None
+    out = Parser(prog=f"cmapkd {name}", description=command.about, epilog=note, allow_abbrev=False)
+    for names, settings in command.arguments:
+        out.add_argument(*names, **settings)
+    return out
+
+
+def usage() -> str:
+    """The page of `cmapkd --help`."""
+    rows = "\n".join(f"  {name:<11} {command.about}" for name, command in COMMANDS.items())
+    return f"""\
+usage: cmapkd COMMAND [OPTIONS]
+
+Distil a CLIP-like model into a smaller one.
+
+{rows}
+
+  cmapkd COMMAND --help   the options of a command
+  cmapkd --version        the version
+"""
+
+
+def fail(message: str, code: int) -> int:
+    """Say each line of the message as an error and return the code."""
+    from cmapkd.core.log import say
+
+    for line in message.splitlines() or [""]:
+        say(f"error: {line}")
+    return code
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)

@@ -1,0 +1,1 @@
+"""`cmapkd data inspect`: what a data set is, and the config block that reads it."""

@@ -1,0 +1,1 @@
+"""A folder per class, ImageNet, and an image folder with metadata."""

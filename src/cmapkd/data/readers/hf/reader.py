@@ -1,0 +1,124 @@
+"""Hugging Face data sets on disk: parquet files, `save_to_disk` folders, and image folders with metadata."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from cmapkd.config.schema import DataConfig
+from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.readers.folders.class_names import class_names, repeated
+from cmapkd.data.readers.folders.folder import CAPTION
+from cmapkd.data.readers.folders.metadata import METADATA, read_metadata
+from cmapkd.data.readers.hf.columns import texts
+from cmapkd.data.readers.hf.tables import Table, read_arrow, read_parquet
+from cmapkd.data.readers.image_paths import locate
+from cmapkd.data.readers.text import read_json
+from cmapkd.data.samples import Samples, gather
+from cmapkd.data.stored import Picture
+
+SHARD = re.compile(r"^(?P<split>[A-Za-z][\w.]*?)(?:-\d{4,}(?:-of-\d+)?.*)?$")
+ALIKE = {"val": ("val", "validation", "dev"), "validation": ("validation", "val"), "dev": ("dev", "val", "validation")}
+FOLDERS = ("", "data", "default", "train", "validation", "val", "test")
+
+
+def read_hf(path: Path, data: DataConfig, split: str | None) -> Samples:
+    """The samples of a split. Raises UsageError for an unknown split, or without pyarrow where it is needed."""
+    splits = split_files(path)
+    if not splits:
+        raise DataError(f"{path}: holds no parquet file, no save_to_disk data set and no metadata.jsonl or .csv")
+    wanted = next((name for name in ALIKE.get(split or "", (split,)) if name in splits), None)
+    if split is None and len(splits) == 1:
+        wanted = next(iter(splits))
+    if wanted is None and split != "all":
+        held = ", ".join(splits)
+        line = f"has no split '{split}'; it holds {held}" if split else f"holds the splits {held}; name one with data.train_split or data.val_split"  # fmt: skip
+        raise UsageError(f"{path}: {line}")
+    files = splits[wanted] if wanted else [file for held in splits.values() for file in held]
+    name = f"{path.name} [{wanted or 'all'}]"
+    if files[0].name in METADATA or files[0].suffix == ".jsonl":
+        return replace(read_metadata(files[0], data), name=name)
+    tables = {file: (read_arrow if file.suffix == ".arrow" else read_parquet)(file, data) for file in files}
+    return _samples(name, tables, data)
+
+
+def split_files(path: Path) -> dict[str, list[Path]]:
+    """Files by split: of a dataset_dict.json or state.json, of metadata files, or of parquet names and folders."""
+    if path.is_file():
+        known = path.suffix in {".parquet", ".arrow", ".jsonl"} or path.name in METADATA
+        return {_split_of(path): [path]} if known else {}
+    if (path / "dataset_dict.json").is_file():
+        return {name: _saved(path / name) for name in read_json(path / "dataset_dict.json").get("splits", [])}
+    if (path / "state.json").is_file():
+        return {"all": _saved(path)}
+    found: dict[str, list[Path]] = {}
+    for folder in FOLDERS:
+        if described := next((path / folder / name for name in METADATA if (path / folder / name).is_file()), None):
+            found[folder or "all"] = [described]
+    if found:
+        return found
+    for file in sorted({file for folder in FOLDERS for place in (path / folder, *_inside(path / folder)) for file in place.glob("*.parquet")}):  # fmt: skip
+        found.setdefault(_split_of(file), []).append(file)
+    return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    return [folder / name for name in FOLDERS[3:]]
+
+
+def _split_of(file: Path) -> str:
+    """`train-00000-of-00002.parquet` → train; `validation/0000.parquet` → validation; else all."""
+    match = SHARD.match(file.stem)
+    if match and match["split"] in FOLDERS + ("dev", "restval"):
+        return match["split"]
+    return file.parent.name if file.parent.name in FOLDERS[3:] else "all"
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The arrow files of one split that save_to_disk wrote."""
+    state = folder / "state.json"
+    names = read_json(state).get("_data_files", []) if state.is_file() else []
+    files = [folder / str(entry.get("filename")) for entry in names]
+    if missing := [file.name for file in files if not file.is_file()] or ([] if files else ["state.json"]):
+        raise DataError(
+            f"{folder}: {len(missing)} of its files are missing (first: {missing[0]}); save the data set anew"
+        )
+    return files
+
+
+def _samples(name: str, tables: Mapping[Path, Table], data: DataConfig) -> Samples:
+    rows: dict[str, tuple[Picture, list[str]]] = {}
+    labels: dict[str, int] = {}
+    classes = _classes(tables, data)
+    alike = len({file.stem for file in tables}) < len(tables)  # save_to_disk names files alike in every split
+    for file, table in tables.items():
+        columns = table.columns
+        pictures = table.pictures or locate(file, data.images, [str(row[columns.image]) for row in table.rows])
+        for number, (row, picture) in enumerate(zip(table.rows, pictures, strict=True)):
+            key = f"{file.parent.name}/{file.stem}/{number}" if alike else f"{file.stem}/{number}"
+            if columns.text:
+                rows[key] = picture, texts(row[columns.text])
+                continue
+            label = row[columns.label or ""]
+            if label is not None and 0 <= label < len(classes):  # −1 and nothing: a test split without labels
+                rows[key], labels[key] = (picture, [CAPTION.format(classes[label])]), label
+            else:
+                rows[key] = picture, []
+    notes = [note for table in tables.values() for note in table.notes][:1]
+    found = gather(name, rows, notes)
+    if not classes:
+        return found
+    chosen = tuple(labels[key] for key in found.ids)
+    return replace(found, labels=chosen, classes=classes, notes=(*found.notes, *repeated(classes)))
+
+
+def _classes(tables: Mapping[Path, Table], data: DataConfig) -> tuple[str, ...]:
+    """Names of the labels, or their numbers; none for data with captions."""
+    file, first = next(iter(tables.items()))
+    if first.columns.label is None:
+        return ()
+    values = [row[first.columns.label] for table in tables.values() for row in table.rows]
+    count = max((value for value in values if value is not None), default=-1) + 1
+    return class_names(file, first.columns.classes or tuple(str(n) for n in range(count)), data.classes)

@@ -1,0 +1,125 @@
+"""Parquet and arrow files of Hugging Face data sets: rows, and where each row's image bytes are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmapkd.config.schema import DataConfig
+from cmapkd.core.errors import DataError
+from cmapkd.data.readers.hf.columns import Columns, arrow, pick
+from cmapkd.data.stored import Member, Picture
+
+HEAVY = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Row `row` of row group `group` in column `column` of a parquet file; the two groups read last are kept."""
+
+    path: Path
+    column: str
+    group: int
+    row: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.name}/{self.column}[{self.group}:{self.row}]"
+
+    def length(self) -> int:
+        return self.path.stat().st_size if self.path.is_file() else -1
+
+    def read(self) -> bytes:
+        cell = _row_group(self.path, self.column, self.group)[self.row].as_py()
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if data is None and isinstance(cell, dict) and cell.get("path"):
+            return (self.path.parent / cell["path"]).read_bytes()
+        if data is None:
+            raise OSError("the cell is empty")
+        return data
+
+    def __str__(self) -> str:
+        return f"{self.path.parent / self.name}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's rows without its images; pictures is empty when the image column holds names of files."""
+
+    columns: Columns
+    rows: list[dict[str, Any]]
+    pictures: list[Picture]
+    notes: tuple[str, ...] = ()
+
+
+def read_parquet(path: Path, data: DataConfig) -> Table:
+    """Texts and labels of a parquet file; images are read from it a row group at a time when they are needed."""
+    parquet = arrow(".parquet")
+    try:
+        file = parquet.ParquetFile(path)
+        columns = pick(path, file.schema_arrow, data)
+        rows = file.read(columns=_light(columns)).to_pylist()
+        groups = [file.metadata.row_group(g) for g in range(file.metadata.num_row_groups)]
+    except arrow("").ArrowException as error:
+        raise _broken(path, error) from None
+    if not columns.embedded:
+        return Table(columns, rows, [])
+    pictures = [Cell(path, columns.image, g, row) for g, group in enumerate(groups) for row in range(group.num_rows)]
+    heaviest = max((group.total_byte_size for group in groups), default=0)
+    slow = f"row groups of {heaviest // 2**20} MB: each image out of order reads one whole; write it anew with smaller ones"
+    return Table(columns, rows, list(pictures), (slow,) if heaviest > HEAVY else ())
+
+
+def read_arrow(path: Path, data: DataConfig) -> Table:
+    """The rows of an arrow file that `save_to_disk` wrote; its images lie in it uncompressed, at places told here."""
+    pa = arrow("")
+    try:
+        with pa.memory_map(str(path)) as source:
+            whole = source.read_buffer()
+            reader = pa.ipc.open_stream(whole)
+            columns = pick(path, reader.schema, data)
+            rows: list[dict[str, Any]] = []
+            pictures: list[Picture] = []
+            for batch in reader:
+                rows += batch.select(_light(columns)).to_pylist()
+                if columns.embedded:
+                    places = _places(batch.column(batch.schema.get_field_index(columns.image)), whole, path)
+                    pictures += [
+                        Member(path, f"{path.name}/{len(pictures) + k}", at, size)
+                        for k, (at, size) in enumerate(places)
+                    ]
+            return Table(columns, rows, pictures)
+    except arrow("").ArrowException as error:
+        raise _broken(path, error) from None
+
+
+def _places(column: Any, whole: Any, path: Path) -> Iterator[tuple[int, int]]:
+    """(offset in the file, length) of every cell's bytes."""
+    cells = column.field("bytes") if hasattr(column, "field") else column
+    _, offsets, data = cells.buffers()
+    wide = np.int64 if str(cells.type).startswith("large") else np.int32
+    ends = np.frombuffer(offsets, wide)[cells.offset : cells.offset + len(cells) + 1].astype(np.int64)
+    base = data.address - whole.address if data is not None else 0
+    if data is not None and not 0 <= base <= whole.size - data.size:
+        raise DataError(f"{path}: its batches are compressed; save the data set anew without compression")
+    return iter(zip((base + ends[:-1]).tolist(), np.diff(ends).tolist(), strict=True))
+
+
+def _light(columns: Columns) -> list[str]:
+    """The columns that are read at once: all that is wanted but the images' bytes."""
+    wanted = (None if columns.embedded else columns.image, columns.text, columns.label)
+    return [name for name in wanted if name]
+
+
+@lru_cache(maxsize=2)
+def _row_group(path: Path, column: str, group: int) -> Any:
+    return arrow(".parquet").ParquetFile(path).read_row_group(group, columns=[column]).column(0)
+
+
+def _broken(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read ({str(error).splitlines()[0][:120]}); is it cut off?")

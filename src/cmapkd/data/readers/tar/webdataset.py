@@ -1,0 +1,75 @@
+"""WebDataset as img2dataset writes it (CC3M, CC12M, LAION): tar shards of .jpg, .txt and .json, read at their places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cmapkd.config.schema import DataConfig
+from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.readers.split_files import refuse_split
+from cmapkd.data.readers.tar.shards import Shard, expand, is_pattern, read_shard
+from cmapkd.data.samples import Samples, gather
+from cmapkd.data.stored import Member
+
+SHOWN = 3
+
+
+def read_webdataset(path: Path, data: DataConfig, split: str | None = None) -> Samples:
+    """A sample a picture, `shard/key`, in the order of the shards; only headers and texts are read here.
+
+    path: a tar, a folder of them, or a pattern such as `{00000..00331}.tar`; a folder may hold one folder a split.
+    Raises DataError when shards that are missing or cut off lose more samples than data.bad_budget allows.
+    """
+    location = str(_split_folder(path, split))
+    files = expand(location)
+    if not any(file.is_file() for file in files):
+        first = f"; the first would be {files[0]}" if files else ""
+        raise DataError(
+            f"{location}: no such tar shard{first}; give a .tar, its folder or a pattern like {{00000..00010}}.tar"
+        )
+    rows: dict[str, tuple[Member, list[str]]] = {}
+    broken: list[Shard] = []
+    for file in files:
+        shard = read_shard(file)
+        broken += [shard] if shard.why else []
+        for key, picture in shard.pictures.items():
+            rows[f"{file.stem}/{key}"] = picture, [shard.texts.get(key, "")] if key in shard.texts else []
+    title = path.name if len(files) == 1 else f"{path.name} [{len(files)} shards]"
+    return gather(title, rows, _within_budget(location, broken, len(rows), data))
+
+
+def _within_budget(location: str, broken: list[Shard], found: int, data: DataConfig) -> list[str]:
+    if not broken:
+        return []
+    lost = sum(shard.lost for shard in broken)
+    shown = "; ".join(f"{shard.path.name} ({shard.why})" for shard in broken[:SHOWN])
+    line = f"{len(broken)} shards missing or cut off, at least {lost} samples lost: {shown}"
+    allowed = max(1, int(data.bad_budget * (found + lost)))
+    if lost > allowed or not found:
+        raise DataError(
+            f"{location}: {line}; the budget is {allowed} (data.bad_budget {data.bad_budget:g}); "
+            "fetch the shards again, or raise the budget"
+        )
+    return [line]
+
+
+def split_folders(path: Path) -> list[str]:
+    """Subfolders that hold shards, as a split each."""
+    if is_pattern(str(path)) or not path.is_dir() or any(p.suffix == ".tar" for p in path.iterdir()):
+        return []
+    return sorted(p.name for p in path.iterdir() if p.is_dir() and any(f.suffix == ".tar" for f in p.iterdir()))
+
+
+def _split_folder(path: Path, split: str | None) -> Path:
+    splits = split_folders(path)
+    if not splits:
+        refuse_split(path, split)
+        return path
+    if split is None and len(splits) == 1:
+        return path / splits[0]
+    if split not in splits:
+        raise UsageError(
+            f"{path}: holds the folders {', '.join(splits)}; "
+            + ("name one with data.train_split or data.val_split" if split is None else f"there is no '{split}'")
+        )
+    return path / split

@@ -1,0 +1,1 @@
+"""The built-in world: synthetic scenes with captions, questions, boxes and hard negatives."""

@@ -1,0 +1,1 @@
+"""Scores of finished models: one model, a suite of models and tasks, result files, efficiency."""

@@ -1,0 +1,76 @@
+"""The unified pyramid's levels: which blocks feed P2..P5 and L1..L4, and how their tokens are formed.
+
+Levels are groups of blocks by proportion of depth, so that any depth works. A level reads the residual stream after
+the last block of its group. Image: cuts at 1/4, 2/3, 1 give P2, P3, P4; P5 is the last map at half the side, plus a
+summary token and the mean. A ResNet's stages 1..4 are P2..P5. Text: cuts at thirds give L1 words, L2 phrases (windows
+of three words), L3 the sentence (mean over real tokens); L4 is the end token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cmapkd.pyramid.resample import area_matrix, resample_grid
+
+IMAGE_CUTS = (1 / 4, 2 / 3, 1.0)
+TEXT_CUTS = (1 / 3, 2 / 3, 1.0)
+PHRASE = 3
+
+
+@dataclass(frozen=True)
+class Shape:
+    """widths and grids of the image levels (P5's grid is its side without the two extra tokens), text widths, E."""
+
+    image_widths: tuple[int, int, int, int]
+    grids: tuple[int, int, int, int]
+    text_widths: tuple[int, int, int, int]
+    embedding: int
+
+
+def tap_blocks(depth: int, cuts: tuple[float, ...]) -> list[int]:
+    """Index of the last block of each group: 12 blocks at (1/4, 2/3, 1) give [2, 7, 11]."""
+    return [max(1, round(depth * cut)) - 1 for cut in cuts]
+
+
+def last_level(patches: Float[Tensor, "b n d"], summary: Float[Tensor, "b d"] | None, side: int) -> Tensor:
+    """P5 [b, side² + 2, d]: the map pooled to side × side, then the summary (cls, or the mean) and the mean."""
+    n = round(patches.shape[1] ** 0.5)
+    grid = patches if n == side else resample_grid(patches, area_matrix(n, side).to(patches))
+    mean = patches.mean(1)
+    return torch.cat([grid, (mean if summary is None else summary)[:, None], mean[:, None]], dim=1)
+
+
+def pool_words(
+    tokens: Float[Tensor, "b l d"], words: Int[Tensor, "b l"], count: int, window: int = 1
+) -> tuple[Float[Tensor, "b w d"], Bool[Tensor, "b w"]]:
+    """Mean over the tokens of each word (or window of words); tokens of word -1 or beyond `count` enter nowhere."""
+    group = torch.where(words >= 0, words // window, torch.full_like(words, count))
+    member = F.one_hot(group.clamp_max(count), count + 1)[..., :count].to(tokens.dtype)
+    size = member.sum(1)
+    mean = torch.einsum("blw,bld->bwd", member, tokens) / size.clamp_min(1)[..., None]
+    return mean, size > 0
+
+
+def mean_tokens(tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b d"]:
+    """Mean over the real tokens; an empty row gives zeros."""
+    if mask is None:
+        return tokens.mean(1)
+    return (tokens * mask[..., None]).sum(1) / mask.sum(1).clamp_min(1)[:, None]
+
+
+def mean_max(tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b e"]:
+    """[mean ‖ max] over the real tokens of parameter-free layer-normed features: what the bridge reads of a level."""
+    normed = F.layer_norm(tokens, tokens.shape[-1:])
+    top = normed if mask is None else normed.masked_fill(~mask[..., None], float("-inf"))
+    peak = top.amax(1)
+    return torch.cat([mean_tokens(normed, mask), torch.where(peak.isfinite(), peak, torch.zeros_like(peak))], dim=-1)
+
+
+def summary_mean(summary: Float[Tensor, "b d"], mean: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
+    """[summary ‖ mean] of the last level: (cls, mean of patches) or (end token, mean of tokens)."""
+    return torch.cat([F.layer_norm(summary, summary.shape[-1:]), F.layer_norm(mean, mean.shape[-1:])], dim=-1)

@@ -1,0 +1,1 @@
+"""Detection: a small head on the image levels, and COCO average precision."""

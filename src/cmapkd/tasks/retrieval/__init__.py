@@ -1,0 +1,1 @@
+"""Image-text retrieval: recall@k under the published protocols."""

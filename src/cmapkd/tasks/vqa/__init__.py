@@ -1,0 +1,1 @@
+"""Visual question answering: a classification head, and the official accuracy."""

@@ -1,0 +1,129 @@
+"""The teacher's features of every image view and caption, written to its store shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cmapkd.config.schema import Config
+from cmapkd.core import fsio
+from cmapkd.core.device import pick_precision
+from cmapkd.core.log import Progress, say
+from cmapkd.core.prefetch import ahead, readers
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
+from cmapkd.data.loader import Ledger
+from cmapkd.data.samples import Samples
+from cmapkd.pyramid.targets import Targets
+from cmapkd.store.store import StoreWriter, estimate_bytes
+from cmapkd.teacher.calibration import BATCH, view_pixels
+from cmapkd.teacher.layout import cache_key, fields
+from cmapkd.teacher.reopen import CANARIES, check_canaries, open_cached_teacher
+from cmapkd.towers.dual import Tower, evaluating
+
+Read = TypeVar("Read")
+
+
+def feature_bytes(config: Config, samples: Samples, tower: Tower) -> tuple[int, str]:
+    """Bytes on disk of all features, and a sentence that says how they come about."""
+    image_fields, text_fields = fields(tower.shape, tower.words, config.cache)
+    image_rows, text_rows = len(samples) * config.data.views, samples.n_captions
+    size = estimate_bytes(image_fields, image_rows) + estimate_bytes(text_fields, text_rows)
+    return size, (
+        f"cache of {len(samples)} images × {config.data.views} views and {text_rows} captions: {size / 1e6:.1f} MB "
+        f"({estimate_bytes(image_fields, 1) / 1e3:.1f} kB a view, {estimate_bytes(text_fields, 1) / 1e3:.1f} kB a caption)"
+    )
+
+
+def write_features(config: Config, samples: Samples, tower: Tower, targets: Targets) -> Ledger:
+    """Write both stores of `config.cache.path`, or what of them is missing; returns the ledger of unreadable images."""
+    folder, key = config.cache.path, cache_key(config, samples)
+    assert folder is not None
+    image_fields, text_fields = fields(tower.shape, tower.words, config.cache)
+    precision = pick_precision(config.train.precision, tower.device)
+    ledger = Ledger()
+    with (
+        evaluating(tower),
+        torch.inference_mode(),
+        torch.autocast(tower.device.type, precision, enabled=precision != torch.float32),
+    ):
+        rows = len(samples) * config.data.views
+        with StoreWriter(folder / "image", image_fields, rows, config.cache.shard_rows, key) as writer:
+            _fill(
+                writer,
+                "images",
+                lambda rows: (rows, view_pixels(samples, config.data, np.asarray(rows), tower.size, ledger)),
+                lambda inputs: _image_records(tower, targets, config.data.views, *inputs),
+            )
+        captions = samples.flat_captions()
+        with StoreWriter(folder / "text", text_fields, samples.n_captions, config.cache.shard_rows, key) as writer:
+            _fill(
+                writer,
+                "captions",
+                lambda rows: tower.tokenizer([captions[k] for k in rows]),
+                lambda tokens: _text_records(tower, targets, *tokens),
+            )
+    return ledger
+
+
+def seal_features(config: Config, samples: Samples, tower: Tower) -> None:
+    """Mark the cache as finished; one that was finished before is compared with images encoded anew."""
+    folder = config.cache.path
+    assert folder is not None
+    finished = (folder / "teacher.json").is_file()
+    facts = {"key": cache_key(config, samples), "scale": float(tower.scale.detach()), "shape": asdict(tower.shape)}
+    fsio.write_json(folder / "teacher.json", facts)
+    if finished:
+        worst = check_canaries(open_cached_teacher(config, samples)[0], tower, samples, config.data)
+        say(f"{CANARIES} images re-encoded, smallest cosine with the stored ones {worst:.5f}")
+
+
+def _fill(
+    writer: StoreWriter,
+    what: str,
+    read: Callable[[range], Read],
+    records: Callable[[Read], dict[str, np.ndarray]],
+) -> None:
+    """Every missing shard: records(read(rows)) batch by batch; other threads read ahead of the teacher."""
+    missing = writer.missing_shards()
+    progress, done = Progress(sum(len(rows) for rows in missing), f"teacher on {what}"), 0
+    for rows in missing:
+        chunks = [range(start, min(start + BATCH, rows.stop)) for start in range(rows.start, rows.stop, BATCH)]
+        parts: list[dict[str, np.ndarray]] = []
+        for chunk, inputs in zip(chunks, ahead(lambda k: read(chunks[k]), range(len(chunks)), readers()), strict=True):  # noqa: B023
+            parts.append(records(inputs))
+            done += len(chunk)
+            progress.update(done, "")
+        writer.write_shard(rows, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    writer.finish()
+    progress.close()
+
+
+def _image_records(tower: Tower, targets: Targets, views: int, rows: range, pixels: Tensor) -> dict[str, np.ndarray]:
+    features = tower.image(pixels.to(tower.device))
+    index = torch.arange(rows.start, rows.stop)
+    out, places, _ = targets.image_levels(features, IMAGE_LEVELS, (index // views, index % views))
+    kept = {} if places is None else {"places": places.cpu().numpy()}
+    return _numpy(out | _common(targets, features, IMAGE_LEVELS)) | kept
+
+
+def _text_records(tower: Tower, targets: Targets, ids: Tensor, words: Tensor) -> dict[str, np.ndarray]:
+    features = tower.text(ids.to(tower.device), words.to(tower.device))
+    out = {name: targets.level(name, tokens) for name, tokens in zip(TEXT_LEVELS, features.levels, strict=True)}
+    masks = {f"{name}-mask": mask for name, mask in zip(TEXT_LEVELS, features.masks, strict=True) if mask is not None}
+    return _numpy(out | _common(targets, features, TEXT_LEVELS)) | {
+        k: m.cpu().numpy().astype(np.uint8) for k, m in masks.items()
+    }
+
+
+def _common(targets: Targets, features, levels: tuple[str, ...]) -> dict[str, Tensor]:  # noqa: ANN001
+    final = torch.nn.functional.normalize(features.final.float(), dim=-1)
+    return {"final": final, "bridge": targets.bridge(features, levels)}
+
+
+def _numpy(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}

@@ -1,0 +1,109 @@
+"""Calibration: one pass of the frozen teacher that fits the targets of its levels and its bridge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from cmapkd.core.errors import UsageError
+from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Inputs, Pair
+from cmapkd.pyramid.bridge import pair_information, ridge
+from cmapkd.pyramid.targets import Targets, rank_for
+from cmapkd.towers.dual import Tower, evaluating
+
+MIN_RETAINED = 0.8
+
+
+def hadamard(size: int) -> Float[Tensor, "r r"]:
+    """The orthonormal Sylvester-Hadamard matrix of a power-of-2 size."""
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix / size**0.5
+
+
+@dataclass
+class _Moments:
+    """Streaming first and second moments of a level's normalised tokens, and its share of outlier tokens."""
+
+    count: float = 0.0
+    total: Tensor | float = 0.0
+    outer: Tensor | float = 0.0
+    outliers: float = 0.0
+
+    def add(self, tokens: Tensor, mask: Tensor | None) -> None:
+        flat = tokens.flatten(0, 1).float() if mask is None else tokens[mask].float()
+        norms = flat.norm(dim=-1)
+        self.outliers += float((norms > 5 * norms.median()).sum())
+        flat = F.layer_norm(flat, flat.shape[-1:]).double()
+        self.count += len(flat)
+        self.total = self.total + flat.sum(0)
+        self.outer = self.outer + flat.T @ flat
+
+
+@torch.no_grad()
+def calibrate(
+    tower: Tower, batches: Iterable[Inputs], rank: int, grid: int | None, keep: int | None = None, sampling: str = "pps"
+) -> Targets:
+    """One pass of the frozen teacher over train-split inputs (their pixels as they will be cached).
+
+    Fits μ, the PCA-Hadamard basis and the bridge of each level. The last fifth of the samples is kept out of the
+    bridge's fit and used for τ, α and the recall table. Raises UsageError when r components keep under 80 % variance.
+    """
+    moments = {name: _Moments() for name in LEVELS}
+    pooled: dict[str, list[Tensor]] = {name: [] for name in LEVELS}
+    final: Pair[list[Tensor]] = Pair([], [])
+    with evaluating(tower):
+        for inputs in batches:
+            features = tower(inputs)
+            for names, part in ((IMAGE_LEVELS, features.image), (TEXT_LEVELS, features.text)):
+                for name, tokens, mask, pool in zip(names, part.levels, part.masks, part.pooled, strict=True):
+                    moments[name].add(tokens, mask)
+                    pooled[name].append(pool.float().cpu())
+            final.zip(features.map(lambda f: F.normalize(f.final.float(), dim=-1).cpu())).map(
+                lambda pair: pair[0].append(pair[1])
+            )
+    if not moments["P2"].count:
+        raise UsageError("calibration saw no samples; data.train is empty")
+    tensors: dict[str, Tensor] = {}
+    for name, moment in moments.items():
+        mean, basis, retained = _principal(moment, rank_for(len(moment.total), rank))  # type: ignore[arg-type]
+        if retained < MIN_RETAINED:
+            raise UsageError(
+                f"cache.rank is {rank}, which keeps {retained:.0%} of level {name}'s variance; the rule is at least "
+                f"{MIN_RETAINED:.0%}: try rank {2 * rank}"
+            )
+        tensors |= {f"{name}/mean": mean, f"{name}/basis": basis, f"{name}/retained": torch.tensor(retained)}
+        tensors[f"{name}/outliers"] = torch.tensor(moment.outliers / moment.count)
+    n = sum(map(len, final.image))
+    fit = n - max(2, n // 5)
+    ends = final.map(lambda rows: torch.cat(rows))
+    held: dict[str, Tensor] = {}
+    for names, target in ((IMAGE_LEVELS, ends.image), (TEXT_LEVELS, ends.text)):
+        for name in names:
+            rows = torch.cat(pooled[name])
+            weight, bias = ridge(rows[:fit], target[:fit])
+            tensors |= {f"{name}/bridge": weight, f"{name}/bias": bias}
+            held[name] = rows[fit:] @ weight + bias
+    pairs = pair_information(
+        torch.stack([held[k] for k in IMAGE_LEVELS], 1), torch.stack([held[k] for k in TEXT_LEVELS], 1)
+    )
+    for key in ("temperatures", "information", "recall", "alpha"):
+        tensors[f"pairs/{key}"] = getattr(pairs, key)
+    return Targets(tensors, grid, keep, sampling)
+
+
+def _principal(moment: _Moments, rank: int) -> tuple[Tensor, Tensor, float]:
+    """(μ [D], basis U_r Hᵀ / s [D, r], share of variance kept)."""
+    mean = moment.total / moment.count
+    covariance = moment.outer / moment.count - torch.outer(mean, mean)  # type: ignore[arg-type]
+    values, vectors = torch.linalg.eigh(covariance)
+    missing = max(0, rank - len(values))  # components of variance 0, so that every channel still has the same
+    top, vectors = F.pad(values[-rank:].clamp_min(0), (missing, 0)), F.pad(vectors[:, -rank:], (missing, 0))
+    basis = vectors @ hadamard(rank).to(vectors).T / top.mean().clamp_min(1e-12).sqrt()
+    return mean.float(), basis.float(), float(top.sum() / values.clamp_min(0).sum().clamp_min(1e-12))  # type: ignore[union-attr]

@@ -1,0 +1,65 @@
+"""What a cache holds: the fields of its two stores, and everything that a stored feature depends on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import cmapkd
+from cmapkd.config.schema import CacheConfig, Config, DataConfig
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
+from cmapkd.data.samples import Samples
+from cmapkd.pyramid.levels import PHRASE, Shape
+from cmapkd.pyramid.targets import rank_for, stored_side
+from cmapkd.store.shards import Field
+from cmapkd.teacher.cached import MASKED
+from cmapkd.towers.named import identity
+
+SPREAD = 5.0  # int8 covers ±5 standard deviations of a unit-variance channel; its rounding noise is FVU 1.3e-4
+RESERVED = 0.1
+
+
+def fields(shape: Shape, words: int, config: CacheConfig) -> tuple[dict[str, Field], dict[str, Field]]:
+    """Record layouts of the image and the text store."""
+
+    def level(tokens: int, width: int) -> Field:
+        rank = rank_for(width, config.rank)
+        if config.dtype == "fp16":
+            return Field((tokens, rank), "float16")
+        return Field((tokens, rank), "int8", np.full(rank, SPREAD / 127, dtype=np.float32))
+
+    common = {"final": Field((shape.embedding,), "float16"), "bridge": Field((4, shape.embedding), "float16")}
+    image = dict(common)
+    for name, side, width in zip(IMAGE_LEVELS, shape.grids, shape.image_widths, strict=True):
+        kept = stored_side(side, config.grid)
+        cells = kept * kept if config.tokens is None or name == "P5" else min(config.tokens, shape.grids[2] ** 2)
+        image[name] = level(cells + (2 if name == "P5" else 0), width)
+    if config.tokens is not None:
+        image["places"] = Field((min(config.tokens, shape.grids[2] ** 2),), "int32")
+    text = dict(common)
+    tokens = (words, -(-words // PHRASE), 1, 1)
+    for name, count, width in zip(TEXT_LEVELS, tokens, shape.text_widths, strict=True):
+        text[name] = level(count, width)
+        if name in MASKED:
+            text[f"{name}-mask"] = Field((count,), "uint8")
+    return image, text
+
+
+def cache_key(config: Config, samples: Samples) -> dict[str, str]:
+    """Everything that a stored feature depends on; a store whose key differs in any field is refused. Builds no model."""
+    assert config.teacher is not None
+    return {
+        "version": cmapkd.__version__.rsplit(".", 1)[0],
+        **{f"teacher {name}": value for name, value in identity(config.teacher).items()},
+        "data": samples.fingerprint(),
+        "views": f"{config.data.views} crop {config.data.crop} flip {config.data.flip}",
+        "rank": str(config.cache.rank),
+        "grid": f"{config.cache.grid} tokens {config.cache.tokens}{f' {config.cache.sampling}' if config.cache.tokens else ''}",
+        "dtype": config.cache.dtype,
+        "words": str(config.cache.words),
+        "calibration": f"{config.cache.calibration_samples} samples, held out {reserved(config.data)}",
+    }
+
+
+def reserved(data: DataConfig) -> float:
+    """Share of the train split that calibration never sees: at least a tenth, so that a cache serves any smaller holdout."""
+    return max(RESERVED, data.holdout)

@@ -1,0 +1,30 @@
+"""LiveTeacher: the frozen tower runs in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from cmapkd.core.types import Batch, Teaching
+from cmapkd.pyramid.targets import Targets
+from cmapkd.towers.dual import Tower, evaluating
+
+
+class LiveTeacher:
+    """Runs the frozen tower in every step."""
+
+    needs_inputs = True
+
+    def __init__(self, tower: Tower, targets: Targets, precision: torch.dtype = torch.float32) -> None:
+        self.tower, self.targets, self.precision = tower, targets, precision
+        self.scale = float(tower.scale.detach())
+
+    @torch.no_grad()
+    def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
+        inputs = batch.teacher
+        assert inputs is not None, "a live teacher needs batches with teacher inputs"
+        enabled = self.precision != torch.float32
+        with evaluating(self.tower), torch.autocast(self.tower.device.type, self.precision, enabled=enabled):
+            features = self.tower(inputs)
+        return self.targets.teaching(features, levels, self.scale, (batch.samples, batch.views))

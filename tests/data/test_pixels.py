@@ -1,0 +1,62 @@
+"""Kept pixels: the same batches without decoding anything, and refused when they are of other views."""
+
+import pytest
+from msgspec import structs
+
+import world
+from cmapkd.core.errors import IntegrityError, UsageError
+from cmapkd.data import loader as loading
+from cmapkd.data.images import Unreadable
+from cmapkd.data.pixels import open_pixels, write_pixels
+from cmapkd.data.readers import open_samples
+from cmapkd.report.results import final_row
+from cmapkd.train.prepare import build_cache
+from cmapkd.train.run import distill
+
+
+def losses(run):
+    rows = world.rows(run)
+    return [row["loss"] for row in rows if row["kind"] == "train"]
+
+
+def test_training_from_kept_pixels_decodes_nothing_and_is_the_same_to_the_bit(root, monkeypatch):
+    over = {"train__steps": 4, "data__val": None, "eval__every": None}
+    plain = distill(world.config(root, run=str(root / "decoded"), **over))
+    config = world.config(root, run=str(root / "kept"), cache__pixels=True, **over)
+    build_cache(config)
+
+    def refuse(path):
+        raise AssertionError(f"{path} was decoded")
+
+    monkeypatch.setattr(loading, "decode", refuse)
+    assert losses(distill(config)) == losses(plain)
+    assert final_row(config.run)["ledger"] == final_row(plain)["ledger"]
+
+
+def test_an_unreadable_image_is_no_kept_picture(root, monkeypatch, tmp_path):
+    config = world.config(root, cache__path=str(tmp_path / "cache"), cache__pixels=True, data__val=None)
+    samples = open_samples(config.data.train, config.data)
+    real = loading.decode
+
+    def one_bad(path):
+        if path == samples.paths[3]:
+            raise Unreadable(path, "cut off")
+        return real(path)
+
+    monkeypatch.setattr("cmapkd.data.pixels.decode", one_bad)
+    write_pixels(config, samples, 32)
+    read = open_pixels(config, samples, 32)
+    assert read is not None and read(3, 0) is None and read(3, 1) is None
+    kept = read(2, 1)
+    assert kept is not None and kept.shape == (3, 32, 32)
+
+
+def test_pixels_of_other_views_are_refused_and_missing_ones_are_said(root, tmp_path):
+    config = world.config(root, cache__path=str(tmp_path / "cache"), cache__pixels=True, data__val=None)
+    samples = open_samples(config.data.train, config.data)
+    with pytest.raises(UsageError, match="cmapkd cache"):
+        open_pixels(config, samples, 32)
+    write_pixels(config, samples, 32)
+    other = structs.replace(config, data=structs.replace(config.data, crop=(0.2, 1.0)))
+    with pytest.raises(IntegrityError, match="'views'"):
+        open_pixels(other, samples, 32)
