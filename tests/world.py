@@ -15,7 +15,8 @@ from cmapkd.config.schema import Config
 from cmapkd.export.open_clip_folder import save_open_clip
 from cmapkd.towers import tokenizer as tok
 from cmapkd.towers.load import build
-from cmapkd.train import checkpoint, loop
+from cmapkd.train import checkpoint
+from cmapkd.train.recorder import Recorder
 from cmapkd.train.run import distill
 
 CARD = {"mean": toy.MEAN, "std": toy.STD}
@@ -50,15 +51,15 @@ def config(root: Path, **over) -> Config:
 
 def cut_off(config: Config, step: int) -> None:
     """Train, and end as by Ctrl-C when the line of `step` is written."""
-    record = loop.record
+    record = Recorder.step
 
-    def cut(run, now, *rest):
-        record(run, now, *rest)
+    def cut(self, now, *rest):
+        record(self, now, *rest)
         if now == step:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "record", cut)
+        patch.setattr(Recorder, "step", cut)
         distill(config)
 
 

@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from open_clip.loss import DistillClipLoss
 from torch import Tensor
 
-from cmapkd.core.types import Outputs, Pair, Teaching, View
+import toy
+from cmapkd.core.types import Pair, StudentOutputs, TeacherOutputs
 from cmapkd.losses.affinity import affinity, soft_cross_entropy
 from cmapkd.losses.logits import kl_rows, logits
-from cmapkd.methods import METHODS, TERMS
+from cmapkd.methods import METHODS
+from cmapkd.methods.view import View
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -21,21 +23,21 @@ def draw(seed: int, *shape: int) -> Tensor:
 def view(scale: float = 7.0, teacher_scale: float = 20.0) -> View:
     mine = Pair(draw(0, 5, 4), draw(1, 5, 4))
     theirs = Pair(draw(2, 5, 6), draw(3, 5, 6)).map(lambda x: F.normalize(x, dim=-1))
-    return View(
-        Outputs(mine, mine, {}, {}, {}, None), torch.tensor(scale, dtype=torch.float64), torch.eye(5, dtype=torch.bool),
-        Teaching({}, {}, theirs, theirs, teacher_scale),
+    return toy.view(
+        StudentOutputs(mine, mine), torch.tensor(scale, dtype=torch.float64), torch.eye(5, dtype=torch.bool),
+        TeacherOutputs(theirs, teacher_scale),
     )  # fmt: skip
 
 
 def total(method: str, of: View) -> Tensor:
-    return torch.stack([weight * TERMS[term].loss(of) for term, weight in METHODS[method].weights.items()]).sum()
+    return torch.stack([weight * toy.term(term)(of) for term, weight in METHODS[method].weights.items()]).sum()
 
 
 def test_open_clip_distill_is_open_clips_loss() -> None:
     of = view()
-    mine, theirs = of.student.final.map(lambda x: F.normalize(x, dim=-1)), of.taught.final
+    mine, theirs = of.student.final.map(lambda x: F.normalize(x, dim=-1)), of.teacher.final
     contrastive, distill = DistillClipLoss()(
-        mine.image, mine.text, of.scale, theirs.image, theirs.text, torch.tensor(of.taught.scale, dtype=torch.float64)
+        mine.image, mine.text, of.scale, theirs.image, theirs.text, torch.tensor(of.teacher.scale, dtype=torch.float64)
     )
     torch.testing.assert_close(total("open_clip_distill", of), contrastive + distill)
     torch.testing.assert_close(total("tinyclip_affinity", of), 0.5 * contrastive + 0.5 * distill)
@@ -60,7 +62,7 @@ def test_affinity_crd_relational_and_mobileclips_distillation_pull_alike() -> No
     for leaf in (of.student.final.image, of.student.final.text, of.scale):
         leaf.requires_grad_()
     leaves = [of.student.final.image, of.student.final.text, of.scale]
-    found = [torch.autograd.grad(TERMS[t].loss(of), leaves) for t in ("affinity", "crd_relational", "reinforced")]
+    found = [torch.autograd.grad(toy.term(t)(of), leaves) for t in ("affinity", "crd_relational", "reinforced")]
     for other in found[1:]:
         torch.testing.assert_close(found[0], other)
 

@@ -10,17 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import toy
-from cmapkd.core.types import Outputs, Pair, Teaching, View
+from cmapkd.core.types import Needs, Pair, StudentOutputs, TeacherOutputs
 from cmapkd.losses.contrastive import align
 from cmapkd.losses.gradient import contrastive_gradients, gradient_distance, gradient_unit
 from cmapkd.losses.logits import fd, kl_both_ways
-from cmapkd.methods import METHODS, TERMS
-from cmapkd.methods.clip_kd import Fusion
-from cmapkd.methods.term import Sizes
-from cmapkd.pyramid.levels import Shape
+from cmapkd.methods import METHODS
+from cmapkd.methods.view import View
 from cmapkd.towers.dual import evaluating
 from cmapkd.towers.named import architecture_config
-from cmapkd.train.learner import build_learner
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -34,10 +31,10 @@ def unit(seed: int, *shape: int) -> Tensor:
 def view(scale: float = 5.0, teacher_scale: float = 9.0, batch: int = 4, **over) -> View:
     mine, projected = Pair(draw(0, batch, 5), draw(1, batch, 5)), Pair(draw(2, batch, 6), draw(3, batch, 6))
     theirs = Pair(unit(4, batch, 6), unit(5, batch, 6))
-    outputs = Outputs(mine, over.pop("projected", projected), {}, {}, {}, None, over.pop("masked", None))
+    outputs = StudentOutputs(mine, over.pop("projected", projected), {}, {}, {}, None, over.pop("masked", None))
     positives = torch.eye(batch, dtype=torch.bool)
-    teaching = Teaching({}, {}, theirs, theirs, teacher_scale)
-    return View(outputs, torch.tensor(scale, dtype=torch.float64), positives, teaching, **over)
+    teaching = TeacherOutputs(theirs, teacher_scale)
+    return toy.view(outputs, torch.tensor(scale, dtype=torch.float64), positives, teaching, **over)
 
 
 def one_way(a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -93,27 +90,27 @@ def test_in_units_of_the_teacher_gd_is_of_order_one_for_any_batch_width_and_scal
 
 def test_gd_reads_the_students_embeddings_in_the_teachers_width() -> None:
     of = view()
-    mine, theirs = of.student.projected, of.taught.final
+    mine, theirs = of.student.projected, of.teacher.final
     loss = gradient_distance(mine.image, mine.text, theirs.image, theirs.text, 5.0, 9.0)
-    torch.testing.assert_close(TERMS["gd"].loss(of), loss / gradient_unit(4, 6, 9.0))
+    torch.testing.assert_close(toy.term("gd")(of), loss / gradient_unit(4, 6, 9.0))
 
 
 def test_icl_of_a_student_that_is_its_teacher_is_the_task_loss() -> None:
     theirs = Pair(unit(4, 4, 6), unit(5, 4, 6))
     of = view(projected=theirs)
-    torch.testing.assert_close(TERMS["icl"].loss(of), align(theirs.image, theirs.text, 5.0))
+    torch.testing.assert_close(toy.term("icl")(of), align(theirs.image, theirs.text, 5.0))
 
 
 def test_icl_starts_at_a_scale_of_14_and_not_at_the_logarithm_of_it(tmp_path) -> None:
     teacher, student = toy.tower(tmp_path, seed=1, width=48), toy.tower(tmp_path, seed=2)
-    learner, batch = build_learner(student, teacher.shape, None, ["align", "icl"]), toy.batch(student, teacher, 4)
+    learner, batch = toy.learner(["align", "icl"], student, teacher), toy.batch(student, teacher, 4)
     theirs = Pair(unit(0, 4, 24).float(), unit(1, 4, 24).float())
-    outputs = learner(batch.student)
-    of = learner.view(outputs, Teaching({}, {}, theirs, theirs, 1.0), batch)
+    outputs = learner(batch.student, Needs())
+    of = toy.view(outputs, student.scale, torch.eye(4) > 0, TeacherOutputs(theirs, 1.0))
     mine = outputs.projected.map(lambda x: F.normalize(x, dim=-1))
     logits = (mine.image @ theirs.text.T / 0.07, mine.text @ theirs.image.T / 0.07)
     slow = 0.5 * sum(F.cross_entropy(z, torch.arange(4)) for z in logits)
-    torch.testing.assert_close(TERMS["icl"].loss(of), slow)
+    torch.testing.assert_close(toy.term("icl")(of), slow)
 
 
 def test_the_students_sizes_of_the_paper_are_one_word() -> None:
@@ -125,48 +122,47 @@ def test_the_students_sizes_of_the_paper_are_one_word() -> None:
 
 def test_crd_relational_takes_each_sides_own_scale_and_kd_the_teachers_for_both() -> None:
     of = view()
-    mine, theirs = of.student.final.map(lambda x: F.normalize(x, dim=-1)), of.taught.final
+    mine, theirs = of.student.final.map(lambda x: F.normalize(x, dim=-1)), of.teacher.final
     teacher, student = 9.0 * theirs.image @ theirs.text.T, mine.image @ mine.text.T
-    torch.testing.assert_close(TERMS["crd_relational"].loss(of), kl_both_ways(teacher, 5.0 * student).mean())
-    torch.testing.assert_close(TERMS["logits"].loss(of), kl_both_ways(teacher, 9.0 * student).mean())
+    torch.testing.assert_close(toy.term("crd_relational")(of), kl_both_ways(teacher, 5.0 * student).mean())
+    torch.testing.assert_close(toy.term("logits")(of), kl_both_ways(teacher, 9.0 * student).mean())
 
 
 def test_mfd_is_fd_of_the_masked_images_and_of_whole_texts() -> None:
     of = view(masked=draw(8, 4, 6))
-    theirs = of.taught.final
+    theirs = of.teacher.final
     expected = fd(of.student.masked, theirs.image) + fd(of.student.projected.text, theirs.text)
-    torch.testing.assert_close(TERMS["mfd"].loss(of), expected)
-    assert float(TERMS["mfd"].loss(of)) != pytest.approx(float(TERMS["fd"].loss(of)))
+    torch.testing.assert_close(toy.term("mfd")(of), expected)
+    assert float(toy.term("mfd")(of)) != pytest.approx(float(toy.term("fd")(of)))
 
 
 def test_mfd_changes_with_the_mask_and_fd_does_not(tmp_path) -> None:
     teacher = toy.tower(tmp_path, seed=1, width=48)
     student = toy.tower(tmp_path, seed=2)
-    learner = build_learner(student, teacher.shape, None, ["align", "mfd"])
+    learner = toy.learner(["align", "mfd"], student, teacher)
     inputs = toy.inputs(student, 4)
     theirs = Pair(F.normalize(torch.randn(4, 24), dim=-1), F.normalize(torch.randn(4, 24), dim=-1))
     found = []
     with torch.no_grad(), evaluating(learner):
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
-            of = View(
-                learner(inputs, masked=True), torch.tensor(1.0), torch.eye(4) > 0, Teaching({}, {}, theirs, theirs, 1.0)
+            of = toy.view(
+                learner(inputs, Needs(masked=True)), torch.tensor(1.0), torch.eye(4) > 0, TeacherOutputs(theirs, 1.0)
             )
-            found.append([float(TERMS[name].loss(of)) for name in ("mfd", "fd")])
+            found.append([float(toy.term(name)(of)) for name in ("mfd", "fd")])
     assert found[0] == found[1] and found[0][0] != found[2][0] and found[0][1] == found[2][1]
     assert found[0][0] != found[0][1]
 
 
 def test_afd_is_the_contrastive_loss_of_fused_embeddings_at_a_scale_that_starts_at_14() -> None:
     torch.manual_seed(0)
-    shape = Shape((4,) * 4, (2,) * 4, (4,) * 4, 5)
-    part = TERMS["afd"].part(Sizes(shape, Shape((4,) * 4, (2,) * 4, (4,) * 4, 6))).double()
-    assert isinstance(part, Fusion) and float(part.log_scale.detach().exp()) == pytest.approx(1 / 0.07, rel=1e-6)
-    of = view(parts={"afd": part})
-    mine, theirs = of.student.final, of.taught.final
+    part = toy.term("afd", 5, 6).double()
+    assert float(part.log_scale.detach().exp()) == pytest.approx(1 / 0.07, rel=1e-6)
+    of = view()
+    mine, theirs = of.student.final, of.teacher.final
     image = torch.cat([F.normalize(mine.image, dim=-1), theirs.image], 1) @ part.image.weight.T + part.image.bias
     text = torch.cat([F.normalize(mine.text, dim=-1), theirs.text], 1) @ part.text.weight.T + part.text.bias
-    loss = TERMS["afd"].loss(of)
+    loss = part(of)
     torch.testing.assert_close(loss, align(image, text, 1 / 0.07), rtol=1e-5, atol=1e-6)
     loss.backward()
     assert all(p.grad is not None for p in part.parameters())

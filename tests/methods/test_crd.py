@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmapkd.core.types import Outputs, Pair, Teaching, View
+import toy
+from cmapkd.core.types import Pair, StudentOutputs, TeacherOutputs
 from cmapkd.losses.crd import EPSILON, draw_negatives, nce, remember
-from cmapkd.methods import TERMS
 from cmapkd.methods.crd import MOMENTUM, TEMPERATURE, Banks, Heads
-from cmapkd.methods.term import Sizes
-from cmapkd.pyramid.levels import Shape
 
 N = 12
 
@@ -137,16 +135,15 @@ def test_the_form_within_the_batch_is_info_nce_and_spares_the_captions_of_one_im
 @pytest.mark.parametrize("term", ["crd", "crd_inbatch"])
 def test_the_term_sums_images_with_images_and_texts_with_texts(term: str) -> None:
     torch.manual_seed(0)
-    shape = Shape((4,) * 4, (2,) * 4, (4,) * 4, 6)
-    part = TERMS[term].part(Sizes(shape, Shape((4,) * 4, (2,) * 4, (4,) * 4, 8), N)).eval()
+    part = toy.term(term, 6, 8, N).eval()
     mine, theirs = Pair(draw(1, 3, 6), draw(2, 3, 6)), Pair(draw(3, 3, 8), draw(4, 3, 8))
-    view = View(
-        Outputs(mine, mine, {}, {}, {}, None), torch.tensor(10.0), torch.eye(3, dtype=torch.bool),
-        Teaching({}, {}, theirs, theirs, 10.0), samples=torch.arange(3), parts={term: part},
+    view = toy.view(
+        StudentOutputs(mine, mine), torch.tensor(10.0), torch.eye(3, dtype=torch.bool),
+        TeacherOutputs(theirs, 10.0), samples=torch.arange(3),
     )  # fmt: skip
     last = view.samples if term == "crd" else view.positives
     torch.manual_seed(1)
-    found = TERMS[term].loss(view)
+    found = part(view)
     torch.manual_seed(1)
-    parts = part["image"](mine.image, theirs.image, last) + part["text"](mine.text, theirs.text, last)
+    parts = part.image(mine.image, theirs.image, last) + part.text(mine.text, theirs.text, last)
     torch.testing.assert_close(found, parts)

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmapkd.core.types import Outputs, Pair, Teaching, View
-from cmapkd.methods import METHODS, TERMS
-from cmapkd.train.schedule import at, resolve_schedule
+import toy
+from cmapkd.core.types import Pair, StudentOutputs, TeacherOutputs, Tokens
+from cmapkd.methods import METHODS
+from cmapkd.train.schedule import resolve_schedule, stage_at
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -18,9 +19,10 @@ def draw(seed: int, *shape: int) -> Tensor:
 
 def loss(levels: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
     final = Pair(torch.ones(2, 3), torch.ones(2, 3))
-    teaching = Teaching(targets, {}, final, final, 1.0)
-    view = View(Outputs(final, final, levels, {}, {}, None), torch.tensor(1.0), torch.eye(2) > 0, teaching)
-    return TERMS["dcclip_feat"].loss(view)
+    mine, theirs = ({name: Tokens(values) for name, values in side.items()} for side in (levels, targets))
+    student, teacher = StudentOutputs(final, final, mine), TeacherOutputs(final, 1.0, theirs)
+    view = toy.view(student, torch.tensor(1.0), torch.eye(2) > 0, teacher, levels=tuple(levels))
+    return toy.term("dcclip_feat")(view)
 
 
 def test_on_equal_grids_it_is_smooth_l1_of_both_towers() -> None:
@@ -46,11 +48,14 @@ def test_the_finer_grid_is_pooled_and_the_two_extra_tokens_are_compared_as_they_
 
 
 def test_other_levels_play_no_part_and_none_at_all_costs_nothing() -> None:
-    assert float(loss({"P4": draw(0, 2, 4, 4)}, {"P4": draw(1, 2, 4, 4)})) == 0.0
+    assert toy.term("dcclip_feat").active_levels(("P2", "P4", "L1")) == ()
+    last = {"L4": draw(0, 2, 1, 4)}, {"L4": draw(1, 2, 1, 4)}
+    more = {"P4": draw(2, 2, 4, 4)}, {"P4": draw(3, 2, 4, 4)}
+    assert float(loss(last[0] | more[0], last[1] | more[1])) == float(loss(*last))
 
 
 def test_the_first_stage_has_features_only_and_the_second_contrast_only() -> None:
     stages = resolve_schedule(None, METHODS["dcclip"])
-    first, second = at(stages, 0.0), at(stages, 0.6)
+    first, second = stage_at(stages, 0.0), stage_at(stages, 0.6)
     assert (first.factors["align"], first.factors["dcclip_feat"], set(first.levels)) == (0.0, 1.0, {"P5", "L4"})
     assert (second.factors["align"], second.factors["dcclip_feat"], second.levels) == (1.0, 0.0, ())

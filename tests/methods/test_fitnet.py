@@ -6,28 +6,26 @@ import pytest
 import torch
 
 import toy
-from cmapkd.core.types import Outputs, Pair, View
-from cmapkd.methods import METHODS, TERMS, resolve
+from cmapkd.core.types import Pair, StudentOutputs
+from cmapkd.methods import METHODS, resolve
+from cmapkd.methods.view import View
 from cmapkd.teacher.live import LiveTeacher
-from cmapkd.train import step as stepping
-from cmapkd.train.learner import build_learner
-from cmapkd.train.objective import Objective
-from cmapkd.train.schedule import at, resolve_schedule
+from cmapkd.train.schedule import resolve_schedule, stage_at
 
 
-def view(levels: tuple[str, ...], image: torch.Tensor | None, text: torch.Tensor | None) -> View:
+def view(**errors: list[float]) -> View:
     final = Pair(torch.ones(2, 3), torch.ones(2, 3))
-    outputs = Outputs(final, final, {name: torch.zeros(2, 1, 1) for name in levels}, {}, {}, None)
-    return View(outputs, torch.tensor(1.0), torch.eye(2) > 0, None, Pair(image, text))
+    outputs = StudentOutputs(final, final, errors={name: torch.tensor(both) for name, both in errors.items()})
+    return toy.view(outputs, torch.tensor(1.0), torch.eye(2) > 0, levels=tuple(errors))
 
 
 def test_the_hint_is_the_error_of_the_middle_levels_and_no_others() -> None:
-    image, text = torch.tensor([[1.0, 2.0, 4.0], [1.0, 6.0, 8.0]]), torch.tensor([[10.0, 30.0], [10.0, 50.0]])
-    hint = TERMS["hint"].loss
-    assert float(hint(view(("P2", "P3", "P4", "L1", "L2"), image, text))) == 4.0 + 40.0
-    assert float(hint(view(("P3", "L2"), image[:, 1:2], text[:, 1:]))) == 4.0 + 40.0
-    assert float(hint(view(("P5", "L2"), image[:, :1], text[:, 1:]))) == 40.0
-    assert float(hint(view(("P4", "P5"), image[:, :2], None))) == 0.0
+    hint, p3, l2 = toy.term("hint"), [2.0, 6.0], [30.0, 50.0]
+    others = {"P2": [1.0, 1.0], "P4": [4.0, 8.0], "L1": [10.0, 10.0]}
+    assert float(hint(view(P3=p3, L2=l2, **others))) == 4.0 + 40.0
+    assert float(hint(view(P3=p3, L2=l2))) == 4.0 + 40.0
+    assert float(hint(view(P5=[1.0, 1.0], L2=l2))) == 40.0
+    assert hint.active_levels(("P4", "P5")) == (), "there it is off"
 
 
 @pytest.fixture
@@ -35,20 +33,19 @@ def parts(tmp_path):
     teacher = toy.tower(tmp_path, seed=1, width=48).requires_grad_(False)
     targets, student = toy.targets(teacher, rank=32), toy.tower(tmp_path, seed=2)
     method = resolve("fitnet_staged", {}, {})
-    learner = build_learner(student, teacher.shape, targets, method.weights)
-    objective = Objective(learner, method, dict(method.weights), targets.pairs)
+    learner = toy.learner(method.weights, student, teacher, targets)
+    objective = toy.objective(learner, method, targets.pairs)
     return learner, objective, LiveTeacher(teacher, targets), toy.batch(student, teacher, 4)
 
 
 def test_the_first_stage_trains_the_student_up_to_the_guided_layer_and_the_regressor(parts) -> None:
     learner, objective, teacher, batch = parts
-    first = at(resolve_schedule(None, METHODS["fitnet_staged"]), 0.0)
-    torch.nn.init.normal_(learner.necks.adapters["P3"][1].weight, std=0.05)
-    torch.nn.init.normal_(learner.necks.adapters["L2"][1].weight, std=0.05)
-    levels = objective.levels(first)
-    outputs = stepping.forward(learner, batch.student, levels, None, torch.float32)
-    losses = objective.losses(outputs, teacher.teach(batch, levels), batch, first)
-    assert set(losses) == {"hint"} and set(levels) == {"P3", "L2"}
+    first = stage_at(resolve_schedule(None, METHODS["fitnet_staged"]), 0.0)
+    torch.nn.init.normal_(learner.projectors.adapters["P3"][1].weight, std=0.05)
+    torch.nn.init.normal_(learner.projectors.adapters["L2"][1].weight, std=0.05)
+    given = toy.given(objective, batch, first, teacher)
+    losses = toy.losses(objective, learner, given)
+    assert set(losses) == {"hint"} and set(given.needs.levels) == {"P3", "L2"}
     objective.total(losses, first).backward()
     moved = {name for name, p in learner.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     blocks = learner.student.clip.visual.transformer.resblocks
@@ -58,15 +55,15 @@ def test_the_first_stage_trains_the_student_up_to_the_guided_layer_and_the_regre
     for k in range(len(blocks)):
         below = any(f"visual.transformer.resblocks.{k}." in name for name in moved)
         assert below == (k <= tapped)
-    assert {name.split(".")[2] for name in moved if name.startswith("necks.")} == {"P3", "L2"}
+    assert {name.split(".")[2] for name in moved if name.startswith("projectors.")} == {"P3", "L2"}
 
 
 def test_the_second_stage_is_distillation_of_logits_without_any_level(parts) -> None:
     learner, objective, teacher, batch = parts
-    second = at(resolve_schedule(None, METHODS["fitnet_staged"]), 0.5)
-    assert objective.levels(second) == () and not objective.needs("levels", second)
-    outputs = stepping.forward(learner, batch.student, (), None, torch.float32)
-    assert set(objective.losses(outputs, teacher.teach(batch, ()), batch, second)) == {"align", "logits"}
+    second = stage_at(resolve_schedule(None, METHODS["fitnet_staged"]), 0.5)
+    given = toy.given(objective, batch, second, teacher)
+    assert given.needs.levels == () and given.needs.teacher
+    assert set(toy.losses(objective, learner, given)) == {"align", "logits"}
 
 
 def test_the_joint_form_keeps_task_and_hint_together_to_the_end() -> None:

@@ -43,7 +43,7 @@ def test_resuming_in_mid_run_is_bit_exact(root, tmp_path, over):
     x, y = (checkpoint.load_generation(checkpoint.latest(f / "checkpoints"))[0] for f in (whole, folder))
     assert x.keys() == y.keys() and [name for name in x if not x[name].equal(y[name])] == []
     if over["method"] == "crd":
-        assert any("memory_teacher" in name for name in x) and (x["learner/parts.crd.image.constants"] > 0).all()
+        assert any("memory_teacher" in name for name in x) and (x["learner/terms.crd.image.constants"] > 0).all()
 
 
 def test_dcclip_learns_two_languages_and_tells_the_retrieval_of_each(root, tmp_path):

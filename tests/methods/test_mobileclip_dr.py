@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import toy
 import world
 from cmapkd.core.errors import IntegrityError, UsageError
-from cmapkd.core.types import Outputs, Pair, Teaching, View
+from cmapkd.core.tree import rows
+from cmapkd.core.types import Pair, StudentOutputs, TeacherOutputs
 from cmapkd.losses.affinity import soft_cross_entropy
 from cmapkd.losses.contrastive import similarity
 from cmapkd.losses.ensemble import ensemble
@@ -17,7 +19,6 @@ from cmapkd.losses.logits import kl_rows
 from cmapkd.methods import METHODS, TERMS
 from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
-from cmapkd.train.step import slice_teaching
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -59,10 +60,10 @@ def test_the_order_of_the_teachers_and_their_rotations_do_not_matter() -> None:
 
 def test_the_term_reads_every_stored_teacher_and_slices_them_all() -> None:
     first, second = (teacher.map(lambda x: F.normalize(x, dim=-1)) for teacher in TEACHERS)
-    teaching = Teaching({}, {}, first, first, SCALES[0], others=((second, SCALES[1]),))
-    of = View(Outputs(STUDENT, STUDENT, {}, {}, {}, None), torch.tensor(6.0), torch.eye(4) > 0, teaching)
-    torch.testing.assert_close(TERMS["reinforced"].loss(of), ensemble(STUDENT, 6.0, TEACHERS, SCALES))
-    part = slice_teaching(teaching, torch.tensor([2, 0]))
+    teaching = TeacherOutputs(first, SCALES[0], others=((second, SCALES[1]),))
+    of = toy.view(StudentOutputs(STUDENT, STUDENT), torch.tensor(6.0), torch.eye(4) > 0, teaching)
+    torch.testing.assert_close(toy.term("reinforced")(of), ensemble(STUDENT, 6.0, TEACHERS, SCALES))
+    part = rows(teaching, torch.tensor([2, 0]))
     assert part is not None and torch.equal(part.others[0][0].text, second.text[[2, 0]])
     assert (part.scale, part.others[0][1]) == tuple(SCALES)
 

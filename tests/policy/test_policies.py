@@ -9,7 +9,7 @@ from scipy import stats
 
 from cmapkd.config.schema import PolicyConfig
 from cmapkd.core.errors import UsageError
-from cmapkd.core.types import LEVELS, Pair, Teaching
+from cmapkd.core.types import LEVELS, Pair, TeacherOutputs
 from cmapkd.policy import POLICIES, Credit
 from cmapkd.policy.adaptive import ROOM, kl_to_uniform
 from cmapkd.policy.rl import SPREAD, log_normal
@@ -24,10 +24,10 @@ def unit(*shape: int, seed: int) -> torch.Tensor:
     return torch.nn.functional.normalize(rows, dim=-1)
 
 
-def teaching(seed: int = 0, n: int = SIZE) -> Teaching:
+def teaching(seed: int = 0, n: int = SIZE) -> TeacherOutputs:
     final = Pair(unit(n, WIDTH, seed=seed), unit(n, WIDTH, seed=seed + 100))
     bridge = Pair(unit(n, 4, WIDTH, seed=seed + 200), unit(n, 4, WIDTH, seed=seed + 300))
-    return Teaching({}, {}, bridge, final, 10.0)
+    return TeacherOutputs(final, 10.0, bridge=bridge)
 
 
 def make(name: str, **settings):
@@ -121,7 +121,7 @@ def test_a_level_that_manual_sets_to_zero_is_not_computed():
 
 
 def test_manual_weights_that_are_all_zero_are_refused():
-    with pytest.raises(UsageError, match="all levels of one modality are 0"):
+    with pytest.raises(UsageError, match="all text levels .L1-L4. are 0; leave one above 0"):
         make("manual", weights=dict.fromkeys(("L1", "L2", "L3", "L4"), 0.0))
 
 

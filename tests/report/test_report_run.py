@@ -5,6 +5,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.experiments.compare import compare
 from cmapkd.report.run_report import report_comparison, report_run
 from cmapkd.train.run import distill
+from cmapkd.train.run_folder import prepare_folder
 
 
 def test_a_comparison_is_finished_once_and_its_table_has_teacher_and_methods(root, capsys, monkeypatch):
@@ -21,14 +22,13 @@ def test_a_comparison_is_finished_once_and_its_table_has_teacher_and_methods(roo
 
 
 def test_runs_of_one_seed_start_from_the_same_student(root):
-    from cmapkd.train import run as running
     from cmapkd.train.assemble import assemble
 
     starts = []
     for method in ("scratch", "cmapkd"):
         config = world.config(root, run=str(root / f"start-{method}"), method=method)
-        run = assemble(config, running.prepare_folder(config, False))
-        starts.append({k: v.clone() for k, v in run.learner.student.state_dict().items()})
+        run = assemble(config, prepare_folder(config, False))
+        starts.append({k: v.clone() for k, v in run.state.learner.student.state_dict().items()})
         assert run.loader.batch(0).samples.tolist() == run.loader.batch(0).samples.tolist()
     assert all(v.equal(starts[1][k]) for k, v in starts[0].items())
 

@@ -7,13 +7,15 @@ import torch
 
 import world
 from cmapkd.core.errors import UsageError
-from cmapkd.core.types import LEVELS, Batch, Inputs
+from cmapkd.core.types import LEVELS, Batch, Inputs, Needs
 from cmapkd.data.readers import open_samples
 from cmapkd.teacher.faults import CorruptedTeacher, Swap, strangers, struck
 from cmapkd.teacher.reopen import open_cached_teacher
 from cmapkd.train.assemble import assemble
 from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
+
+ALL = Needs(teacher=True, levels=LEVELS, bridge=True)
 
 
 def test_every_sample_gets_another_ones_and_always_the_same():
@@ -43,16 +45,17 @@ def taught(root):
 def test_the_named_level_and_its_row_of_the_bridge_are_a_strangers_and_nothing_else_is(taught, level):
     samples, teacher, batch = taught
     swap = Swap(samples, 1.0)
-    own, found = teacher.teach(batch, LEVELS), CorruptedTeacher(teacher, level, swap).teach(batch, LEVELS)
+    own, found = teacher.outputs(batch, ALL), CorruptedTeacher(teacher, level, swap).outputs(batch, ALL)
     first = torch.from_numpy(samples.caption_offsets)
-    strange = teacher.teach(
-        replace(batch, samples=swap.other[batch.samples], captions=first[swap.other[batch.samples]] + 1), LEVELS
+    strange = teacher.outputs(
+        replace(batch, samples=swap.other[batch.samples], captions=first[swap.other[batch.samples]] + 1), ALL
     )
     for name in LEVELS:
-        assert torch.equal(found.levels[name], (strange if name == level else own).levels[name])
-        assert name == level or not torch.equal(own.levels[name], strange.levels[name])
-    for name in own.masks:
-        assert torch.equal(found.masks[name], (strange if name == level else own).masks[name])
+        got, right = found.levels[name], (strange if name == level else own).levels[name]
+        assert torch.equal(got.values, right.values)
+        assert name == level or not torch.equal(own.levels[name].values, strange.levels[name].values)
+        assert (got.mask is None) == (right.mask is None)
+        assert got.mask is None or torch.equal(got.mask, right.mask)
     for got, mine, theirs, names in (
         (found.bridge.image, own.bridge.image, strange.bridge.image, LEVELS[:4]),
         (found.bridge.text, own.bridge.text, strange.bridge.text, LEVELS[4:]),
@@ -67,15 +70,17 @@ def test_samples_that_are_not_struck_keep_their_own(taught):
     swap = Swap(samples, 0.5)
     swap.hit[:] = False
     swap.hit[7] = True
-    own, found = (t.teach(batch, ("P4",)) for t in (teacher, CorruptedTeacher(teacher, "P4", swap)))
-    same = [torch.equal(a, b) for a, b in zip(own.levels["P4"], found.levels["P4"], strict=True)]
+    own, found = (
+        t.outputs(batch, replace(ALL, levels=("P4",))) for t in (teacher, CorruptedTeacher(teacher, "P4", swap))
+    )
+    same = [torch.equal(a, b) for a, b in zip(own.levels["P4"].values, found.levels["P4"].values, strict=True)]
     assert same == [True, False, True, True]
 
 
 def test_a_level_that_is_not_asked_for_is_not_read_for_the_fault(taught):
     samples, teacher, batch = taught
     teacher.image.bytes_read.clear()
-    CorruptedTeacher(teacher, "P4", Swap(samples, 1.0)).teach(batch, ("P2",), bridge=False)
+    CorruptedTeacher(teacher, "P4", Swap(samples, 1.0)).outputs(batch, Needs(teacher=True, levels=("P2",)))
     assert set(teacher.image.bytes_read) == {"P2", "final"}
 
 

@@ -4,22 +4,25 @@ import shutil
 import threading
 
 import pytest
-import torch
 
+import toy
 import world
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.store.store import Store
 from cmapkd.train import assemble as assembling
-from cmapkd.train import loop, state, teacher_score
-from cmapkd.train import run as running
+from cmapkd.train import teacher_score, teachers
+from cmapkd.train.batches import inputs_of
 from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
+from cmapkd.train.run_folder import prepare_folder
+from cmapkd.train.schedule import stage_at
 from cmapkd.train.teacher_score import teacher_metrics
 
 
 def test_a_warm_cache_never_wakes_the_teacher(root, monkeypatch):
     teacher_metrics(world.config(root))  # the teacher's own score is kept beside the cache
     built, load = [], assembling.load_tower
+    monkeypatch.setattr(teachers, "load_tower", lambda *_, **__: pytest.fail("the teacher was built"))
     monkeypatch.setattr(teacher_score, "load_tower", lambda *_, **__: pytest.fail("the teacher was built"))
     monkeypatch.setattr(
         assembling, "load_tower", lambda config, *a, **k: built.append(config.model) or load(config, *a, **k)
@@ -32,11 +35,9 @@ def test_cached_and_live_teaching_agree(root, tmp_path):
     totals = []
     for path in (str(root / "cache"), None):
         config = world.config(root, run=str(tmp_path / f"r{len(totals)}"), cache__path=path)
-        run = assembling.assemble(config, running.prepare_folder(config, False))
-        batch, moment = run.loader.batch(0), assembling.at(run.stages, 0.0)
-        teaching = state.teach(run, batch, moment)
-        outputs = loop.stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, torch.float32)
-        losses = run.objective.losses(outputs, teaching, batch, moment)
+        run = assembling.assemble(config, prepare_folder(config, False))
+        given = inputs_of(run, run.loader.batch(0), stage_at(run.stages, 0.0))
+        losses = toy.losses(run.objective, run.state.learner, given)
         totals.append({k: float(v.detach()) for k, v in losses.items()})
     for name in totals[0]:
         assert abs(totals[0][name] - totals[1][name]) <= 3e-2 * abs(totals[1][name]) + 1e-3, name
@@ -48,12 +49,11 @@ def test_key_tokens_are_stored_with_their_places_and_teach_as_the_live_ones(root
     totals = []
     for path in (over["cache__path"], None):
         config = world.config(root, run=str(tmp_path / f"r{len(totals)}"), **{**over, "cache__path": path})
-        run = assembling.assemble(config, running.prepare_folder(config, False))
-        batch, moment = run.loader.batch(0), assembling.at(run.stages, 0.0)
-        teaching = state.teach(run, batch, moment)
-        assert teaching.levels["P2"].shape[1] == 5 and teaching.places.shape == (8, 5)
-        outputs = loop.stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, torch.float32)
-        losses = run.objective.losses(outputs, teaching, batch, moment)
+        run = assembling.assemble(config, prepare_folder(config, False))
+        given = inputs_of(run, run.loader.batch(0), stage_at(run.stages, 0.0))
+        tokens = given.teacher.levels["P2"]
+        assert tokens.values.shape[1] == 5 and tokens.places.shape == (8, 5)
+        losses = toy.losses(run.objective, run.state.learner, given)
         totals.append({k: float(v.detach()) for k, v in losses.items()})
     for name in totals[0]:
         assert abs(totals[0][name] - totals[1][name]) <= 3e-2 * abs(totals[1][name]) + 1e-3, name
@@ -66,10 +66,10 @@ def test_a_level_that_is_off_is_not_read_from_the_cache(root, tmp_path):
     config = world.config(
         root, run=str(tmp_path / "run"), schedule=[{"name": "deep", "until": 1.0, "levels": ["P5", "L4"]}]
     )
-    run = assembling.assemble(config, running.prepare_folder(config, False))
+    run = assembling.assemble(config, prepare_folder(config, False))
     image = run.teacher.image
     image.bytes_read.clear()
-    state.teach(run, run.loader.batch(0), assembling.at(run.stages, 0.0))
+    inputs_of(run, run.loader.batch(0), stage_at(run.stages, 0.0))
     assert image.bytes_read["P5"] > 0 and image.bytes_read["P2"] == image.bytes_read["P4"] == 0
 
 

@@ -13,7 +13,7 @@ from cmapkd.train import start_student as inherited
 from cmapkd.train.assemble import assemble
 from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
-from cmapkd.train.schedule import at
+from cmapkd.train.schedule import stage_at
 from cmapkd.train.state import teach
 
 
@@ -38,7 +38,7 @@ def config(root, towers, monkeypatch):
 
 
 def weights(run):
-    return {name: value.clone() for name, value in run.learner.student.clip.state_dict().items()}
+    return {name: value.clone() for name, value in run.state.learner.student.clip.state_dict().items()}
 
 
 def test_an_inherited_start_is_kept_and_read_without_the_teacher(root, config, monkeypatch):
@@ -144,14 +144,14 @@ def test_a_student_with_weights_and_a_run_without_teacher_are_refused(root, conf
 
 def errors_of_the_first_batch(config, folder):
     run = assemble(config, folder)
-    batch, moment = run.loader.batch(0), at(run.stages, 0.0)
-    outputs = run.learner(batch.student, run.objective.levels(moment))
+    batch, moment = run.loader.batch(0), stage_at(run.stages, 0.0)
+    outputs = run.state.learner(batch.student, run.objective.levels(moment))
     return {
-        name: float(e.mean()) for name, e in run.learner.level_errors(outputs, teach(run, batch, moment)).items()
+        name: float(e.mean()) for name, e in run.state.learner.level_errors(outputs, teach(run, batch, moment)).items()
     }, outputs
 
 
-def test_necks_of_an_inherited_student_say_most_of_what_the_teacher_says(root, config):
+def test_projectors_of_an_inherited_student_say_most_of_what_the_teacher_says(root, config):
     fitted, outputs = errors_of_the_first_batch(config(), root / "a")
     zero, _ = errors_of_the_first_batch(config(student={"model": "small", "tokenizer": "teacher"}), root / "a")
     assert all(zero[name] > 0.5 for name in LEVELS), zero
@@ -161,11 +161,11 @@ def test_necks_of_an_inherited_student_say_most_of_what_the_teacher_says(root, c
 
 def teach_bridge(root, config):
     run = assemble(config(), root / "a")
-    return teach(run, run.loader.batch(0), at(run.stages, 0.0)).bridge
+    return teach(run, run.loader.batch(0), stage_at(run.stages, 0.0)).bridge
 
 
 @pytest.mark.parametrize("kept", [{"cache__tokens": 4}, {"cache__grid": 2}], ids=str)
-def test_necks_are_fitted_to_what_is_kept_of_a_map(root, config, kept):
+def test_projectors_are_fitted_to_what_is_kept_of_a_map(root, config, kept):
     fitted, _ = errors_of_the_first_batch(config(cache__path=None, **kept), root / "a")
     assert all(error < 0.6 for error in fitted.values()), fitted
 
@@ -175,6 +175,6 @@ def test_a_projector_to_the_teachers_width_begins_at_its_embeddings(root, towers
     (towers.parent / "thin.json").write_text(json.dumps(shape))
     run = assemble(config(student={"model": "thin", "tokenizer": "teacher", "inherit": True}), root / "a")
     batch = run.loader.batch(0)
-    outputs, teaching = run.learner(batch.student), teach(run, batch, at(run.stages, 0.0))
+    outputs, teaching = run.state.learner(batch.student), teach(run, batch, stage_at(run.stages, 0.0))
     for mine, theirs in (outputs.projected.zip(teaching.final).image, outputs.projected.zip(teaching.final).text):
         assert float(torch.nn.functional.cosine_similarity(mine, theirs).mean()) > 0.9

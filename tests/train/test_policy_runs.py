@@ -4,19 +4,22 @@ import pytest
 
 import world
 from cmapkd.core.errors import UsageError
-from cmapkd.pyramid.projectors import Necks
+from cmapkd.core.log import MetricsLog
+from cmapkd.pyramid.projectors import Projectors
 from cmapkd.store.store import Store
 from cmapkd.train import assemble as assembling
 from cmapkd.train import loop
 from cmapkd.train import run as running
+from cmapkd.train.recorder import Recorder
 from cmapkd.train.run import distill
+from cmapkd.train.run_folder import prepare_folder
 
 
 def test_a_level_that_sleeps_is_neither_read_nor_computed(root, monkeypatch):
     read, adapted = set(), set()
-    real_read, real_level = Store.read, Necks.level
+    real_read, real_level = Store.read, Projectors.level
     monkeypatch.setattr(Store, "read", lambda self, name, rows: read.add(name) or real_read(self, name, rows))
-    monkeypatch.setattr(Necks, "level", lambda self, name, x: adapted.add(name) or real_level(self, name, x))
+    monkeypatch.setattr(Projectors, "level", lambda self, name, x: adapted.add(name) or real_level(self, name, x))
     monkeypatch.setattr(assembling, "first_lessons", lambda run, inherits: None)  # these two look at every level
     monkeypatch.setattr(running, "measure_saving", lambda run: {})
     over = {"policy__name": "manual", "policy__weights": {"P2": 0.0, "L1": 0.0}, "train__steps": 2, "eval__every": None}
@@ -43,12 +46,12 @@ def test_a_price_above_any_reward_ends_with_the_final_terms_alone(root):
 def test_a_credit_event_whose_held_out_batch_is_trained_on_stops_the_run(root, tmp_path):
     over = {"policy__name": "veto", "policy__every": 1, "data__holdout": 0.2, "cache__path": None}
     config = world.config(root, run=str(tmp_path / "run"), **over)
-    run = assembling.assemble(config, running.prepare_folder(config, False))
+    run = assembling.assemble(config, prepare_folder(config, False))
     held, trained = set(run.held_out.pool.tolist()), set(run.loader.pool.tolist())
     assert held and trained and not held & trained
     run.held_out = run.loader
     with pytest.raises(RuntimeError, match="both trained on and held out"):
-        loop.train(run, 0, loop.MetricsLog(tmp_path / "log.jsonl"))
+        loop.train(run, 0, Recorder(run, MetricsLog(tmp_path / "log.jsonl")))
 
 
 def test_a_policy_that_learns_asks_for_held_out_data(root, tmp_path):

@@ -40,7 +40,7 @@ def test_where_every_level_is_awake_there_is_nothing_to_tell(root, tmp_path):
 
 def test_a_level_that_costs_time_is_seen_to_save_it(root, tmp_path, monkeypatch):
     run = assemble(world.config(root, run=str(tmp_path / "run"), **ASLEEP), tmp_path / "run")
-    level, spun = type(run.learner.necks).level, torch.randn(400, 400)
+    level, spun = type(run.state.learner.projectors).level, torch.randn(400, 400)
 
     def slow(self, name, tokens):
         if name == "P2":
@@ -48,7 +48,7 @@ def test_a_level_that_costs_time_is_seen_to_save_it(root, tmp_path, monkeypatch)
                 spun @ spun
         return level(self, name, tokens)
 
-    monkeypatch.setattr(type(run.learner.necks), "level", slow)
+    monkeypatch.setattr(type(run.state.learner.projectors), "level", slow)
     found = measure_saving(run)
     assert found["ms_full"] > found["ms_awake"] * 1.2
 
@@ -60,10 +60,10 @@ def test_measuring_moves_no_weight_and_no_draw(root, asleep, tmp_path, monkeypat
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert world.rows(asleep)[-1]["ledger"] == world.rows(other)[-1]["ledger"]
     run = assemble(world.config(root, run=str(tmp_path / "x"), **ASLEEP), tmp_path / "x")
-    state, draws = {k: v.clone() for k, v in run.learner.state_dict().items()}, torch.get_rng_state()
+    state, draws = {k: v.clone() for k, v in run.state.learner.state_dict().items()}, torch.get_rng_state()
     measure_saving(run)
-    assert all(torch.equal(v, state[k]) for k, v in run.learner.state_dict().items())
-    assert torch.equal(draws, torch.get_rng_state()) and all(p.grad is None for p in run.learner.parameters())
+    assert all(torch.equal(v, state[k]) for k, v in run.state.learner.state_dict().items())
+    assert torch.equal(draws, torch.get_rng_state()) and all(p.grad is None for p in run.state.learner.parameters())
 
 
 def test_the_report_says_it_in_a_sentence(asleep):

@@ -3,24 +3,24 @@ import pytest
 from cmapkd.config.schema import StageConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import LEVELS
-from cmapkd.train.schedule import SCHEDULES, at, learning_rate, resolve_schedule
+from cmapkd.train.schedule import SCHEDULES, learning_rate, resolve_schedule, stage_at
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_named_schedule_covers_the_whole_run(name):
     stages = resolve_schedule(name)
-    assert [at(stages, x / 100).stage for x in (0, 99)] == [stages[0].name, stages[-1].name]
+    assert [stage_at(stages, x / 100).stage for x in (0, 99)] == [stages[0].name, stages[-1].name]
 
 
 def test_coarse_to_fine_adds_shallow_levels_and_fine_to_coarse_drops_them():
     coarse, fine = SCHEDULES["coarse_to_fine"], SCHEDULES["fine_to_coarse"]
-    assert set(at(coarse, 0.0).levels) == {"P5", "L4"} and set(at(coarse, 0.9).levels) == set(LEVELS)
-    assert set(at(fine, 0.0).levels) == set(LEVELS) and set(at(fine, 0.9).levels) == {"P5", "L4"}
+    assert set(stage_at(coarse, 0.0).levels) == {"P5", "L4"} and set(stage_at(coarse, 0.9).levels) == set(LEVELS)
+    assert set(stage_at(fine, 0.0).levels) == set(LEVELS) and set(stage_at(fine, 0.9).levels) == {"P5", "L4"}
 
 
 def test_annealing_fades_the_pyramid_and_never_the_final_terms():
     stages = SCHEDULES["all_then_anneal"]
-    factors = [at(stages, x).factors for x in (0.2, 0.5, 0.75, 0.999)]
+    factors = [stage_at(stages, x).factors for x in (0.2, 0.5, 0.75, 0.999)]
     assert [round(f["intra_v"], 2) for f in factors] == [1.0, 1.0, 0.5, 0.0]
     assert all(f["fd"] == f["align"] == 1.0 for f in factors)
 

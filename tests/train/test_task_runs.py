@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 import world
 from cmapkd.config.load import load_config
 from cmapkd.core.errors import UsageError
+from cmapkd.core.log import MetricsLog
 from cmapkd.methods import METHODS
 from cmapkd.tasks.open_loss import TASK_HEADS
 from cmapkd.train import assemble as assembling
 from cmapkd.train import checkpoint, loop
-from cmapkd.train import run as running
+from cmapkd.train.recorder import Recorder
 from cmapkd.train.run import distill
+from cmapkd.train.run_folder import prepare_folder
 
 SHARED = Path(os.environ.get("CMAPKD_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
@@ -36,7 +38,7 @@ def settings(root: Path, run: Path, name: str, weight: float = 1.0, **over):
 
 def assembled(root: Path, folder: Path, name: str, **over) -> loop.Run:
     config = settings(root, folder, name, **over)
-    return assembling.assemble(config, running.prepare_folder(config, False))
+    return assembling.assemble(config, prepare_folder(config, False))
 
 
 def rows(folder: Path, kind: str) -> list[dict]:
@@ -78,15 +80,15 @@ def test_chunks_and_the_whole_batch_give_one_gradient(root, tmp_path, monkeypatc
     monkeypatch.setattr(loop, "trainable", lambda run, moment: found.append(gradients(run)) or [])
 
     def gradients(run):
-        return {n: p.grad.clone() for n, p in run.learner.named_parameters() if p.grad is not None}
+        return {n: p.grad.clone() for n, p in run.state.learner.named_parameters() if p.grad is not None}
 
     for weight, accumulate in ((1.0, 1), (1.0, 2), (0.0, 1)):
         config = settings(
             root, tmp_path / f"{weight}-{accumulate}", "detection", weight, train__accumulate=accumulate, train__steps=1
         )
-        run = assembling.assemble(config, running.prepare_folder(config, False))
+        run = assembling.assemble(config, prepare_folder(config, False))
         torch.manual_seed(0)
-        loop.train(run, 0, running.MetricsLog(tmp_path / "log"))
+        loop.train(run, 0, Recorder(run, MetricsLog(tmp_path / "log")))
     whole, chunks, without = found
     assert whole.keys() == chunks.keys() > without.keys()
     for name, gradient in whole.items():
@@ -99,13 +101,13 @@ def test_the_gradient_is_the_terms_plus_the_weighted_task(root, tmp_path, monkey
     monkeypatch.setattr(loop, "trainable", lambda run, moment: found.append(trunk(run).grad.clone()) or [])
 
     def trunk(run):
-        return run.learner.student.clip.visual.conv1.weight
+        return run.state.learner.student.clip.visual.conv1.weight
 
     for weight in (0.0, 1.0, 3.0):
         config = settings(root, tmp_path / f"{weight}", "detection", weight, train__steps=1)
-        run = assembling.assemble(config, running.prepare_folder(config, False))
+        run = assembling.assemble(config, prepare_folder(config, False))
         torch.manual_seed(0)
-        loop.train(run, 0, running.MetricsLog(tmp_path / "log"))
+        loop.train(run, 0, Recorder(run, MetricsLog(tmp_path / "log")))
     without, once, thrice = found
     torch.testing.assert_close(thrice - without, 3 * (once - without), atol=1e-5, rtol=1e-3)
 
@@ -113,7 +115,9 @@ def test_the_gradient_is_the_terms_plus_the_weighted_task(root, tmp_path, monkey
 def test_a_task_changes_nothing_of_how_the_rest_begins(root, tmp_path):
     over = {"policy__name": "routing", "data__holdout": 0.2, "cache__path": None}
     runs = (assembled(root, tmp_path / str(weight), "captioning", weight=weight, **over) for weight in (1.0, 0.0))
-    for with_task, without in zip(*((run.learner.state_dict(), run.policy.state_dict()) for run in runs), strict=True):
+    for with_task, without in zip(
+        *((run.state.learner.state_dict(), run.state.policy.state_dict()) for run in runs), strict=True
+    ):
         assert without.keys() == {k for k in with_task if not k.startswith("head.")}
         assert all(torch.equal(with_task[k], v) for k, v in without.items())
 
@@ -136,7 +140,7 @@ def test_a_stage_may_switch_the_task_on_and_only_its_batches_are_read(root, tmp_
     )  # fmt: skip
     batch = run.task.batch
     monkeypatch.setattr(run.task, "batch", lambda step: read.append(step) or batch(step))
-    loop.train(run, 0, running.MetricsLog(tmp_path / "log"))
+    loop.train(run, 0, Recorder(run, MetricsLog(tmp_path / "log")))
     found = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [row["step"] for row in found if "loss/task" in row] == [5, 6, 7, 8] and read == [4, 5, 6, 7]
     for row in found:
@@ -162,30 +166,30 @@ def test_the_task_may_be_all_that_a_run_learns(root, tmp_path):
 
 def test_a_stage_of_adapters_trains_the_head_and_not_the_student(root, tmp_path):
     run = assembled(root, tmp_path / "run", "vqa", schedule=[{"name": "warm", "until": 1.0, "trainable": "adapters"}])
-    before = {k: v.clone() for k, v in run.learner.state_dict().items()}
-    loop.train(run, 0, running.MetricsLog(tmp_path / "log"))
-    moved = {k for k, v in run.learner.state_dict().items() if not torch.equal(v, before[k])}
+    before = {k: v.clone() for k, v in run.state.learner.state_dict().items()}
+    loop.train(run, 0, Recorder(run, MetricsLog(tmp_path / "log")))
+    moved = {k for k, v in run.state.learner.state_dict().items() if not torch.equal(v, before[k])}
     assert any(k.startswith("head.") for k in moved) and not any(k.startswith("student.") for k in moved)
 
 
 def test_the_head_has_its_own_rate(root, tmp_path):
     run = assembled(root, tmp_path / "run", "vqa", task={"lr": 5e-3}, train__lr=1e-3, train__steps=1)
-    loop.train(run, 0, running.MetricsLog(tmp_path / "log"))
-    head = {id(p) for p in run.learner.head.parameters()}
-    rates = {(id(g["params"][0]) in head): g["lr"] for g in run.optimizer.param_groups}
-    assert rates[True] == pytest.approx(5 * rates[False]) and sum(len(g["params"]) for g in run.optimizer.param_groups) == len(
-        list(run.learner.parameters())
+    loop.train(run, 0, Recorder(run, MetricsLog(tmp_path / "log")))
+    head = {id(p) for p in run.state.learner.head.parameters()}
+    rates = {(id(g["params"][0]) in head): g["lr"] for g in run.state.optimizer.param_groups}
+    assert rates[True] == pytest.approx(5 * rates[False]) and sum(len(g["params"]) for g in run.state.optimizer.param_groups) == len(
+        list(run.state.learner.parameters())
     )  # fmt: skip
 
 
 def test_the_balance_counts_the_task_among_the_final_terms(root, tmp_path, monkeypatch):
     measured = []
     run = assembled(root, tmp_path / "run", "captioning", train__steps=3)
-    measure = run.balance.measure
+    measure = run.state.balance.measure
     monkeypatch.setattr(
-        run.balance, "measure", lambda losses, *rest: measured.append(set(losses)) or measure(losses, *rest)
+        run.state.balance, "measure", lambda losses, *rest: measured.append(set(losses)) or measure(losses, *rest)
     )
-    loop.train(run, 0, running.MetricsLog(tmp_path / "log"))
+    loop.train(run, 0, Recorder(run, MetricsLog(tmp_path / "log")))
     assert measured and all("task" in losses for losses in measured)
 
 

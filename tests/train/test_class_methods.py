@@ -12,17 +12,17 @@ import toy
 import world as scenes
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
-from cmapkd.methods import METHODS, reading, resolve
+from cmapkd.core.types import Needs
+from cmapkd.methods import METHODS, reading, resolve, served_term
 from cmapkd.teacher.live import LiveTeacher
 from cmapkd.towers.load import load_tower
 from cmapkd.train import checkpoint
 from cmapkd.train import step as stepping
-from cmapkd.train.learner import build_learner
-from cmapkd.train.objective import Objective
+from cmapkd.train.grad_cache import backward_in_parts
 from cmapkd.train.run import distill
-from cmapkd.train.schedule import SCHEDULES, at
+from cmapkd.train.schedule import SCHEDULES, stage_at
 
-BANK_METHODS = [name for name in METHODS if reading("bank", METHODS[name].weights)]
+CLASS_METHODS = [name for name in METHODS if reading("class_texts", METHODS[name].weights)]
 N, CLASSES = 12, 5
 
 
@@ -34,31 +34,24 @@ class World:
         self.student = toy.tower(folder, seed=2, width=32, embedding=embedding)
         self.method = resolve(method, {}, {})
         self.student.requires_grad_(self.method.student == "trained")
-        terms = set(self.method.weights)
         targets = toy.targets(self.tower, rank=32)
-        self.learner = build_learner(self.student, self.tower.shape, targets, terms, N, CLASSES, self.tower).train()
+        self.learner = toy.learner(self.method.weights, self.student, self.tower, targets, N, CLASSES).train()
         self.teacher = LiveTeacher(self.tower, targets)
         generator = torch.Generator().manual_seed(0)
         bank = F.normalize(torch.randn(CLASSES, 24, generator=generator), dim=-1)
         labels = torch.randint(CLASSES, (N,), generator=generator)
-        self.objective = Objective(
-            self.learner, self.method, dict(self.method.weights), targets.pairs, labels, bank=bank
-        )
+        self.objective = toy.objective(self.learner, self.method, targets.pairs, labels, bank)
         self.batch = toy.batch(self.student, self.tower, N)
-        self.moment = replace(at(SCHEDULES["all_on"], 0.0), progress=0.5)
-        self.teaching = self.teacher.teach(self.batch, ())
+        self.stage = replace(stage_at(SCHEDULES["all_on"], 0.0), progress=0.5)
+        self.given = toy.given(self.objective, self.batch, self.stage, self.teacher)
 
-    def losses_of(self, outputs):
-        losses = self.objective.losses(outputs, self.teaching, self.batch, self.moment)
-        return self.objective.total(losses, self.moment), losses
-
-    def step(self, run=stepping.whole, **rest):
+    def step(self, run=stepping.backward, **rest):
         self.learner.zero_grad(set_to_none=True)
-        return run(self.learner, self.batch, (), None, self.losses_of, torch.float32, **rest)[0]
+        return run(self.objective, self.learner, self.given, torch.float32, **rest)[0]
 
 
-@pytest.mark.parametrize("method", BANK_METHODS)
-def test_every_bank_method_overfits_one_batch_and_leaves_the_teacher_alone(tmp_path, method):
+@pytest.mark.parametrize("method", CLASS_METHODS)
+def test_every_class_method_overfits_one_batch_and_leaves_the_teacher_alone(tmp_path, method):
     world = World(tmp_path, method)
     before = {k: v.clone() for k, v in world.tower.state_dict().items()}
     student = {k: v.clone() for k, v in world.student.state_dict().items()}
@@ -74,34 +67,34 @@ def test_every_bank_method_overfits_one_batch_and_leaves_the_teacher_alone(tmp_p
     assert bool(moved) == (world.method.student == "trained")
 
 
-@pytest.mark.parametrize("method", BANK_METHODS)
-def test_everything_a_bank_method_learns_gets_a_gradient(tmp_path, method):
+@pytest.mark.parametrize("method", CLASS_METHODS)
+def test_everything_a_class_method_learns_gets_a_gradient(tmp_path, method):
     world = World(tmp_path, method)
     world.step()
     silent = {n for n, p in world.learner.named_parameters() if p.requires_grad and p.grad is None}
     if method == "c2kd":
         assert not silent
-        tower = world.learner.parts["c2kd"].tower
+        tower = world.learner.terms["c2kd"].tower
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tower.parameters() if p.ndim > 1)
         return
-    assert all(n.startswith(("student.", "necks.project.")) for n in silent)
+    assert all(n.startswith(("student.", "projectors.project.")) for n in silent)
     image = {n for n in silent if n.startswith("student.clip.visual.")}
     assert not image
     if world.method.student == "frozen":
         assert not any(p.requires_grad for p in world.student.parameters()) and not world.student.training
-        assert world.learner.parts["promptkd"].prompts.tokens.grad.abs().amin((1, 2)).min() > 0
+        assert world.learner.terms["promptkd"].prompts.tokens.grad.abs().amin((1, 2)).min() > 0
     else:  # a student without a text tower: nothing of it moves
         assert {n for n, _ in world.learner.named_parameters() if n.startswith("student.clip.transformer")} <= silent
 
 
-@pytest.mark.parametrize("method", BANK_METHODS)
-def test_chunks_give_a_bank_methods_gradients_of_the_whole_batch(tmp_path, method):
+@pytest.mark.parametrize("method", CLASS_METHODS)
+def test_chunks_give_a_class_methods_gradients_of_the_whole_batch(tmp_path, method):
     world = World(tmp_path, method)
     state = {k: v.clone() for k, v in world.learner.state_dict().items()}
     total = world.step()
     gradients = {n: p.grad.clone() for n, p in world.learner.named_parameters() if p.grad is not None}
     world.learner.load_state_dict(state)
-    torch.testing.assert_close(world.step(stepping.chunked, chunks=3), total)
+    torch.testing.assert_close(world.step(backward_in_parts, parts=3), total)
     room = 1e-5 * max(float(g.abs().max()) for g in gradients.values())
     for name, p in world.learner.named_parameters():
         if name in gradients:
@@ -112,20 +105,18 @@ def test_the_student_outside_a_step_has_no_prompts(tmp_path):
     world = World(tmp_path, "promptkd")
     plain = world.student.encode_images(world.batch.student.images)
     world.step()
-    inside = F.normalize(
-        stepping.forward(world.learner, world.batch.student, (), None, torch.float32).final.image, dim=-1
-    )
+    inside = F.normalize(world.learner(world.batch.student, Needs()).final.image, dim=-1)
     assert torch.equal(world.student.encode_images(world.batch.student.images), plain)
     assert float((inside.detach() - plain).abs().max()) > 1e-5
 
 
 def test_the_served_encoder_is_what_the_loss_sees_and_stands_still(tmp_path):
     world = World(tmp_path, "promptkd")
-    part, served = world.learner.parts["promptkd"], world.method.served
-    encoder = served.encoder(dict(world.learner.parts.items()), world.student, world.tower)
+    part = world.learner.terms["promptkd"]
+    encoder = part.encoder(world.student, world.tower)
     state = {k: v.clone() for k, v in world.learner.state_dict().items()}
     found = encoder.encode_images(world.batch.student.images)
-    outputs = stepping.forward(world.learner, world.batch.student, (), None, torch.float32)
+    outputs = world.learner(world.batch.student, Needs())
     part.eval()
     torch.testing.assert_close(found, F.normalize(part.project(outputs.final.image), dim=-1).detach())
     assert all(torch.equal(v, state[k]) for k, v in world.learner.state_dict().items())
@@ -152,8 +143,8 @@ def config(root, run, **over):
     return scenes.config(root, run=str(run), **{**steps, **over})
 
 
-@pytest.mark.parametrize("method", BANK_METHODS)
-def test_a_run_of_a_bank_method_resumes_to_the_bit_and_exports_the_plain_student(root, tmp_path, method):
+@pytest.mark.parametrize("method", CLASS_METHODS)
+def test_a_run_of_a_class_method_resumes_to_the_bit_and_exports_the_plain_student(root, tmp_path, method):
     over = {"method": method, "train__centre": False, "train__accumulate": 2 if method == "promptkd" else 1}
     whole = distill(config(root, tmp_path / "whole", **over))
     scenes.cut_off(config(root, tmp_path / "cut", **over), 2)
@@ -167,9 +158,9 @@ def test_a_run_of_a_bank_method_resumes_to_the_bit_and_exports_the_plain_student
     if METHODS[method].served is None:
         assert "method.safetensors" not in card and not (whole / "student" / "method.safetensors").exists()
     else:
-        assert METHODS[method].served.says in card and "the student alone" in card
+        assert served_term(METHODS[method]).says in card and "the student alone" in card
         tensors = load_file(whole / "student" / "method.safetensors")
-        assert tensors and all(torch.equal(v, a[f"learner/parts.{k}"]) for k, v in tensors.items())
+        assert tensors and all(torch.equal(v, a[f"learner/terms.{k}"]) for k, v in tensors.items())
     if METHODS[method].student == "frozen":
         first = load_tower(TowerConfig(model=str(root / "student-init"))).clip.state_dict()
         assert all(torch.equal(v, first[k]) for k, v in student.items())
@@ -192,7 +183,7 @@ def test_prompts_ask_for_a_vit_and_for_their_own_method(root, tmp_path):
     world = World(tmp_path, "promptkd_fullft")
     world.student.clip.visual.transformer = None
     with pytest.raises(UsageError, match="is not; give a ViT student, or method: promptkd_fullft"):
-        build_learner(world.student, world.tower.shape, None, {"promptkd"}, N, CLASSES, world.tower)
+        toy.learner({"promptkd"}, world.student, world.tower, None, N, CLASSES)
     with pytest.raises(UsageError, match="set method: promptkd instead"):
         distill(config(root, tmp_path / "run", method="kd", weights={"promptkd": 1.0}))
     with pytest.raises(UsageError, match="0 leaves nothing of method 'promptkd'"):
