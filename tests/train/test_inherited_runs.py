@@ -8,13 +8,14 @@ import torch
 import toy
 import world
 from cmapkd.core.errors import IntegrityError, UsageError
-from cmapkd.core.types import LEVELS
+from cmapkd.core.types import LEVELS, Needs
 from cmapkd.train import start_student as inherited
 from cmapkd.train.assemble import assemble
+from cmapkd.train.batches import inputs_of
 from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
 from cmapkd.train.schedule import stage_at
-from cmapkd.train.state import teach
+from cmapkd.train.step import forward
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,8 @@ def test_the_adapters_are_the_same_whether_the_start_was_fitted_or_read(root, co
     place = {"cache__path": str(root / "cache"), "seed": 3}
     for file in (root / "cache").glob("inherited-*"):
         file.unlink()
-    fitted, after = assemble(config(**place), root / "a").learner.state_dict(), torch.get_rng_state()
-    read = assemble(config(**place), root / "a").learner.state_dict()
+    fitted, after = assemble(config(**place), root / "a").state.learner.state_dict(), torch.get_rng_state()
+    read = assemble(config(**place), root / "a").state.learner.state_dict()
     assert all(torch.equal(value, read[name]) for name, value in fitted.items())
     assert torch.equal(after, torch.get_rng_state()), "what is drawn next is the same, too"
 
@@ -144,11 +145,9 @@ def test_a_student_with_weights_and_a_run_without_teacher_are_refused(root, conf
 
 def errors_of_the_first_batch(config, folder):
     run = assemble(config, folder)
-    batch, moment = run.loader.batch(0), stage_at(run.stages, 0.0)
-    outputs = run.state.learner(batch.student, run.objective.levels(moment))
-    return {
-        name: float(e.mean()) for name, e in run.state.learner.level_errors(outputs, teach(run, batch, moment)).items()
-    }, outputs
+    given = inputs_of(run, run.loader.batch(0), stage_at(run.stages, 0.0))
+    outputs = forward(run.state.learner, given.batch.student, given.teacher, given.needs, None, torch.float32)
+    return {name: float(error.mean()) for name, error in outputs.errors.items()}, outputs
 
 
 def test_projectors_of_an_inherited_student_say_most_of_what_the_teacher_says(root, config):
@@ -161,7 +160,7 @@ def test_projectors_of_an_inherited_student_say_most_of_what_the_teacher_says(ro
 
 def teach_bridge(root, config):
     run = assemble(config(), root / "a")
-    return teach(run, run.loader.batch(0), stage_at(run.stages, 0.0)).bridge
+    return inputs_of(run, run.loader.batch(0), stage_at(run.stages, 0.0)).teacher.bridge
 
 
 @pytest.mark.parametrize("kept", [{"cache__tokens": 4}, {"cache__grid": 2}], ids=str)
@@ -174,7 +173,7 @@ def test_a_projector_to_the_teachers_width_begins_at_its_embeddings(root, towers
     shape = toy.config(128, width=32, size=32, context=24, embedding=12)
     (towers.parent / "thin.json").write_text(json.dumps(shape))
     run = assemble(config(student={"model": "thin", "tokenizer": "teacher", "inherit": True}), root / "a")
-    batch = run.loader.batch(0)
-    outputs, teaching = run.state.learner(batch.student), teach(run, batch, stage_at(run.stages, 0.0))
-    for mine, theirs in (outputs.projected.zip(teaching.final).image, outputs.projected.zip(teaching.final).text):
+    given = inputs_of(run, run.loader.batch(0), stage_at(run.stages, 0.0))
+    pairs = run.state.learner(given.batch.student, Needs()).projected.zip(given.teacher.final)
+    for mine, theirs in (pairs.image, pairs.text):
         assert float(torch.nn.functional.cosine_similarity(mine, theirs).mean()) > 0.9

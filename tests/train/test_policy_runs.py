@@ -1,5 +1,7 @@
 """Policies in a run: what sleeps costs nothing, credit is held out, and a price may end all teaching by levels."""
 
+from dataclasses import replace
+
 import pytest
 
 import world
@@ -8,8 +10,7 @@ from cmapkd.core.log import MetricsLog
 from cmapkd.pyramid.projectors import Projectors
 from cmapkd.store.store import Store
 from cmapkd.train import assemble as assembling
-from cmapkd.train import loop
-from cmapkd.train import run as running
+from cmapkd.train import finish, loop
 from cmapkd.train.recorder import Recorder
 from cmapkd.train.run import distill
 from cmapkd.train.run_folder import prepare_folder
@@ -20,8 +21,8 @@ def test_a_level_that_sleeps_is_neither_read_nor_computed(root, monkeypatch):
     real_read, real_level = Store.read, Projectors.level
     monkeypatch.setattr(Store, "read", lambda self, name, rows: read.add(name) or real_read(self, name, rows))
     monkeypatch.setattr(Projectors, "level", lambda self, name, x: adapted.add(name) or real_level(self, name, x))
-    monkeypatch.setattr(assembling, "first_lessons", lambda run, inherits: None)  # these two look at every level
-    monkeypatch.setattr(running, "measure_saving", lambda run: {})
+    monkeypatch.setattr(assembling, "learn_from_first_batches", lambda run, inherits: None)  # both look at every level
+    monkeypatch.setattr(finish, "measure_saving", lambda run: {})
     over = {"policy__name": "manual", "policy__weights": {"P2": 0.0, "L1": 0.0}, "train__steps": 2, "eval__every": None}
     distill(world.config(root, run=str(root / "asleep"), **over))
     assert {"P3", "L2"} <= read & adapted and not {"P2", "L1"} & (read | adapted)
@@ -49,7 +50,7 @@ def test_a_credit_event_whose_held_out_batch_is_trained_on_stops_the_run(root, t
     run = assembling.assemble(config, prepare_folder(config, False))
     held, trained = set(run.held_out.pool.tolist()), set(run.loader.pool.tolist())
     assert held and trained and not held & trained
-    run.held_out = run.loader
+    run = replace(run, held_out=run.loader)
     with pytest.raises(RuntimeError, match="both trained on and held out"):
         loop.train(run, 0, Recorder(run, MetricsLog(tmp_path / "log.jsonl")))
 

@@ -5,10 +5,10 @@ import torch
 
 import world
 from cmapkd.config.schema import TowerConfig
-from cmapkd.core.types import LEVELS
+from cmapkd.core.types import LEVELS, Needs
 from cmapkd.report.log_series import saved
 from cmapkd.towers.load import load_tower
-from cmapkd.train import run as running
+from cmapkd.train import finish, saving
 from cmapkd.train.assemble import assemble
 from cmapkd.train.run import distill
 from cmapkd.train.saving import measure_saving
@@ -40,21 +40,20 @@ def test_where_every_level_is_awake_there_is_nothing_to_tell(root, tmp_path):
 
 def test_a_level_that_costs_time_is_seen_to_save_it(root, tmp_path, monkeypatch):
     run = assemble(world.config(root, run=str(tmp_path / "run"), **ASLEEP), tmp_path / "run")
-    level, spun = type(run.state.learner.projectors).level, torch.randn(400, 400)
+    level, clock = type(run.state.learner.projectors).level, [0.0]
 
     def slow(self, name, tokens):
-        if name == "P2":
-            for _ in range(40):
-                spun @ spun
+        clock[0] += 2.0 if name == "P2" else 1.0
         return level(self, name, tokens)
 
     monkeypatch.setattr(type(run.state.learner.projectors), "level", slow)
+    monkeypatch.setattr(saving.time, "perf_counter", lambda: clock[0])
     found = measure_saving(run)
-    assert found["ms_full"] > found["ms_awake"] * 1.2
+    assert (found["ms_full"], found["ms_awake"]) == (9000.0, 6000.0), "P2 and L1 are asleep"
 
 
 def test_measuring_moves_no_weight_and_no_draw(root, asleep, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "measure_saving", lambda run: {})
+    monkeypatch.setattr(finish, "measure_saving", lambda run: {})
     other = distill(world.config(root, run=str(tmp_path / "run"), **ASLEEP))
     a, b = (load_tower(TowerConfig(model=f"local-dir:{f / 'student'}")).clip.state_dict() for f in (asleep, other))
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -77,5 +76,5 @@ def test_the_bytes_of_a_teaching_are_what_the_store_counted(root, tmp_path, leve
     stores = run.teacher.image, run.teacher.text
     for store in stores:
         store.bytes_read.clear()
-    teaching = run.teacher.teach(run.loader.batch(0), levels, bridge)
-    assert teaching.read == sum(store.bytes_read.total() for store in stores) > 0
+    outputs = run.teacher.outputs(run.loader.batch(0), Needs(teacher=True, levels=levels, bridge=bridge))
+    assert outputs.read == sum(store.bytes_read.total() for store in stores) > 0

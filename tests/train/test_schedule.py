@@ -9,7 +9,7 @@ from cmapkd.train.schedule import SCHEDULES, learning_rate, resolve_schedule, st
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_named_schedule_covers_the_whole_run(name):
     stages = resolve_schedule(name)
-    assert [stage_at(stages, x / 100).stage for x in (0, 99)] == [stages[0].name, stages[-1].name]
+    assert [stage_at(stages, x / 100).name for x in (0, 99)] == [stages[0].name, stages[-1].name]
 
 
 def test_coarse_to_fine_adds_shallow_levels_and_fine_to_coarse_drops_them():

@@ -159,7 +159,7 @@ def test_the_task_may_be_all_that_a_run_learns(root, tmp_path):
     )
     assert all(row["loss"] == row["loss/task"] for row in rows(folder, "train"))
     start = load_file(checkpoint.latest(folder / "checkpoints") / "tensors.safetensors")
-    fresh = assembled(root, tmp_path / "fresh", "detection", method="scratch").learner.state_dict()
+    fresh = assembled(root, tmp_path / "fresh", "detection", method="scratch").state.learner.state_dict()
     moved = [k for k, v in fresh.items() if not torch.equal(v, start[f"learner/{k}"])]
     assert "student.clip.visual.conv1.weight" in moved and not any("token_embedding" in k for k in moved)
 

@@ -1,16 +1,18 @@
 """What a run says before and while it is wasted: a teacher of noise, shared captions, a standing loss."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import world
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.data.duplicates import shared_captions
 from cmapkd.towers.named import warn_of_random
-from cmapkd.train.recorder import warn_of_standstill
+from cmapkd.train.recorder import Recorder
 from cmapkd.train.run import distill
 from pictures import coco
 
@@ -46,7 +48,9 @@ def test_repeats_at_one_image_are_not_shared(tmp_path):
 )
 def test_a_contrastive_loss_at_what_guessing_gives_is_said_once_after_the_warm_up(loss, step, said, capsys):
     train = SimpleNamespace(batch=32, warmup=0.05)
-    run = SimpleNamespace(config=SimpleNamespace(train=train), steps=1000, warned=False)
+    run = SimpleNamespace(config=SimpleNamespace(train=train, run=Path("run")), steps=1000)
+    recorder = Recorder(run, SimpleNamespace(write=lambda row: None))
     for _ in range(2):
-        warn_of_standstill(run, [{"step": step, "loss/align": loss}, {"step": step + 1, "loss/align": loss}])
+        recorder._pending += [(now - 1, {"loss/align": torch.tensor(loss)}) for now in (step, step + 1)]
+        recorder.flush()
     assert capsys.readouterr().err.count("L_align is still ln(32)") == said
