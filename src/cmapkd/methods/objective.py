@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmapkd.core.types import LEVELS, Batch, Needs, StudentOutputs, TeacherOutputs
+from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Needs, StudentOutputs, TeacherOutputs
 from cmapkd.methods.method import Method
 from cmapkd.methods.stage import ActiveStage
 from cmapkd.methods.term import OF_LEVELS, Input, Term
@@ -30,6 +30,22 @@ class Facts:
     class_texts: Tensor | None = None
 
 
+def levels_on(levels: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """(bool [4] of the image levels, bool [4] of the text levels) that are on."""
+    image, text = (torch.tensor([name in levels for name in names]) for names in (IMAGE_LEVELS, TEXT_LEVELS))
+    return image, text
+
+
+def coupling_of(prior: Tensor, levels: tuple[str, ...], factor: Tensor | None) -> Tensor:
+    """α of the level pairs that are on, times the policy's `factor` [B, 4, 4], scaled to the sum 1: [4, 4] or [B, 4, 4]."""
+    if factor is None and set(levels) == set(LEVELS):
+        return prior
+    image, text = levels_on(levels)
+    alpha = prior * (image[:, None] & text[None, :]).to(prior)
+    alpha = alpha if factor is None else alpha * factor
+    return alpha / alpha.sum((-2, -1), keepdim=True).clamp_min(1e-9)
+
+
 class Objective:
     """The terms of a method with their current weights.
 
@@ -46,14 +62,20 @@ class Objective:
     ) -> None:
         self.method, self.terms, self.weights, self.apart = method, terms, weights, apart
         self.facts = facts or Facts()
+        pairs = self.facts.pairs
+        self._prior = [] if pairs is None else pairs.alpha.tolist()  # on the CPU, so that no step waits for a device
 
     def active(self, stage: ActiveStage) -> list[str]:
-        """The terms that have a weight in this stage and, where they read levels, one of their levels on."""
-        return [
-            name
-            for name, term in self.terms.items()
-            if self.weight(name, stage) > 0 and (not term.reads_levels() or term.active_levels(stage.levels))
-        ]
+        """The terms that have a weight in this stage and something to compare at its levels."""
+        return [name for name, term in self.terms.items() if self.weight(name, stage) > 0 and self._is_on(term, stage)]
+
+    def _is_on(self, term: Term, stage: ActiveStage) -> bool:
+        if not term.is_on(stage.levels):
+            return False
+        if "coupling" not in term.reads or not any(map(any, self._prior)):
+            return True
+        image, text = (on.nonzero().flatten().tolist() for on in levels_on(stage.levels))
+        return any(self._prior[i][j] > 0 for i in image for j in text)
 
     def needs(self, stage: ActiveStage, policy_reads_bridge: bool = False) -> Needs:
         """What student and teacher have to give in this stage; asked once a step."""
@@ -94,11 +116,9 @@ class Objective:
         self, student: StudentOutputs, scale: Tensor, teacher: TeacherOutputs | None, batch: Batch, stage: ActiveStage,
         coupling: Tensor | None = None, class_prompts: Tensor | None = None,
     ) -> View:  # fmt: skip
-        """What the terms see. coupling: the policy's factor on α, [B, 4, 4]."""
+        """The terms' view of a batch. coupling: the policy's factor on α, [B, 4, 4]."""
         pairs, labels = self.facts.pairs, self.facts.labels
-        alpha = None if pairs is None else pairs.alpha
-        if alpha is not None and coupling is not None:
-            alpha = alpha * coupling / (alpha * coupling).sum((-2, -1), keepdim=True).clamp_min(1e-9)
+        alpha = None if pairs is None else coupling_of(pairs.alpha, stage.levels, coupling)
         return View(
             student, scale, batch.samples[:, None] == batch.samples[None, :], batch.samples, stage.levels, teacher,
             alpha, None if pairs is None else pairs.temperatures, None if labels is None else labels[batch.samples],

@@ -7,10 +7,13 @@ both relational terms nothing; `cmapkd` leaves those out. The shares were chosen
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from cmapkd.config.schema import StageConfig
+from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS
 from cmapkd.losses import alignment, feature, relation
 from cmapkd.methods.method import Method
 from cmapkd.methods.term import Term
@@ -44,6 +47,11 @@ class PyramidAlign(Term):
     reads = frozenset({"teacher_image", "teacher_text", "bridge", "coupling"})
     final = False
 
+    @classmethod
+    def is_on(cls, levels: Iterable[str]) -> bool:
+        on = set(levels)
+        return bool(on & set(IMAGE_LEVELS)) and bool(on & set(TEXT_LEVELS))
+
     def forward(self, view: View) -> Tensor:
         mine, teacher = view.bridges
         return alignment.pyramid_align(
@@ -65,14 +73,21 @@ class SampleRelation(Term):
 
 
 class LayerRelation(Term):
-    """L_layer_relation between the eight levels of each sample, both modalities together."""
+    """L_layer_relation between the active levels of each sample, both modalities together."""
 
     reads = frozenset({"teacher_image", "teacher_text", "bridge"})
     final = False
 
+    @classmethod
+    def is_on(cls, levels: Iterable[str]) -> bool:
+        return len(set(levels)) > 1
+
     def forward(self, view: View) -> Tensor:
         mine, teacher = (torch.cat([rows.image, rows.text], 1) for rows in view.bridges)
-        return relation.layer_relation(mine, teacher)
+        if view.levels == LEVELS:
+            return relation.layer_relation(mine, teacher)
+        on = torch.tensor([LEVELS.index(name) for name in view.levels], device=mine.device)
+        return relation.layer_relation(mine[:, on], teacher[:, on])
 
 
 TERMS = {

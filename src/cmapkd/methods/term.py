@@ -94,6 +94,11 @@ class Term(nn.Module, ABC):
         return tuple(name for name in on if name in read)
 
     @classmethod
+    def is_on(cls, levels: Iterable[str]) -> bool:
+        """Whether the term has anything to compare while `levels` are on."""
+        return not cls.reads_levels() or bool(cls.active_levels(levels))
+
+    @classmethod
     def reads_levels(cls) -> bool:
         return any(what in OF_LEVELS for what in cls.reads)
 
