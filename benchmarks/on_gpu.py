@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.step import CONFIG, LARGE, cached_teacher, cmapkd_learner, random_batch
 from cmapkd.config.schema import TowerConfig
-from cmapkd.core.prefetch import ahead
+from cmapkd.core.prefetch import prefetch
 from cmapkd.core.tree import move
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Outputs, Teaching
 from cmapkd.losses.contrastive import align
@@ -78,7 +78,7 @@ def measure(folder: Path) -> None:
         return live.teach(move(batch, DEVICE), LEVELS)
 
     def cached() -> None:
-        for teaching in ahead(lambda _: stored.teach(batch, LEVELS), range(STEPS)):
+        for teaching in prefetch(lambda _: stored.teach(batch, LEVELS), range(STEPS)):
             step(teaching)
 
     kinds: dict[str, Callable[[], object]] = {

@@ -12,7 +12,7 @@ import PIL
 import cmapkd
 from cmapkd.config.schema import Config, DataConfig
 from cmapkd.core.log import Progress
-from cmapkd.core.prefetch import ahead, readers
+from cmapkd.core.prefetch import prefetch, reader_threads
 from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.samples import Samples
 from cmapkd.data.views import render, view_of
@@ -32,7 +32,7 @@ def write_pixels(config: Config, samples: Samples, size: int) -> Path:
         progress, done = Progress(sum(map(len, missing)), "pixels of views"), 0
         for shard in missing:
             kept = []
-            for one in ahead(partial(_kept, config.data, samples, size), shard, readers()):
+            for one in prefetch(partial(_kept, config.data, samples, size), shard, reader_threads()):
                 kept.append(one)
                 done += 1
                 progress.update(done)

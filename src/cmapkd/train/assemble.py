@@ -16,7 +16,7 @@ from cmapkd.core.tree import move
 from cmapkd.core.types import LEVELS
 from cmapkd.data.class_prompt import CLASS_PROMPT
 from cmapkd.data.holdout import split_holdout
-from cmapkd.data.loader import Reader
+from cmapkd.data.loader import InputSpec
 from cmapkd.data.pixels import open_pixels
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
@@ -98,9 +98,9 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     if task is not None and task.module is not None:
         learner.head = task.module
         add_head(optimizer, task.module, config)
-    mine = Reader(student.size, student.tokenizer)
+    mine = InputSpec(student.size, student.tokenizer)
     live = tower is not None and (reading("inputs", terms) or taught is not None and taught.teacher.needs_inputs)
-    theirs = Reader(tower.size, tower.tokenizer) if tower is not None and live else None
+    theirs = InputSpec(tower.size, tower.tokenizer) if tower is not None and live else None
     kept = open_pixels(config, samples, student.size)
     loader = open_loader(config, samples, mine, theirs, config.train.batch, config.seed, pool, kept)
     steps = config.train.steps or max(1, round(float(config.train.epochs or 0) * loader.steps_per_epoch))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cmapkd.core.log import MetricsLog, Progress, say
-from cmapkd.core.prefetch import ahead
+from cmapkd.core.prefetch import prefetch
 from cmapkd.core.types import Batch, Teaching
 from cmapkd.tasks.task_loss import task_loss
 from cmapkd.train import step as stepping
@@ -88,7 +88,7 @@ def task_batches(run: Run, start: int) -> Iterator[Any]:
     if run.task is None:
         return iter(())
     wanted = (s for s in range(start, run.steps) if run.objective.task_weight(at(run.stages, s / run.steps)) > 0)
-    return ahead(run.task.batch, wanted)
+    return prefetch(run.task.batch, wanted)
 
 
 def own_loss(run: Run, work: Any) -> Tensor:
