@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from cmapkd.core.types import LEVELS
 from cmapkd.data.class_prompt import CLASS_PROMPT
 from cmapkd.data.holdout import split_holdout
 from cmapkd.data.loader import InputSpec
+from cmapkd.data.open_loader import open_loader
 from cmapkd.data.pixels import open_pixels
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
@@ -31,7 +33,7 @@ from cmapkd.tasks.validation import open_validation
 from cmapkd.teacher.calibration import fit_targets
 from cmapkd.teacher.class_texts import Bank, open_bank
 from cmapkd.teacher.ensemble import open_ensemble
-from cmapkd.teacher.faults import corrupted, open_loader
+from cmapkd.teacher.faults import corrupted
 from cmapkd.teacher.layout import cache_key
 from cmapkd.teacher.live import LiveTeacher
 from cmapkd.teacher.protocol import Teacher
@@ -101,11 +103,12 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     mine = InputSpec(student.size, student.tokenizer)
     live = tower is not None and (reading("inputs", terms) or taught is not None and taught.teacher.needs_inputs)
     theirs = InputSpec(tower.size, tower.tokenizer) if tower is not None and live else None
-    kept = open_pixels(config, samples, student.size)
-    loader = open_loader(config, samples, mine, theirs, config.train.batch, config.seed, pool, kept)
+    stored = open_pixels(samples, config.data, config.cache, student.size)
+    loading = partial(open_loader, samples, config.data, config.corrupt, mine, theirs)
+    loader = loading(config.train.batch, config.seed, pool, stored)
     steps = config.train.steps or max(1, round(float(config.train.epochs or 0) * loader.steps_per_epoch))
     batch = min(config.train.batch, len(held))
-    held_out = open_loader(config, samples, mine, theirs, batch, config.seed, held, kept) if len(held) else None
+    held_out = loading(batch, config.seed, held, stored) if len(held) else None
     policy = POLICIES[config.policy.name](config.policy, shape.embedding if shape else student.shape.embedding)
     policy.to(device)
     if policy.learns and held_out is None:

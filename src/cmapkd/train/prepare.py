@@ -47,7 +47,7 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         start_from_teacher(config, load_tower(config.student, teacher=config.teacher).to(device), samples, tower)
     ledger = write_features(config, samples, tower, targets.to(device))
     if config.cache.pixels:
-        write_pixels(config, samples, image_size(config.student))
+        write_pixels(samples, config.data, config.cache, image_size(config.student))
     seal_features(config, samples, tower)
     if ledger.quarantined:
         say(f"{len(ledger.quarantined)} unreadable images, which are not trained on: {ledger.shown()}")
