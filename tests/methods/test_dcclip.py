@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cmapkd.config.schedules import resolve_schedule
 from cmapkd.core.types import Outputs, Pair, Teaching, View
 from cmapkd.methods import METHODS, TERMS
-from cmapkd.train.schedule import at, resolve_schedule
+from cmapkd.train.schedule import at
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -50,7 +51,7 @@ def test_other_levels_play_no_part_and_none_at_all_costs_nothing() -> None:
 
 
 def test_the_first_stage_has_features_only_and_the_second_contrast_only() -> None:
-    stages = resolve_schedule(None, METHODS["dcclip"])
+    stages = resolve_schedule(None, METHODS["dcclip"].stages)
     first, second = at(stages, 0.0), at(stages, 0.6)
     assert (first.factors["align"], first.factors["dcclip_feat"], set(first.levels)) == (0.0, 1.0, {"P5", "L4"})
     assert (second.factors["align"], second.factors["dcclip_feat"], second.levels) == (1.0, 0.0, ())

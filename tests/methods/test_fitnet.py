@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import toy
+from cmapkd.config.schedules import resolve_schedule
 from cmapkd.core.types import Outputs, Pair, View
 from cmapkd.methods import METHODS, TERMS, resolve
 from cmapkd.teacher.live import LiveTeacher
 from cmapkd.train import step as stepping
 from cmapkd.train.learner import build_learner
 from cmapkd.train.objective import Objective
-from cmapkd.train.schedule import at, resolve_schedule
+from cmapkd.train.schedule import at
 
 
 def view(levels: tuple[str, ...], image: torch.Tensor | None, text: torch.Tensor | None) -> View:
@@ -42,7 +43,7 @@ def parts(tmp_path):
 
 def test_the_first_stage_trains_the_student_up_to_the_guided_layer_and_the_regressor(parts) -> None:
     learner, objective, teacher, batch = parts
-    first = at(resolve_schedule(None, METHODS["fitnet_staged"]), 0.0)
+    first = at(resolve_schedule(None, METHODS["fitnet_staged"].stages), 0.0)
     torch.nn.init.normal_(learner.necks.adapters["P3"][1].weight, std=0.05)
     torch.nn.init.normal_(learner.necks.adapters["L2"][1].weight, std=0.05)
     levels = objective.levels(first)
@@ -63,12 +64,12 @@ def test_the_first_stage_trains_the_student_up_to_the_guided_layer_and_the_regre
 
 def test_the_second_stage_is_distillation_of_logits_without_any_level(parts) -> None:
     learner, objective, teacher, batch = parts
-    second = at(resolve_schedule(None, METHODS["fitnet_staged"]), 0.5)
+    second = at(resolve_schedule(None, METHODS["fitnet_staged"].stages), 0.5)
     assert objective.levels(second) == () and not objective.needs("levels", second)
     outputs = stepping.forward(learner, batch.student, (), None, torch.float32)
     assert set(objective.losses(outputs, teacher.teach(batch, ()), batch, second)) == {"align", "logits"}
 
 
 def test_the_joint_form_keeps_task_and_hint_together_to_the_end() -> None:
-    stages = resolve_schedule(None, METHODS["fitnet"])
+    stages = resolve_schedule(None, METHODS["fitnet"].stages)
     assert len(stages) == 1 and set(stages[0].levels) == {"P3", "L2"} and not stages[0].scale

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import toy
 import world as scenes
+from cmapkd.config.schedules import SCHEDULES
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.methods import METHODS, reading, resolve
@@ -20,7 +21,7 @@ from cmapkd.train import step as stepping
 from cmapkd.train.learner import build_learner
 from cmapkd.train.objective import Objective
 from cmapkd.train.run import distill
-from cmapkd.train.schedule import SCHEDULES, at
+from cmapkd.train.schedule import at
 
 BANK_METHODS = [name for name in METHODS if reading("bank", METHODS[name].weights)]
 N, CLASSES = 12, 5

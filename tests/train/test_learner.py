@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import toy
+from cmapkd.config.schedules import SCHEDULES, resolve_schedule
 from cmapkd.core.types import LEVELS, Outputs, Pair
 from cmapkd.methods import METHODS, TERMS, reading, resolve
 from cmapkd.teacher.live import LiveTeacher
@@ -9,7 +10,7 @@ from cmapkd.towers.dual import evaluating
 from cmapkd.train import step as stepping
 from cmapkd.train.learner import build_learner
 from cmapkd.train.objective import Objective
-from cmapkd.train.schedule import SCHEDULES, at, resolve_schedule
+from cmapkd.train.schedule import at
 
 PROJECTED = {"fd", "icl", "mfd", "gd"}  # terms on the student's embeddings in the teacher's width
 PAIR_METHODS = [m for m in METHODS if not reading("bank", METHODS[m].weights)]  # the others: test_bank_methods.py
@@ -30,7 +31,7 @@ class World:
         self.teacher = LiveTeacher(self.tower, self.targets)
         self.objective = Objective(self.learner, self.method, dict(self.method.weights), self.targets.pairs)
         self.batch = toy.batch(self.student, self.tower, 16)
-        stages = resolve_schedule(None, self.method)
+        stages = resolve_schedule(None, self.method.stages)
         starts = [0.0, *(stage.until for stage in stages[:-1])]
         self.moments = [at(stages, start) for start in starts]  # one a stage of the method's own schedule
         self.moment = self.moments[0]

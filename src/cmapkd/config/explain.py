@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from msgspec import Meta, structs
 
-from cmapkd.config.schema import Config, Section
+from cmapkd.config.schema import Config
+from cmapkd.config.section import Section
 from cmapkd.core.errors import UsageError, did_you_mean
 
 SECTION = "must be a section, with its keys indented below it"

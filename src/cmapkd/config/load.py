@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from cmapkd.config.check_names import name_errors
 from cmapkd.config.schema import Config
 from cmapkd.config.text import MAX_BYTES, parse, parse_value, render
 from cmapkd.config.tree import plain, read
@@ -23,11 +24,16 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 
 
 def check(tree: dict[str, Any], where: str) -> Config:
-    """The Config of a parsed tree; `where` names its source in errors."""
+    """The Config of a parsed tree, with every name in it checked; `where` is its source, for errors.
+
+    Raises UsageError, a line for each error.
+    """
     config = read(Config, tree, f"config {where}")
     for key, value in _leaves(plain(config), ""):
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"config {where}: {key} is {value}; it must be a finite number")
+    if wrong := [f"config {where}: {line}" for line in name_errors(config)]:
+        raise UsageError("\n".join(wrong))
     return config
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from msgspec import UNSET, Meta
 from msgspec.structs import force_setattr
 
-from cmapkd.config.schema import HOLDOUT, Positive, Section, refuse_split_of_holdout
+from cmapkd.config.schema import HOLDOUT, refuse_split_of_holdout
+from cmapkd.config.section import Positive, Section
 from cmapkd.config.text import MAX_BYTES, parse
 from cmapkd.config.tree import read
 from cmapkd.core.errors import UsageError, did_you_mean

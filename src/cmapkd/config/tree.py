@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cmapkd.config.schema import Section
+from cmapkd.config.section import Section
 
 Given = TypeVar("Given", bound=Section)
 

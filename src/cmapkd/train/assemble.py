@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cmapkd.config.schedules import resolve_schedule
 from cmapkd.config.schema import Config
 from cmapkd.core.device import pick_device, pick_precision
 from cmapkd.core.errors import UsageError
@@ -46,7 +47,7 @@ from cmapkd.train.dry_run import few
 from cmapkd.train.learner import build_learner
 from cmapkd.train.objective import Objective
 from cmapkd.train.optimizer import build_optimizer
-from cmapkd.train.schedule import at, resolve_schedule
+from cmapkd.train.schedule import at
 from cmapkd.train.served import validator
 from cmapkd.train.start_projectors import fit_necks
 from cmapkd.train.start_student import start_from_teacher
@@ -73,7 +74,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     method = resolve(config.method, config.weights, config.share)
     check_options(config.options, {**METHODS[config.method].weights, **method.weights})
     check_student(config, method)
-    stages = resolve_schedule(config.schedule, method)
+    stages = resolve_schedule(config.schedule, method.stages)
     if config.policy.name not in POLICIES:
         raise UsageError(f"policy.name '{config.policy.name}' is unknown; known: {', '.join(POLICIES)}")
     make_task = open_task(config, "task" in method.weights, method.student == "trained")
