@@ -48,6 +48,13 @@ def test_an_override_that_is_none_is_refused(file, override):
 
 
 @pytest.mark.parametrize("name", recipes())
+def test_every_recipe_stands_in_configs_as_a_runnable_file(name):
+    configs = Path(__file__).parents[2] / "configs"
+    assert dump_config(load_config(configs / f"{name}.yaml")) == dump_config(load_config(Path(name)))
+    assert {path.stem for path in configs.glob("*.yaml")} == set(recipes()), "and no link there points nowhere"
+
+
+@pytest.mark.parametrize("name", recipes())
 def test_a_recipe_is_found_by_its_bare_name_and_dumps_to_itself(name, tmp_path):
     config = load_config(Path(name))
     copy = tmp_path / "config.yaml"

@@ -43,7 +43,7 @@ class NonFiniteError(CmapkdError):
 
 
 class PeerLostError(CmapkdError):
-    """A rank of a multi-process run died or hung."""
+    """A process of a comparison with several jobs died."""
 
     code = 7
 

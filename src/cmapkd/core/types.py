@@ -123,7 +123,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class View:
-    """All that a term may look at: student and teacher on one batch, gathered across ranks.
+    """All that a term may read: student and teacher outputs on one batch.
 
     errors: normalised level errors [B, K_active] per modality, in the order of `levels`, or None;
     coupling: α_ij [4, 4] or per sample [B, 4, 4]; temperatures: τ_ij [4, 4]; positives: bool [B, B];
