@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 from msgspec import structs
@@ -26,6 +25,7 @@ from cmapkd.report.curves import curves
 from cmapkd.report.results import Result, final_row
 from cmapkd.report.stats import differ, interval, paired
 from cmapkd.report.tables import leads, rows_of, significant, write_tables
+from waiting import until
 
 
 def result(arm, seed, value, budget=1.0, seconds=5.0):
@@ -266,10 +266,3 @@ def test_a_killed_comparison_leaves_no_run_behind_but_each_at_a_checkpoint(root,
         )
         process.kill()
     assert until(lambda: "stopped by signal" in (out / "cmapkd-0.log").read_text())
-
-
-def until(true, seconds=120):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not true():
-        time.sleep(0.2)
-    return true()

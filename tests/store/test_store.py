@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from cmapkd.store.shards import checksums
 from cmapkd.store.store import Field, Store, StoreWriter, estimate_bytes
 from tests.core.dying import POINTS, Unsynced, killed, points, primitives_of
 from tests.core.test_fsio import every_failure
+from waiting import until
 
 KEY = {"teacher weights": "abc", "data": "flickr", "views": "4"}
 SCALE = np.array([0.01, 0.5, 2.0], dtype=np.float32)
@@ -331,8 +331,7 @@ def test_of_two_writers_the_second_is_refused_by_the_firsts_name(tmp_path):
             ready.touch()
             signal.pause()
     try:
-        while not ready.exists():
-            time.sleep(0.001)
+        assert until(ready.exists)
         with pytest.raises(IntegrityError, match=f"in use by process {pid} on "):
             write(tmp_path / "store")
     finally:
