@@ -10,7 +10,7 @@ from msgspec import Meta
 from cmapkd.config.section import Decay, Fraction, Level, Positive, Section, Weight
 from cmapkd.config.sources import CacheConfig, DataConfig, StudentConfig, TowerConfig
 
-HOLDOUT = "holdout"  # as val: score on a share of the images of train, which is kept from training
+HOLDOUT = "holdout"  # as val: score on a share of the images of train, held out from training
 Metric = Literal[  # of a validation, more is better
     "mean_recall@1", "mean_recall", "image_retrieval_recall@1", "image_retrieval_recall@5", "image_retrieval_recall@10",
     "text_retrieval_recall@1", "text_retrieval_recall@5", "text_retrieval_recall@10",
@@ -19,9 +19,11 @@ Metric = Literal[  # of a validation, more is better
 
 
 class StageConfig(Section, frozen=True, kw_only=True):
-    """A stretch of training: up to which fraction, which levels teach, how terms are scaled, what the policy does.
+    """One stage of training: its end, the levels that teach, the scale of each term, and what the policy does.
 
-    anneal: levels and cross-modal terms fade to zero towards the end of the stage (cosine).
+    until: end of the stage, as a fraction of the run. scale: factors of single terms. anneal: all but the final terms
+    fade to zero towards the end of the stage (cosine). lr: factor of the learning rate. policy: weigh levels uniformly, or let
+    the policy act. trainable: train everything, or the adapters only.
     """
 
     name: str
@@ -35,13 +37,13 @@ class StageConfig(Section, frozen=True, kw_only=True):
 
 
 class PolicyConfig(Section, frozen=True, kw_only=True):
-    """Who decides how strongly each level teaches each sample: uniform, manual (by `weights`), random, or a policy that
-    learns from held-out pairs (veto, gating, routing, rl; they need data.holdout).
+    """The policy that weighs each level for each sample: uniform, manual (by `weights`), random, or one that learns from
+    held-out pairs (veto, gating, routing, rl; these need data.holdout).
 
-    every: steps between credit events. collect: share of the run with uniform weights while credits are gathered.
-    entropy: τ, the pull towards uniform. cost: λ_c, reward lost per unit of a level's bytes (1 unit: an average level).
-    floor: mean weight under which a level counts as unused; after `patience` events in a row it sleeps, that is, it is
-    neither computed nor read, and every `probe` events it is measured again.
+    every: steps between credit events. collect: share of the run in which weights are uniform and credits are collected.
+    lr: learning rate of the policy. entropy: τ, strength of the pull towards uniform weights. cost: λ_c, reward lost per
+    unit of a level's bytes (1 unit is an average level). floor: mean weight below which a level counts as unused; after
+    `patience` events in a row it sleeps: it is neither computed nor read, and is measured again every `probe` events.
     """
 
     name: str = "uniform"
@@ -57,10 +59,10 @@ class PolicyConfig(Section, frozen=True, kw_only=True):
 
 
 class CorruptConfig(Section, frozen=True, kw_only=True):
-    """A fault planted on purpose, to see what each policy does about it.
+    """A planted fault, for experiments on policies.
 
-    level: its targets and its row of the bridge belong to other samples, for a `share` of the samples (needs a cache).
-    captions: share of the samples whose captions are another sample's, for student and teacher alike.
+    level: for a `share` of the samples, the targets of this level and its row of the bridge are those of other samples
+    (needs a cache). captions: share of the samples whose captions are those of other samples, for student and teacher.
     """
 
     level: Level | None = None
@@ -69,9 +71,13 @@ class CorruptConfig(Section, frozen=True, kw_only=True):
 
 
 class TrainConfig(Section, frozen=True, kw_only=True):
-    """The optimisation. accumulate: parts that a batch is computed in; the loss stays that of the whole. track: tools that
-    get the rows of metrics.jsonl, too. centre: the student that is written is without the mean of its image embeddings,
-    where that raises the recall of train images (train/centre.py).
+    """Optimisation: length, batch, learning rate, precision, checkpoints.
+
+    accumulate: number of parts in which a batch is computed; the loss stays that of the whole batch. warmup: share of the
+    steps with a rising learning rate. clip: largest gradient norm. centre: subtract the mean image embedding from the
+    written student where that raises the recall of training images (train/centre.py). precision: auto is bf16 on a GPU
+    that computes in it, else fp32. keep: number of checkpoints kept. threads: CPU threads of torch. track: tools that
+    also receive the rows of metrics.jsonl.
     """
 
     steps: Annotated[int, Meta(ge=1)] | None = None
@@ -146,18 +152,18 @@ class TaskConfig(Section, frozen=True, kw_only=True):
 
 
 def refuse_split_of_holdout(val: str | None, val_split: str | None) -> None:
-    """Raise ValueError for a split of a share: `train_split` is what says which split it is a share of."""
+    """Raise ValueError for a val_split beside val: holdout; `train_split` names the split whose share is held out."""
     if val == HOLDOUT and val_split is not None:
         raise ValueError(f"val is {HOLDOUT}, a share of train, which has no split '{val_split}'; drop val_split")
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """One run. `method` names a list of terms; `weights` and `share` override its numbers.
+    """One run. `method` names a weighted list of terms; `weights` and `share` override its numbers.
 
-    share: a term's target ratio of trunk-gradient norm to the final terms' (calibrated during the run);
-    weights: a fixed weight, which switches the calibration of that term off. options: switches of single terms, as
-    `{logits: {temperature: 2}}`; each method's page names its own. schedule: a named order of the levels,
-    a list of stages, or nothing for the method's own (all levels throughout, unless it says otherwise).
+    share: target ratio of a term's trunk-gradient norm to that of the final terms, calibrated during the run. weights: a
+    fixed weight, which turns the calibration of that term off. options: options of single terms, such as
+    `{logits: {temperature: 2}}`; the page of each method lists its own. schedule: a named schedule, a list of stages,
+    or nothing for the method's own (usually all levels throughout).
     """
 
     run: Path

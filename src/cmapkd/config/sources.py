@@ -84,7 +84,7 @@ class CacheConfig(Section, frozen=True, kw_only=True):
     similarity to the summary token (pps; unbiased, a separate sample for each view), or the most similar ones (topk).
     ensemble: finished caches of further teachers over the same data and views, for methods with several teachers
     (mobileclip_dr). pixels: also store every view at the student's size, 3 bytes a pixel, so that training decodes no
-    image. words: longest text, in words, of the word levels.
+    image. words: most words of a text that the levels L1 and L2 keep.
     """
 
     path: Path | None = None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
-from cmapkd.core.order import keyed, permute
+from cmapkd.core.order import keyed_hash, permute
 from cmapkd.core.prefetch import prefetch
 from cmapkd.core.types import Batch, Inputs
 from cmapkd.data.images import Unreadable, decode
@@ -99,7 +99,7 @@ class Loader:
         rows, views, pixels = zip(*found, strict=True)
         offsets = self.samples.caption_offsets
         first, counts = offsets[list(rows)], np.diff(offsets)[list(rows)]
-        turn = np.array([keyed(self.seed, row, CAPTION) % 2**31 for row in rows]) + epoch
+        turn = np.array([keyed_hash(self.seed, row, CAPTION) % 2**31 for row in rows]) + epoch
         captions = torch.from_numpy(first + turn % counts)
         student = Inputs(_stack(pixels, 0), self.tokens[0][captions], self.tokens[1][captions])
         teacher = None
@@ -125,7 +125,7 @@ class Loader:
     def _readable(self, slot: int, drawn: int, epoch: int) -> tuple[int, int, list[np.ndarray]]:
         """(sample, view, pixels) of the sample drawn at a slot; an unreadable image is recorded and the next one taken."""
         for shift in range(1, len(self.pool) + 1):
-            view = keyed(self.seed, drawn, epoch, VIEW) % self.data.views
+            view = keyed_hash(self.seed, drawn, epoch, VIEW) % self.data.views
             try:
                 if self.samples.ids[drawn] not in self.ledger.quarantined:
                     return drawn, view, self._pixels(drawn, view)

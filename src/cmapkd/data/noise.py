@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from cmapkd.core.order import keyed, permute
+from cmapkd.core.order import keyed_hash, permute
 from cmapkd.data.samples import Samples
 
 SEED, PARTNER, AFFECTED = 31, 0, 1
@@ -23,7 +23,7 @@ def derangement(n: int) -> Int[Tensor, " n"]:
 
 def affected(n: int, share: float) -> Bool[Tensor, " n"]:
     """Which of n samples are noisy, about `share` of them; a larger share includes those of a smaller one."""
-    return torch.tensor([keyed(SEED, AFFECTED, i) < share * 2**64 for i in range(n)])
+    return torch.tensor([keyed_hash(SEED, AFFECTED, i) < share * 2**64 for i in range(n)])
 
 
 class Swap:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from cmapkd.core.order import keyed
+from cmapkd.core.order import keyed_hash
 
 VIEW_SEED = 0  # never the run's seed: a view belongs to the data, and every run of a comparison shares the cache
 ASPECT = 4 / 3
@@ -29,7 +29,7 @@ def view_of(sample: int, view: int, views: int, crop: tuple[float, float], flip:
     """View `view` of image `sample`: with views = 1 the whole image, else a crop of `crop` of its area."""
     if views == 1:
         return View()
-    rng = np.random.default_rng(keyed(VIEW_SEED, sample, view))
+    rng = np.random.default_rng(keyed_hash(VIEW_SEED, sample, view))
     area = rng.uniform(*crop)
     stretch = math.exp(rng.uniform(-math.log(ASPECT), math.log(ASPECT)) / 2)
     width, height = min(1.0, math.sqrt(area) * stretch), min(1.0, math.sqrt(area) / stretch)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cmapkd.config.schema import DataConfig, TaskConfig
 from cmapkd.core.errors import UsageError
-from cmapkd.core.order import keyed
+from cmapkd.core.order import keyed_hash
 from cmapkd.data.loader import InputSpec, Loader
 from cmapkd.data.samples import Samples
 from cmapkd.tasks.headed import Headed
@@ -80,4 +80,4 @@ def task_loader(plan: Plan[Any], samples: Samples, student: Tower, whole: bool =
         )
     data = structs.replace(plan.data, **WHOLE) if whole else plan.data
     spec = InputSpec(student.size, student.tokenizer)
-    return Loader(samples, data, spec, None, plan.task.batch, keyed(plan.seed, TASK))
+    return Loader(samples, data, spec, None, plan.task.batch, keyed_hash(plan.seed, TASK))

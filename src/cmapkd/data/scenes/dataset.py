@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cmapkd.core import fsio
-from cmapkd.core.order import keyed
+from cmapkd.core.order import keyed_hash
 from cmapkd.data.scenes.captions import captions_of, relations_of
 from cmapkd.data.scenes.pixels import box_of, paint
 from cmapkd.data.scenes.questions import questions_of
@@ -30,7 +30,7 @@ ASK, SINGLE = 5, 99  # streams of random numbers apart from the one that draws t
 
 def world_seed(split: str) -> int:
     """The seed of a split's world, or of the number that stands in a split's place."""
-    return keyed(1, SPLITS[split] if split in SPLITS else 1000 + int(split)) % 2**31
+    return keyed_hash(1, SPLITS[split] if split in SPLITS else 1000 + int(split)) % 2**31
 
 
 def write_scenes(folder: Path, n: int, seed: int) -> None:
@@ -45,7 +45,7 @@ def write_scenes(folder: Path, n: int, seed: int) -> None:
     questions: list[dict[str, object]] = []
     answers: list[dict[str, object]] = []
     for i in range(n):
-        rng = np.random.default_rng(keyed(seed, i))
+        rng = np.random.default_rng(keyed_hash(seed, i))
         scene = draw_scene(rng)
         name = f"{seed}_{i:06d}.png"
         paint(scene, rng).save(draft / "images" / name, compress_level=1)
@@ -54,7 +54,7 @@ def write_scenes(folder: Path, n: int, seed: int) -> None:
             {"id": 5 * i + k, "image_id": i, "caption": text} for k, text in enumerate(captions_of(scene, rng))
         ]
         boxes += [_instance(thing, i, k) for k, thing in enumerate(scene.things)]
-        for k, asked in enumerate(questions_of(scene, np.random.default_rng(keyed(seed, i, ASK)))):
+        for k, asked in enumerate(questions_of(scene, np.random.default_rng(keyed_hash(seed, i, ASK)))):
             question, answer = _vqa(asked, i, 1000 * i + k)
             questions.append(question)
             answers.append(answer)
@@ -78,7 +78,7 @@ def write_single_objects(folder: Path, per_class: int, seed: int) -> None:
         (draft / name).mkdir(parents=True, exist_ok=True)
         colour, shape = name.split(" ")
         for i in range(per_class):
-            rng = np.random.default_rng(keyed(seed, label, i, SINGLE))
+            rng = np.random.default_rng(keyed_hash(seed, label, i, SINGLE))
             drawn = draw_scene(rng, count=1)
             it = drawn.things[0]
             scene = Scene(drawn.background, drawn.gradient, (Thing(shape, colour, it.size, it.texture, it.x, it.y),))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cmapkd.core.errors import DataError
-from cmapkd.core.order import keyed
+from cmapkd.core.order import keyed_hash
 from cmapkd.data.samples import Samples
 from cmapkd.data.scenes.captions import count_words, describe, relation
 from cmapkd.data.scenes.questions import OPPOSITE
@@ -40,7 +40,7 @@ def contrasts(samples: Samples) -> list[Contrast]:
     return [
         Contrast(image, kind, true, false)
         for image, key in enumerate(samples.ids)
-        for kind, true, false in contrasts_of(scenes[key], np.random.default_rng(keyed(int(key), STREAM)))
+        for kind, true, false in contrasts_of(scenes[key], np.random.default_rng(keyed_hash(int(key), STREAM)))
     ]
 
 

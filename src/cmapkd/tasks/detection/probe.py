@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cmapkd.core.errors import DataError, NonFiniteError, UsageError
 from cmapkd.core.log import Progress
-from cmapkd.core.order import keyed, permute
+from cmapkd.core.order import keyed_hash, permute
 from cmapkd.core.prefetch import prefetch
 from cmapkd.data.boxes import Boxes
 from cmapkd.data.images import Unreadable, decode
@@ -105,7 +105,7 @@ class Reading:
         raise DataError(f"{self.boxes.name}: no readable image is left")
 
     def _example(self, image: int, epoch: int) -> tuple[np.ndarray, dict[str, Tensor]]:
-        flip = self.settings.flip and bool(keyed(self.settings.seed, image, epoch, FLIP) % 2)
+        flip = self.settings.flip and bool(keyed_hash(self.settings.seed, image, epoch, FLIP) % 2)
         corners, labels = self._true(image)
         if flip:
             corners = torch.stack(
