@@ -150,7 +150,7 @@ def test_more_bad_images_than_the_budget_stop_the_run_with_their_names(tmp_path:
     for k in range(4):
         data.paths[k].write_bytes(b"junk")
     with pytest.raises(
-        DataError, match=r"3 unreadable images, the budget is 2 \(data.bad_budget 0.2\).*\.png: .*; mend"
+        DataError, match=r"3 unreadable images, the budget is 2 \(data.bad_budget 0.2\).*\.png: .*; repair"
     ) as caught:
         list(loader(data, bad_budget=0.2).iterate(0, 9))
     assert "\n" not in str(caught.value)

@@ -54,7 +54,7 @@ class Ledger:
         if len(self.quarantined) > allowed:
             raise DataError(
                 f"{samples.name}: {len(self.quarantined)} unreadable images, the budget is {allowed} "
-                f"(data.bad_budget {data.bad_budget:g}): {self.shown()}; mend or remove them, or raise the budget"
+                f"(data.bad_budget {data.bad_budget:g}): {self.shown()}; repair or remove them, or raise the budget"
             )
 
     def shown(self) -> str:
@@ -158,7 +158,7 @@ def read_images(samples: Samples, indices: np.ndarray | range, size: int) -> Ten
     try:
         return torch.from_numpy(np.stack([plain(decode(samples.paths[int(i)]), size) for i in indices]))
     except Unreadable as error:
-        raise DataError(f"{error}; evaluation needs every image of its split: mend it or remove its rows") from None
+        raise DataError(f"{error}; evaluation needs every image of its split: repair it or remove its rows") from None
 
 
 def read_views(

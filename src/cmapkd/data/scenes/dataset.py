@@ -1,4 +1,4 @@
-"""The built-in world on disk: rendered scenes with captions, questions and boxes in real data sets' formats."""
+"""The built-in world on disk: rendered scenes with captions, questions and boxes, in the formats of COCO and VQA v2."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from cmapkd.data.scenes.questions import questions_of
 from cmapkd.data.scenes.world import COLOURS, SHAPES, SIDE, Scene, Thing, draw_scene
 
 SPLITS = {"train": 1, "val": 2, "test": 3}
-LAYOUT = 2  # which files a folder holds
+LAYOUT = 2  # version of the set of files in a folder
 CLASSES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 INFO = "SYNTHETIC scenes rendered by cmapkd; not photographs"
 README = """SYNTHETIC DATA. These images are rendered by cmapkd; they are not photographs, and their captions,
 questions and boxes are generated too. Figures on them compare methods on this world only and say nothing
 about photographs.
 """
-ASK, SINGLE = 5, 99  # streams of random numbers apart from the one that draws the scenes
+ASK, SINGLE = 5, 99  # random streams independent of the one that draws the scenes
 
 
 def world_seed(split: str) -> int:
-    """The seed of a split's world, or of the number that stands in a split's place."""
+    """The seed of the world of a split, or of a world given by number."""
     return keyed_hash(1, SPLITS[split] if split in SPLITS else 1000 + int(split)) % 2**31
 
 
 def write_scenes(folder: Path, n: int, seed: int) -> None:
-    """n scenes in `folder`, the same files for the same (n, seed); it appears whole or not at all.
+    """Write n scenes to `folder` atomically; the files depend on (n, seed) alone, and image i on (seed, i).
 
     images/, captions.json (COCO captions), instances.json (COCO boxes), vqa_questions.json and vqa_annotations.json
-    (VQA v2), scenes.json (what is where), classes.json and README.txt. Image i depends on (seed, i) alone.
+    (VQA v2), scenes.json (objects and their positions), classes.json and README.txt.
     """
     draft = folder.with_name(f"{folder.name}.tmp.{os.getpid()}")
     (draft / "images").mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def write_scenes(folder: Path, n: int, seed: int) -> None:
 
 
 def write_single_objects(folder: Path, per_class: int, seed: int) -> None:
-    """A class folder per `colour shape`, one object an image: labelled data for zero-shot classification."""
+    """Write labelled data for zero-shot classification: a folder per class `colour shape`, images of single objects."""
     draft = folder.with_name(f"{folder.name}.tmp.{os.getpid()}")
     for label, name in enumerate(CLASSES):
         (draft / name).mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def write_single_objects(folder: Path, per_class: int, seed: int) -> None:
 
 def _finish(draft: Path, folder: Path) -> None:
     fsio.write_bytes(draft / "README.txt", README.encode())
-    if folder.is_dir():  # another process rendered the same world meanwhile, and someone may be reading it
+    if folder.is_dir():  # another process has rendered the same world, which may be in use
         shutil.rmtree(draft, ignore_errors=True)
     else:
         fsio.commit_dir(draft, folder)
@@ -104,7 +104,7 @@ def _instance(thing: Thing, image: int, k: int) -> dict[str, object]:
 
 
 def _vqa(asked: tuple[str, str, str, str], image: int, key: int) -> tuple[dict[str, object], dict[str, object]]:
-    """(question, annotation) as VQA v2 writes them; its ten annotators agree here."""
+    """(question, annotation) in the format of VQA v2, with ten equal answers."""
     text, answer, answer_type, question_type = asked
     annotation: dict[str, object] = {
         "image_id": image, "question_id": key, "question_type": question_type, "answer_type": answer_type,
