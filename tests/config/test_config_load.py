@@ -1,4 +1,4 @@
-"""From a file or a recipe with overrides to a Config, and back, fast and without torch."""
+"""Loading a Config from a file or a recipe with overrides, and dumping it, fast and without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading config text: what counts as a number, and everything that is refused."""
+"""Parsing config text: what is read as a number, and what is refused."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_text_that_looks_like_something_else_is_quoted_when_rendered(word):
         ("a: &x 1\nb: *x", ["line 2", "alias *x", "write the value out"]),
         ("a: !!python/object/apply:os.system [ls]", ["line 1", "tag", "not allowed"]),
         ("a: !!binary aGk=", ["tag"]),
-        ("a: 1\nb: 2\na: 3", ["line 3", "'a' stands twice"]),
-        ("s:\n  a: 1\n  a: 3", ["line 3", "'a' stands twice"]),
+        ("a: 1\nb: 2\na: 3", ["line 3", "'a' occurs twice"]),
+        ("s:\n  a: 1\n  a: 3", ["line 3", "'a' occurs twice"]),
         ("? [1, 2]\n: 3", ["line 1", "a key must be a word"]),
         ("a: " + "[" * 30 + "]" * 30, ["deeper than 20"]),
         ("a: [" + "1," * 10_000 + "]", ["more than 10000 values"]),

@@ -1,4 +1,4 @@
-"""Named schedules and lists of stages: what is right resolves, what is wrong is named with the nearest right word."""
+"""Named schedules and lists of stages: errors name the nearest right word."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Making every primitive of durable writing fail in turn, once each."""
+"""Injected failures: every system call of a durable write fails once, in turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.core.dying import OPERATIONS, Unsynced
 
 
 class Failing(Unsynced):
-    """Fails the n-th primitive from now on with an errno; a failed write has written a part."""
+    """Fails the n-th system call with an errno; a failed write has written a part."""
 
     def __init__(self, n: int, number: int) -> None:
         self.left, self.number, self.failed = n, number, False
@@ -36,7 +36,7 @@ class Failing(Unsynced):
 
 
 def every_failure(monkeypatch, number, act):
-    """Run `act` with its first, second, … primitive failing; yields the error of each, and stops where none failed."""
+    """Run `act` with its first, second, … system call failing; yields the error of each run, until none fails."""
     for n in range(1000):
         failing = Failing(n, number)
         monkeypatch.setattr(fsio, "system", failing)

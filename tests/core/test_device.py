@@ -1,4 +1,4 @@
-"""Devices and precisions by name: one that this machine has, or one line that says why not."""
+"""Devices and precisions by name: usable on this machine, or refused in one line."""
 
 from contextlib import nullcontext
 

@@ -1,4 +1,4 @@
-"""Durable writes: whole or not at all, whichever primitive fails."""
+"""Durable writes are atomic, whichever system call fails."""
 
 from __future__ import annotations
 

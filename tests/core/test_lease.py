@@ -1,4 +1,4 @@
-"""A lease: its holder is named to whoever comes second, and holds nothing once it is dead."""
+"""A lock file names its holder to a second process, and is free once the holder is dead."""
 
 from __future__ import annotations
 

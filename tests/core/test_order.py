@@ -1,4 +1,4 @@
-"""The sample order is a bijection that depends on seed and epoch, and on nothing else."""
+"""The sample order is a permutation that depends on seed and epoch alone."""
 
 from __future__ import annotations
 

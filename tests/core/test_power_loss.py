@@ -1,4 +1,4 @@
-"""Every disk state that a power loss may leave: nothing acknowledged is lost, and nothing corrupt passes for whole."""
+"""After a power loss, nothing acknowledged is lost and nothing corrupt is taken for whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.core.crash_states import Folder, Recorder, build, kill_state, power_l
 
 
 def generations(root: Path, acknowledge, steps: int = 20) -> None:
-    """Generations of two files and a manifest, the newest two kept, and a file replaced along with each."""
+    """Write generations of two files and a manifest, keep the newest two, and replace a file with each."""
     fsio.make_folder(root / "run" / "checkpoints")
     for step in range(steps):
         temporary = root / "run" / "checkpoints" / f"{step // 2:03d}.tmp.{os.getpid()}"
@@ -32,7 +32,7 @@ def generations(root: Path, acknowledge, steps: int = 20) -> None:
 
 
 def fault_of(state: dict, acknowledged: int) -> str | None:
-    """What is wrong with a state after the sweep that every start begins with; None when nothing is."""
+    """The error in a state after temporary files are swept, or None."""
     seen = {name: content for name, content in state.items() if content is not None}
     file = seen.get("run/state.json")
     if file is None:
@@ -61,7 +61,7 @@ def fault_of(state: dict, acknowledged: int) -> str | None:
 
 
 def simulate(tmp_path: Path, monkeypatch, without: str | None = None) -> tuple[int, int, list[str]]:
-    """(kill states, power-loss states, faults) of `generations`, with one primitive left out if wanted."""
+    """(number of kill states, of power-loss states, errors) of `generations`, optionally without one system call."""
     rng, acknowledged, seen, faults = random.Random(0), [-1], [0, 0], []
 
     def after(disk: Folder) -> None:

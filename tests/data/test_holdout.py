@@ -1,4 +1,4 @@
-"""A held-out slice goes by image: disjoint, complete, and the same every time."""
+"""Held-out shares are split by image: disjoint, complete, and the same every time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cmapkd.data.questions import Questions
 
 
 def questions(n: int) -> Questions:
-    """n questions, three an image."""
+    """n questions, three per image."""
     ids, words = tuple(range(n)), ("",) * n
     images = tuple(k // 3 for k in ids)
     return Questions("q.json", ids, images, tuple(Path(f"{k}.jpg") for k in images), words, words, words, (("a",),) * n)

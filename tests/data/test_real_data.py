@@ -1,4 +1,4 @@
-"""The readers on the real files that users have; skipped where these are not on the machine."""
+"""The readers on real data sets; skipped where these are not on the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small store to test with: its fields, its rows, and writing and reading all of it."""
+"""A small store for tests: its fields and rows, and functions to write and to read all of it."""
 
 from __future__ import annotations
 

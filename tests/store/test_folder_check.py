@@ -1,4 +1,4 @@
-"""Where a cache may be written: a folder of its own with room for all of it."""
+"""A cache is written only to a folder of its own with enough disk space."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Reading a store: what is read is what was written, or an error that names what is wrong."""
+"""Reading a store gives what was written, or an error that names the damage."""
 
 from __future__ import annotations
 

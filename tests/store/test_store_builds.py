@@ -1,4 +1,4 @@
-"""Building a store: resumed, refused, killed or short of disk, it ends byte-identical or says why not."""
+"""Building a store, even when killed and resumed, ends byte-identical, or in an error that says why."""
 
 from __future__ import annotations
 

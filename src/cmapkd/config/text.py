@@ -53,7 +53,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise _refusal(key, "a key must be a word")
             if key.value in seen:
-                raise _refusal(key, f"key '{key.value}' stands twice; keep one")
+                raise _refusal(key, f"key '{key.value}' occurs twice; keep one")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -56,7 +56,7 @@ class Field:
             with np.errstate(over="ignore", invalid="ignore"):
                 stored = np.ascontiguousarray(values, dtype=self.dtype)
             if stored.dtype.kind != "f" and not np.array_equal(stored, values):
-                raise ValueError(f"some values cannot be stored as {self.dtype} without a change")
+                raise ValueError(f"some values cannot be stored as {self.dtype} without loss")
         else:
             _finite(values)
             # All three steps work in one buffer: a shard may fill most of the memory.

@@ -204,6 +204,8 @@ class Store:
         if hashlib.sha256(stated).hexdigest() != self._shards[sums.name]["sha256"]:
             raise IntegrityError(f"cache {self.path}: {sums.name} differs from the manifest; {WAY_OUT}")
         if data is None:
-            raise IntegrityError(f"cache {self.path}: {array.name} has not a shard's size and header; {WAY_OUT}")
+            raise IntegrityError(
+                f"cache {self.path}: {array.name} does not have the size and header of a shard; {WAY_OUT}"
+            )
         self._mapped[field][shard] = data.reshape(-1).data, np.frombuffer(stated, dtype="<u8").tolist()
         return self._mapped[field][shard]

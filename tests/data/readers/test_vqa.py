@@ -1,4 +1,4 @@
-"""VQA v2: questions with their ten answers and images, and what is wrong in one line."""
+"""VQA v2: questions with their ten answers and images, and one-line errors."""
 
 from __future__ import annotations
 

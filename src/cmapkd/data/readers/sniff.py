@@ -35,7 +35,7 @@ def sniff(path: Path) -> tuple[str, Path]:
         if found := _sniff_folder(path):
             return found
         raise DataError(
-            f"{path}: a folder without class folders or a captions file that is known by name{_within(path)}"
+            f"{path}: a folder without class folders and without a captions file of a known name{_within(path)}"
             f"{neighbours(path / '_')}; give the captions file itself"
             + (" or one of its data sets" if any(p.is_dir() for p in path.iterdir()) else "")
         )

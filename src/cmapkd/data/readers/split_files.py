@@ -39,7 +39,7 @@ def choose(folder: Path, kind: str, split: str | None) -> Path:
     """The file of a split. Raises UsageError naming the splits when the split is missing or ambiguous."""
     files = split_files(folder, kind)
     if not files:
-        raise DataError(f"{folder}: is a folder without {kind} files that are known by name; give the file itself")
+        raise DataError(f"{folder}: is a folder without {kind} files of a known name; give the file itself")
     if split is None and len(files) == 1:
         return next(iter(files.values()))
     wanted = next((name for name in ALIKE.get(split or "", (split,)) if name in files), None)
