@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmapkd.core.errors import UsageError
-from cmapkd.core.types import Outputs, Pair, Teaching, View
+from cmapkd.core.types import Inputs, Outputs, Pair, Teaching, View
 from cmapkd.losses.c2kd import c2kd
 from cmapkd.losses.logits import kl_both_ways
 from cmapkd.methods import METHODS, TERMS, check_options
@@ -112,7 +112,7 @@ def test_c2kd_crosses_the_modalities_both_ways_and_trains_its_copy_of_the_teache
     part.proxies = torch.nn.ModuleDict(
         {f"{who}_{what}": torch.nn.Linear(sizes[who], K) for who in sizes for what in ("image", "text")}
     )
-    of = view(parts={"c2kd": part}, inputs=object(), options={"c2kd": {"non_target": non_target}})
+    of = view(parts={"c2kd": part}, inputs=Inputs(*(torch.zeros(B),) * 3), options={"c2kd": {"non_target": non_target}})
     proxies, mine, projected, tower = part.proxies, of.student.final, of.student.projected, part.tower
     wanted = c2kd(
         4 * cosine(tower.text, of.bank), 5 * cosine(projected.image, of.bank),
