@@ -41,5 +41,5 @@ def keys_of(folder: str, table: str) -> tuple[str, ...]:
         for match in statement.finditer(path.read_text(encoding="utf-8")):
             value = getattr(ast.parse(match[0]).body[0], "value", None)
             if isinstance(value, ast.Dict):
-                found += [key.value for key in value.keys if isinstance(key, ast.Constant)]
+                found += [str(key.value) for key in value.keys if isinstance(key, ast.Constant)]
     return tuple(found)
