@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.step import CONFIG, LARGE, cached_teacher, cmapkd_learner, random_batch
+from cmapkd.config.schedules import SCHEDULES
 from cmapkd.config.schema import TowerConfig
-from cmapkd.core.prefetch import ahead
+from cmapkd.core.prefetch import prefetch
 from cmapkd.core.tree import move
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Outputs, Teaching
 from cmapkd.losses.contrastive import align
@@ -25,7 +26,7 @@ from cmapkd.pyramid.targets import Targets, rank_for
 from cmapkd.teacher.live import LiveTeacher
 from cmapkd.towers.load import load_tower
 from cmapkd.train import step as stepping
-from cmapkd.train.schedule import SCHEDULES, at
+from cmapkd.train.schedule import at
 
 STUDENT, TEACHER, BATCH, ROUNDS, STEPS = "ViT-B-16", "ViT-L-14", 256, 5, 4
 GFLOP = {
@@ -78,7 +79,7 @@ def measure(folder: Path) -> None:
         return live.teach(move(batch, DEVICE), LEVELS)
 
     def cached() -> None:
-        for teaching in ahead(lambda _: stored.teach(batch, LEVELS), range(STEPS)):
+        for teaching in prefetch(lambda _: stored.teach(batch, LEVELS), range(STEPS)):
             step(teaching)
 
     kinds: dict[str, Callable[[], object]] = {

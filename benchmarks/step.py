@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cmapkd.config.schedules import SCHEDULES
 from cmapkd.config.schema import CacheConfig, TowerConfig
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Teaching
 from cmapkd.losses import logits
@@ -30,7 +31,7 @@ from cmapkd.towers.load import load_tower
 from cmapkd.train import step as stepping
 from cmapkd.train.learner import Learner, build_learner
 from cmapkd.train.objective import Objective
-from cmapkd.train.schedule import SCHEDULES, at
+from cmapkd.train.schedule import at
 
 STUDENT, TEACHER = "ViT-B-32", "ViT-L-14"
 LARGE = Shape(

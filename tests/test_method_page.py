@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cmapkd.config.schedules import SCHEDULES
 from cmapkd.methods import METHODS, TERMS
-from cmapkd.train.schedule import SCHEDULES
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "method.md").read_text()

@@ -20,6 +20,7 @@ from cmapkd.config.load import load_config
 from cmapkd.config.suite import ScoredData
 from cmapkd.core import errors
 from pictures import coco
+from waiting import LIMIT
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
@@ -177,15 +178,15 @@ def test_a_name_in_an_error_cannot_forge_a_second_line(called, capsys):
 
 def test_sigterm_ends_a_command_with_143():
     code = (
-        "import sys, types, time; m = types.ModuleType('cmapkd.experiments.demo')\n"
-        "def demo(out):\n    print('ready', flush=True); time.sleep(30)\n"
+        "import sys, types, signal; m = types.ModuleType('cmapkd.experiments.demo')\n"
+        "def demo(out):\n    print('ready', flush=True); signal.pause()\n"
         "m.demo = demo; sys.modules['cmapkd.experiments'] = types.ModuleType('cmapkd.experiments'); sys.modules[m.__name__] = m\n"
         "from cmapkd.cli.main import main; sys.exit(main(['demo']))"
     )
     child = subprocess.Popen([sys.executable, "-c", code], env=ENVIRONMENT, stdout=subprocess.PIPE)
     assert child.stdout is not None and child.stdout.readline() == b"ready\n"
     child.send_signal(signal.SIGTERM)
-    assert child.wait(timeout=20) == 143
+    assert child.wait(timeout=LIMIT) == 143
     child.stdout.close()
 
 
@@ -198,7 +199,7 @@ def test_a_reader_that_leaves_early_is_no_bug():
     )
     assert child.stdout is not None and child.stderr is not None
     child.stdout.close()
-    assert b"Traceback" not in child.stderr.read() and child.wait(timeout=20) in (0, 141)
+    assert b"Traceback" not in child.stderr.read() and child.wait(timeout=LIMIT) in (0, 141)
     child.stderr.close()
 
 

@@ -71,7 +71,10 @@ def test_several_errors_are_listed_one_a_line():
         ({"data": {"train": "x", "flip": "yes", "regions": "off"}}, {"data": {"train": "x", "flip": True}}),
         ({"train": {"steps": "10", "betas": ["0.5", 0]}}, {"train": {"steps": 10, "betas": [0.5, 0.0]}}),
         ({"schedule": [{"name": "a", "until": "1"}]}, {"schedule": [{"name": "a", "until": 1}]}),
-        ({"seed": "7", "options": {"a": {"b": 2, "c": "2"}}}, {"seed": 7, "options": {"a": {"b": 2.0, "c": "2"}}}),
+        (
+            {"seed": "7", "options": {"logits": {"b": 2, "c": "2"}}},
+            {"seed": 7, "options": {"logits": {"b": 2.0, "c": "2"}}},
+        ),
     ],
 )
 def test_a_number_in_quotes_and_a_word_for_true_are_read_as_what_is_meant(changes, same):

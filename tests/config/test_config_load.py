@@ -1,4 +1,4 @@
-"""From a file or a recipe with overrides to a Config, and back, fast and without torch."""
+"""Loading a Config from a file or a recipe with overrides, and dumping it, fast and without torch."""
 
 from __future__ import annotations
 
@@ -45,6 +45,13 @@ def test_an_override_reaches_into_a_section_that_was_left_empty(file):
 def test_an_override_that_is_none_is_refused(file, override):
     with pytest.raises(UsageError, match="override"):
         load_config(file, [override])
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_stands_in_configs_as_a_runnable_file(name):
+    configs = Path(__file__).parents[2] / "configs"
+    assert dump_config(load_config(configs / f"{name}.yaml")) == dump_config(load_config(Path(name)))
+    assert {path.stem for path in configs.glob("*.yaml")} == set(recipes()), "and no link there points nowhere"
 
 
 @pytest.mark.parametrize("name", recipes())

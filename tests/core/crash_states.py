@@ -1,4 +1,4 @@
-"""A recorder of the primitives of durable writing, and every state that a power loss may leave of what it recorded.
+"""A model of the disk: records the system calls of durable writes, and lists every state that a power loss may leave.
 
 The model is the strict reading of POSIX. A file holds at least what it held at its last fsync, plus any prefix of the
 writes since, or zeros of that length. A folder holds its names at its last sync, plus any subset of the changes since,
@@ -51,7 +51,7 @@ def apply(names: dict[str, File | Folder], change: dict[str, File | Folder | Non
 
 
 class Recorder(OS):
-    """Does every operation for real below `root`, and calls `after` with the model of the disk after each of them."""
+    """Performs every operation below `root`, and calls `after` with the model of the disk after each one."""
 
     def __init__(self, root: Path, after: Callable[[Folder], None]) -> None:
         self.root, self.after = root, after
@@ -123,12 +123,12 @@ class Recorder(OS):
 
 
 def kill_state(disk: Folder) -> State:
-    """What a killed process leaves: all that it did."""
+    """The state after a kill: everything that the process did."""
     return _tree(disk, lambda folder: folder.names, lambda file: file.durable + b"".join(file.writes))
 
 
 def power_loss_states(disk: Folder, rng: random.Random) -> Iterator[State]:
-    """All legal states of this moment, or CAP random ones of them where they are more."""
+    """All states that a power loss may leave now, or CAP random ones if there are more."""
     folders, files = _nodes(disk)
     pending, contents = sum(len(folder.pending) for folder in folders), [file.possible() for file in files]
     total = 2**pending * math.prod(len(options) for options in contents)
@@ -151,7 +151,7 @@ def power_loss_states(disk: Folder, rng: random.Random) -> Iterator[State]:
 
 
 def build(state: State, root: Path) -> None:
-    """Make the state real below an empty folder."""
+    """Write a state to disk below an empty folder."""
     for path, content in state.items():
         if content is None:
             (root / path).mkdir()
@@ -160,7 +160,7 @@ def build(state: State, root: Path) -> None:
 
 
 def _nodes(root: Folder) -> tuple[list[Folder], list[File]]:
-    """Every folder and file that any state may show, each once."""
+    """Every folder and file of the model, each once."""
     folders, files, queue = {}, {}, [root]
     while queue:
         folder = queue.pop()

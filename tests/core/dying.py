@@ -1,6 +1,6 @@
-"""`kill -9` at a chosen primitive: a forked child works until then, and says what was acknowledged before.
+"""Simulated `kill -9`: a forked child dies at a chosen system call, and its log tells what was acknowledged before.
 
-Nothing is synced here, for speed: the page cache outlives a kill, and the simulator of power losses is what tests syncs.
+Nothing is synced here, for speed: the page cache survives a kill, and syncs are tested by the model of power losses.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ POINTS = int(os.environ.get("CMAPKD_FAULTS", "30"))
 
 
 class Unsynced(OS):
-    """The primitives without those that only a power loss needs."""
+    """The system calls without syncs, which matter for a power loss only."""
 
     fsync = staticmethod(lambda descriptor: None)
     sync_folder = staticmethod(lambda path: None)
 
 
 class Dying(Unsynced):
-    """Kills its process at the n-th primitive, before it is done or, if it is a write, half way through."""
+    """Kills its process at the n-th system call: before the call or, for a write, half way through it."""
 
     def __init__(self, n: float) -> None:
         self.n, self.calls = n, 0
@@ -48,7 +48,7 @@ class Dying(Unsynced):
 
 
 def primitives_of(act: Callable[[], object]) -> int:
-    """How many primitives `act` takes when nothing stops it."""
+    """The number of system calls of a whole run of `act`."""
     counting = fsio.system = Dying(float("inf"))
     try:
         act()
@@ -58,14 +58,14 @@ def primitives_of(act: Callable[[], object]) -> int:
 
 
 def points(total: int) -> list[int]:
-    """CMAPKD_FAULTS kill points, spread over all primitives and each at most a few times."""
+    """CMAPKD_FAULTS points at which to kill, spread over all system calls."""
     rng = random.Random(POINTS)
     every = list(range(total)) * (POINTS // total + 1)
     return sorted(rng.sample(every, POINTS))
 
 
 def killed(act: Callable[[], object], n: int, log: Path) -> bytes:
-    """What `act` wrote to `log` (a path it knows) before it died at primitive n in a child process."""
+    """The content of `log`, to which `act` writes, after a child process died at system call n."""
     log.write_bytes(b"")
     pid = os.fork()
     if pid == 0:

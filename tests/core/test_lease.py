@@ -1,15 +1,15 @@
-"""A lease: its holder is named to whoever comes second, and holds nothing once it is dead."""
+"""A lock file names its holder to a second process, and is free once the holder is dead."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
 from cmapkd.core.errors import IntegrityError
 from cmapkd.core.lease import exclusive
+from waiting import until
 
 
 def test_a_second_holder_is_refused_by_the_first_ones_name_and_a_dead_holder_is_no_obstacle(tmp_path):
@@ -21,8 +21,7 @@ def test_a_second_holder_is_refused_by_the_first_ones_name_and_a_dead_holder_is_
             ready.touch()
             signal.pause()
     try:
-        while not ready.exists():
-            time.sleep(0.001)
+        assert until(ready.exists)
         with pytest.raises(IntegrityError, match=f"process {pid} on .* since 20"), exclusive(lease):
             pass
     finally:

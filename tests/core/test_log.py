@@ -1,4 +1,4 @@
-"""Lines that nothing can forge, progress that tells the truth, metrics that are JSON."""
+"""Console lines that data cannot forge, progress with the right rate, and metrics as JSON lines."""
 
 from __future__ import annotations
 

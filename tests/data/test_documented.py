@@ -1,4 +1,4 @@
-"""docs/data.md tells of every format that there is."""
+"""docs/data.md documents every format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A held-out slice goes by image: disjoint, complete, and the same every time."""
+"""Held-out shares are split by image: disjoint, complete, and the same every time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from cmapkd.core.errors import DataError
 from cmapkd.data.boxes import Boxes
-from cmapkd.data.holdout import apart, split_holdout
+from cmapkd.data.holdout import hold_out, split_holdout
 from cmapkd.data.questions import Questions
 
 
 def questions(n: int) -> Questions:
-    """n questions, three an image."""
+    """n questions, three per image."""
     ids, words = tuple(range(n)), ("",) * n
     images = tuple(k // 3 for k in ids)
     return Questions("q.json", ids, images, tuple(Path(f"{k}.jpg") for k in images), words, words, words, (("a",),) * n)
@@ -32,7 +32,7 @@ def test_the_split_keeps_its_share_out_and_loses_nothing() -> None:
 
 
 def test_questions_of_one_image_stay_together_and_none_is_lost() -> None:
-    rest, held = apart(questions(90), 0.3)
+    rest, held = hold_out(questions(90), 0.3)
     assert len(set(held.image_ids)) == 9 and len(held) == 27
     assert not set(rest.image_ids) & set(held.image_ids)
     assert sorted((*rest.ids, *held.ids)) == list(range(90))
@@ -40,12 +40,12 @@ def test_questions_of_one_image_stay_together_and_none_is_lost() -> None:
 
 
 def test_the_slice_is_the_same_every_time() -> None:
-    assert apart(questions(90), 0.3)[1].ids == apart(questions(90), 0.3)[1].ids
-    assert apart(boxes(20), 0.25)[1].image_ids == apart(boxes(20), 0.25)[1].image_ids
+    assert hold_out(questions(90), 0.3)[1].ids == hold_out(questions(90), 0.3)[1].ids
+    assert hold_out(boxes(20), 0.25)[1].image_ids == hold_out(boxes(20), 0.25)[1].image_ids
 
 
 def test_boxes_follow_their_image() -> None:
-    rest, held = apart(boxes(20), 0.25)
+    rest, held = hold_out(boxes(20), 0.25)
     assert len(held) == 5 and len(rest) == 15
     assert all(float(box[0, 0]) == key for key, box in zip(held.image_ids, held.boxes, strict=True))
 
@@ -53,4 +53,4 @@ def test_boxes_follow_their_image() -> None:
 @pytest.mark.parametrize("share", [0.001, 0.999])
 def test_a_share_that_leaves_nothing_is_refused(share: float) -> None:
     with pytest.raises(DataError, match="leaves nothing to train on or to score"):
-        apart(questions(9), share)
+        hold_out(questions(9), share)

@@ -1,4 +1,4 @@
-"""Whatever bytes a file holds, decoding gives an RGB image or says why not."""
+"""Decoding gives an RGB image or a reason, for any bytes in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cmapkd data inspect` shows what is there and a config block that reads it."""
+"""`cmapkd data inspect` reports on a data set and prints a config block that reads it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from cmapkd.core.errors import DataError, UsageError
 from cmapkd.core.types import Batch
 from cmapkd.data import loader as loading
 from cmapkd.data.images import decode
-from cmapkd.data.loader import Ledger, Loader, Reader, read_images, read_views
+from cmapkd.data.loader import InputSpec, Ledger, Loader, read_images, read_views
 from cmapkd.data.samples import Samples
 from cmapkd.data.stored import Member
 from pictures import config, samples
@@ -28,8 +28,8 @@ def tokenize(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
 def loader(
     data: Samples, batch: int = 4, teacher: bool = False, pool: np.ndarray | None = None, seed: int = 0, **keys: object
 ) -> Loader:
-    theirs = Reader(12, tokenize) if teacher else None
-    return Loader(data, config("x", **keys), Reader(8, tokenize), theirs, batch, seed, pool)
+    theirs = InputSpec(12, tokenize) if teacher else None
+    return Loader(data, config("x", **keys), InputSpec(8, tokenize), theirs, batch, seed, pool)
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -98,7 +98,7 @@ def test_a_rendered_view_is_kept_while_there_is_room(tmp_path: Path, monkeypatch
     for room, expected in ((4, 4), (1, 7), (0, 8)):
         decoded.clear()
         it = loader(samples(tmp_path, 4), views=1)
-        it._room = room * 3 * 8 * 8
+        it._cache_bytes_left = room * 3 * 8 * 8
         it.batch(0), it.batch(1)
         assert len(decoded) == expected
 
@@ -121,7 +121,7 @@ def test_leaving_early_ends_the_thread(tmp_path: Path) -> None:
     batches = it.iterate(0, 1000)
     next(batches)
     batches.close()
-    assert not [t for t in threading.enumerate() if t.name == "loader"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]
 
 
 def test_an_unreadable_image_is_named_and_replaced(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_more_bad_images_than_the_budget_stop_the_run_with_their_names(tmp_path:
     for k in range(4):
         data.paths[k].write_bytes(b"junk")
     with pytest.raises(
-        DataError, match=r"3 unreadable images, the budget is 2 \(data.bad_budget 0.2\).*\.png: .*; mend"
+        DataError, match=r"3 unreadable images, the budget is 2 \(data.bad_budget 0.2\).*\.png: .*; repair"
     ) as caught:
         list(loader(data, bad_budget=0.2).iterate(0, 9))
     assert "\n" not in str(caught.value)

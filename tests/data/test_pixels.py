@@ -1,4 +1,4 @@
-"""Kept pixels: the same batches without decoding anything, and refused when they are of other views."""
+"""Stored pixels: the same batches without decoding, refused when they are of other views."""
 
 import pytest
 from msgspec import structs
@@ -19,10 +19,10 @@ def losses(run):
     return [row["loss"] for row in rows if row["kind"] == "train"]
 
 
-def test_training_from_kept_pixels_decodes_nothing_and_is_the_same_to_the_bit(root, monkeypatch):
+def test_training_from_stored_pixels_decodes_nothing_and_is_the_same_to_the_bit(root, monkeypatch):
     over = {"train__steps": 4, "data__val": None, "eval__every": None}
     plain = distill(world.config(root, run=str(root / "decoded"), **over))
-    config = world.config(root, run=str(root / "kept"), cache__pixels=True, **over)
+    config = world.config(root, run=str(root / "stored"), cache__pixels=True, **over)
     build_cache(config)
 
     def refuse(path):
@@ -33,7 +33,7 @@ def test_training_from_kept_pixels_decodes_nothing_and_is_the_same_to_the_bit(ro
     assert final_row(config.run)["ledger"] == final_row(plain)["ledger"]
 
 
-def test_an_unreadable_image_is_no_kept_picture(root, monkeypatch, tmp_path):
+def test_an_unreadable_image_has_no_stored_pixels(root, monkeypatch, tmp_path):
     config = world.config(root, cache__path=str(tmp_path / "cache"), cache__pixels=True, data__val=None)
     samples = open_samples(config.data.train, config.data)
     real = loading.decode
@@ -44,19 +44,19 @@ def test_an_unreadable_image_is_no_kept_picture(root, monkeypatch, tmp_path):
         return real(path)
 
     monkeypatch.setattr("cmapkd.data.pixels.decode", one_bad)
-    write_pixels(config, samples, 32)
-    read = open_pixels(config, samples, 32)
+    write_pixels(samples, config.data, config.cache, 32)
+    read = open_pixels(samples, config.data, config.cache, 32)
     assert read is not None and read(3, 0) is None and read(3, 1) is None
-    kept = read(2, 1)
-    assert kept is not None and kept.shape == (3, 32, 32)
+    stored = read(2, 1)
+    assert stored is not None and stored.shape == (3, 32, 32)
 
 
 def test_pixels_of_other_views_are_refused_and_missing_ones_are_said(root, tmp_path):
     config = world.config(root, cache__path=str(tmp_path / "cache"), cache__pixels=True, data__val=None)
     samples = open_samples(config.data.train, config.data)
     with pytest.raises(UsageError, match="cmapkd cache"):
-        open_pixels(config, samples, 32)
-    write_pixels(config, samples, 32)
-    other = structs.replace(config, data=structs.replace(config.data, crop=(0.2, 1.0)))
+        open_pixels(samples, config.data, config.cache, 32)
+    write_pixels(samples, config.data, config.cache, 32)
+    other = structs.replace(config.data, crop=(0.2, 1.0))
     with pytest.raises(IntegrityError, match="'views'"):
-        open_pixels(other, samples, 32)
+        open_pixels(samples, other, config.cache, 32)

@@ -1,4 +1,4 @@
-"""The readers on the real files that users have; skipped where these are not on the machine."""
+"""The readers on real data sets; skipped where these are not on the machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from cmapkd.core.errors import DataError
 from cmapkd.data.boxes import file_size
-from cmapkd.data.holdout import apart
+from cmapkd.data.holdout import hold_out
 from cmapkd.data.inspect.look import inspect
 from cmapkd.data.loader import read_images
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
@@ -90,7 +90,7 @@ def test_vqa_questions_have_ten_answers_and_an_image() -> None:
 
 def test_real_questions_are_held_out_by_image() -> None:
     whole = open_questions(str(SHARED / "coco_mini"), config("x"))
-    rest, held = apart(whole, 0.3)
+    rest, held = hold_out(whole, 0.3)
     assert len(set(held.image_ids)) == round(0.3 * 373) and len(rest) + len(held) == 546
     assert not set(rest.image_ids) & set(held.image_ids) and held.answered
 

@@ -1,4 +1,4 @@
-"""Samples drop what cannot be used, count it, and are known by a fingerprint."""
+"""Samples drop and count unusable entries, and have a fingerprint."""
 
 from __future__ import annotations
 

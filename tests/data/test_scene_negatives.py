@@ -1,4 +1,4 @@
-"""Hard negatives: the true sentence holds, the false one does not, and they differ in what their kind says."""
+"""Hard negatives: the true sentence holds, the false one does not, and they differ only in their kind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SINGULAR = {plural(shape): shape for shape in SHAPES} | {shape: shape for shape 
 
 
 def fitting(scene: Scene, text: str) -> list[Thing]:
-    """The things that a description fits, read from its words alone."""
+    """The objects that a description fits, parsed from its words alone."""
     match = THING.fullmatch(text)
     assert match, text
     named = {key: value for key, value in match.groupdict().items() if value}

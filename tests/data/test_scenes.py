@@ -1,4 +1,4 @@
-"""The built-in world is deterministic, true in all it says, and written in the formats of the real data sets."""
+"""The built-in world is deterministic, its sentences are true, and its files have the formats of COCO and VQA v2."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RELATION = re.compile(r"^(an? .+?) (?:is )?(to the left of|to the right of|above
 
 
 def said(scene: Scene, text: str) -> list[Thing]:
-    """The things of the scene that a description fits."""
+    """The objects of the scene that a description fits."""
     match = re.search(THING, text)
     assert match, text
     named = {key: value for key, value in match.groupdict().items() if value}

@@ -1,4 +1,4 @@
-"""Languages told apart by script: what counts as one, and what each one's samples are."""
+"""Splitting captions by script: which scripts count as languages, and the samples of each."""
 
 import pytest
 

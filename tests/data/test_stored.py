@@ -1,4 +1,4 @@
-"""Pictures inside containers decode as the same picture in a file does."""
+"""Images inside containers decode like the same images in files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A view is the same crop in every run, and what is rendered is that crop."""
+"""A view is the same crop in every run, and is rendered as that crop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small data sets in the formats of larger ones: tar shards, COCO instances, VQA v2."""
+"""Writers of small data sets in the formats of large ones: tar shards, COCO instances, VQA v2."""
 
 from __future__ import annotations
 

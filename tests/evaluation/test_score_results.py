@@ -11,7 +11,7 @@ import pytest
 import world
 from cmapkd.cli.main import main
 from cmapkd.config.schema import DataConfig
-from cmapkd.data.holdout import apart
+from cmapkd.data.holdout import hold_out
 from cmapkd.data.readers import open_boxes
 from cmapkd.data.readers.builtin import scenes_folder
 from data.written import instances, vqa
@@ -70,7 +70,7 @@ def test_a_perfect_file_earns_everything(truth, capsys):
         ("vqa", GOOD["vqa"][1:], "1 question (10) not answered"),
         ("vqa", [{**GOOD["vqa"][0], "answer": None}], "entry 0: question_id is an integer, answer a string"),
         ("vqa", {"answers": []}, "a result file is a list"),
-        ("vqa", "# not JSON", "is no JSON, it begins with '# not JSON'"),
+        ("vqa", "# not JSON", "is not JSON, it begins with '# not JSON'"),
         ("captioning", [*GOOD["captioning"], GOOD["captioning"][0]], "1 ids occur more than once (0)"),
         ("captioning", [*GOOD["captioning"], {"image_id": 9, "caption": "x"}], "1 ids are not images of the split (9)"),
         ("captioning", GOOD["captioning"][1:], "1 ids have no caption (0)"),
@@ -185,7 +185,7 @@ def test_the_held_out_share_that_a_head_was_scored_on_is_scored_again_to_the_sam
 
 def test_a_share_needs_no_images_either(truth, capsys):
     where = instances(truth, {}, {"id": 2, "image_id": 2})
-    kept = apart(open_boxes(str(where), DataConfig(train=str(where)), pictures=False), 0.5)[1].image_ids
+    kept = hold_out(open_boxes(str(where), DataConfig(train=str(where)), pictures=False), 0.5)[1].image_ids
     shutil.rmtree(truth / "val2017"), shutil.rmtree(truth / "val2014")
     rows = [row for row in boxes(truth) if row["image_id"] in kept]
     assert scored("detection", rows, truth, "--holdout", "0.5") == 0
@@ -205,7 +205,7 @@ def test_a_judge_is_for_captions_alone(truth, capsys):
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [("captions_val2017.json", "holds captions, no questions"), ("README.md", "is no JSON, it begins with '# Notes'")],
+    [("captions_val2017.json", "holds captions, no questions"), ("README.md", "is not JSON, it begins with '# Notes'")],
 )
 def test_questions_that_are_none_are_said(given, words, truth, capsys):
     (truth / "README.md").write_text("# Notes\nof mine\n")

@@ -5,13 +5,13 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 from msgspec import structs
 
 import world
 from cmapkd.config.load import dump_config
+from cmapkd.config.schedules import resolve_schedule
 from cmapkd.core.errors import DataError, IntegrityError, PeerLostError, UsageError
 from cmapkd.experiments.ablation import DESIGN, GROUPS, ablation
 from cmapkd.experiments.arms import Arm, arm_config, method_arm, run_arms
@@ -25,7 +25,7 @@ from cmapkd.report.curves import curves
 from cmapkd.report.results import Result, final_row
 from cmapkd.report.stats import differ, interval, paired
 from cmapkd.report.tables import leads, rows_of, significant, write_tables
-from cmapkd.train.schedule import resolve_schedule
+from waiting import until
 
 
 def result(arm, seed, value, budget=1.0, seconds=5.0):
@@ -129,7 +129,7 @@ def test_every_arm_of_every_ablation_is_a_valid_config(root, group):
     for arm in ablation(config, group):
         changed = arm_config(config, arm, 0, 1.0, root / "x")
         method = resolve(changed.method, changed.weights, changed.share)
-        assert resolve_schedule(changed.schedule, method) and changed.policy.name in POLICIES
+        assert resolve_schedule(changed.schedule, method.stages) and changed.policy.name in POLICIES
 
 
 def test_sparse_matching_is_compared_with_caches_of_its_own(root):
@@ -266,10 +266,3 @@ def test_a_killed_comparison_leaves_no_run_behind_but_each_at_a_checkpoint(root,
         )
         process.kill()
     assert until(lambda: "stopped by signal" in (out / "cmapkd-0.log").read_text())
-
-
-def until(true, seconds=120):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not true():
-        time.sleep(0.2)
-    return true()

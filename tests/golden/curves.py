@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from cmapkd.config.load import check
+from cmapkd.config.schedules import SCHEDULES
 from cmapkd.config.schema import Config
 from cmapkd.methods import METHODS
 from cmapkd.policy import POLICIES
 from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
-from cmapkd.train.schedule import SCHEDULES
 
 KEPT = Path(__file__).with_name("curves.json")
 STEPS = 8

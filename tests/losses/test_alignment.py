@@ -1,4 +1,4 @@
-"""L_pyramid_align: which pairs of levels speak, at whose temperature, and to whom the gradient goes."""
+"""L_pyramid_align: which pairs of levels count, at which temperature, and where the gradient goes."""
 
 from __future__ import annotations
 

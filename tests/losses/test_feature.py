@@ -1,4 +1,4 @@
-"""Token errors, their means, and the gate that scales what a level sends into the trunk."""
+"""Token errors, their means, and the gate that scales the gradient of a level in the trunk."""
 
 from __future__ import annotations
 

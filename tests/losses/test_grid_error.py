@@ -1,4 +1,4 @@
-"""The factored grid error against maps that are really formed: values, gradients, digits, invariances."""
+"""The factored grid error against explicitly resampled maps: values, gradients, precision, invariances."""
 
 from __future__ import annotations
 

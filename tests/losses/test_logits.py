@@ -1,4 +1,4 @@
-"""Logit and embedding mimicry: the direction of the divergence, its gradient, its temperature, and cosines."""
+"""Distillation of logits and embeddings: direction of the divergence, gradient, temperature, and cosines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Relations between samples and between levels: loops, known answers, and what they must not see."""
+"""Relations between samples and between levels: loops, known values, and invariances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The labelled loss: class texts as classifier, unlabelled samples silent."""
+"""The labelled loss: class texts as classifier, unlabelled samples ignored."""
 
 from __future__ import annotations
 

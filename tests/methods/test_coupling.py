@@ -4,12 +4,13 @@ import pytest
 import torch
 
 import toy
+from cmapkd.config.schedules import SCHEDULES
 from cmapkd.core.types import LEVELS
 from cmapkd.methods import resolve
 from cmapkd.methods.objective import Facts, Objective, coupling_of
 from cmapkd.methods.stage import ActiveStage
 from cmapkd.pyramid.bridge import PairInformation
-from cmapkd.train.schedule import SCHEDULES, stage_at
+from cmapkd.train.schedule import stage_at
 
 PRIOR = torch.arange(16.0).view(4, 4) / 105
 PRIOR[3, 3] = 0.0

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import toy
+from cmapkd.config.schedules import resolve_schedule
 from cmapkd.core.types import Pair, StudentOutputs, TeacherOutputs, Tokens
 from cmapkd.methods import METHODS
-from cmapkd.train.schedule import resolve_schedule, stage_at
+from cmapkd.train.schedule import stage_at
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -55,7 +56,7 @@ def test_other_levels_play_no_part_and_none_at_all_costs_nothing() -> None:
 
 
 def test_the_first_stage_has_features_only_and_the_second_contrast_only() -> None:
-    stages = resolve_schedule(None, METHODS["dcclip"])
+    stages = resolve_schedule(None, METHODS["dcclip"].stages)
     first, second = stage_at(stages, 0.0), stage_at(stages, 0.6)
     assert (first.factors["align"], first.factors["dcclip_feat"], set(first.levels)) == (0.0, 1.0, {"P5", "L4"})
     assert (second.factors["align"], second.factors["dcclip_feat"], second.levels) == (1.0, 0.0, ())

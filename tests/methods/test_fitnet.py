@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import toy
+from cmapkd.config.schedules import resolve_schedule
 from cmapkd.core.types import Pair, StudentOutputs
 from cmapkd.methods import METHODS, resolve
 from cmapkd.methods.view import View
 from cmapkd.teacher.live import LiveTeacher
-from cmapkd.train.schedule import resolve_schedule, stage_at
+from cmapkd.train.schedule import stage_at
 
 
 def view(**errors: list[float]) -> View:
@@ -40,7 +41,7 @@ def parts(tmp_path):
 
 def test_the_first_stage_trains_the_student_up_to_the_guided_layer_and_the_regressor(parts) -> None:
     learner, objective, teacher, batch = parts
-    first = stage_at(resolve_schedule(None, METHODS["fitnet_staged"]), 0.0)
+    first = stage_at(resolve_schedule(None, METHODS["fitnet_staged"].stages), 0.0)
     torch.nn.init.normal_(learner.projectors.adapters["P3"][1].weight, std=0.05)
     torch.nn.init.normal_(learner.projectors.adapters["L2"][1].weight, std=0.05)
     given = toy.given(objective, batch, first, teacher)
@@ -60,12 +61,12 @@ def test_the_first_stage_trains_the_student_up_to_the_guided_layer_and_the_regre
 
 def test_the_second_stage_is_distillation_of_logits_without_any_level(parts) -> None:
     learner, objective, teacher, batch = parts
-    second = stage_at(resolve_schedule(None, METHODS["fitnet_staged"]), 0.5)
+    second = stage_at(resolve_schedule(None, METHODS["fitnet_staged"].stages), 0.5)
     given = toy.given(objective, batch, second, teacher)
     assert given.needs.levels == () and given.needs.teacher
     assert set(toy.losses(objective, learner, given)) == {"align", "logits"}
 
 
 def test_the_joint_form_keeps_task_and_hint_together_to_the_end() -> None:
-    stages = resolve_schedule(None, METHODS["fitnet"])
+    stages = resolve_schedule(None, METHODS["fitnet"].stages)
     assert len(stages) == 1 and set(stages[0].levels) == {"P3", "L2"} and not stages[0].scale

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import toy
 from cmapkd.core.errors import UsageError
-from cmapkd.core.types import Pair, StudentOutputs, TeacherOutputs
+from cmapkd.core.types import Inputs, Pair, StudentOutputs, TeacherOutputs
 from cmapkd.losses.c2kd import c2kd
 from cmapkd.losses.logits import kl_both_ways
 from cmapkd.methods import METHODS, TERMS, check_options
@@ -115,7 +115,7 @@ def test_c2kd_crosses_the_modalities_both_ways_and_trains_its_copy_of_the_teache
     part.proxies = torch.nn.ModuleDict(
         {f"{who}_{what}": torch.nn.Linear(sizes[who], K) for who in sizes for what in ("image", "text")}
     )
-    of = view(inputs=object())
+    of = view(inputs=Inputs(*(torch.zeros(B),) * 3))
     proxies, mine, projected, tower = part.proxies, of.student.final, of.student.projected, part.tower
     wanted = c2kd(
         4 * cosine(tower.text, of.class_texts), 5 * cosine(projected.image, of.class_texts),

@@ -11,7 +11,6 @@ from msgspec import structs
 import world
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import DataError, UsageError
-from cmapkd.core.prefetch import ahead
 from cmapkd.methods import METHODS
 from cmapkd.tasks.open_loss import TASK_HEADS, open_task
 from cmapkd.tasks.task_loss import TaskHead, task_loss
@@ -214,23 +213,3 @@ def test_a_task_without_a_weight_reads_nothing_and_says_so(root, monkeypatch, ca
         config = structs.replace(settings(root, "vqa"), weights=weights)
         assert open_task(config, bool(weights.get("task")), True) is None
         assert ("weights.task is not set" in capsys.readouterr().err) == said
-
-
-def test_what_is_made_ahead_comes_in_order_and_errors_in_their_place():
-    begun = []
-
-    def make(k):
-        begun.append(k)
-        if k == 5:
-            raise DataError("five")
-        return k * k
-
-    stream = ahead(make, [1, 3, 5, 7])
-    assert [next(stream), next(stream)] == [1, 9]
-    with pytest.raises(DataError, match="five"):
-        next(stream)
-    stream.close()
-    many = ahead(lambda k: begun.append(k) or k, range(100, 200))
-    assert next(many) == 100
-    many.close()
-    assert max(begun) <= 102

@@ -18,7 +18,7 @@ from cmapkd.core.errors import IntegrityError
 from cmapkd.train import checkpoint
 from tests.core.crash_states import Folder, Recorder, build, kill_state, power_loss_states
 from tests.core.dying import POINTS, Unsynced, killed, points, primitives_of
-from tests.core.test_fsio import every_failure
+from tests.core.failing import every_failure
 
 
 def content(step: int) -> tuple[dict[str, torch.Tensor], dict[str, object]]:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import toy
 import world as scenes
+from cmapkd.config.schedules import SCHEDULES
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Needs
@@ -20,7 +21,7 @@ from cmapkd.train import checkpoint
 from cmapkd.train import step as stepping
 from cmapkd.train.grad_cache import backward_in_parts
 from cmapkd.train.run import distill
-from cmapkd.train.schedule import SCHEDULES, stage_at
+from cmapkd.train.schedule import stage_at
 
 CLASS_METHODS = [name for name in METHODS if reading("class_texts", METHODS[name].weights)]
 N, CLASSES = 12, 5

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import toy
+from cmapkd.config.schedules import SCHEDULES, resolve_schedule
 from cmapkd.core.tree import rows as rows_of
 from cmapkd.core.types import LEVELS, Needs
 from cmapkd.methods import METHODS, TERMS, needs_teacher, reading, resolve
@@ -12,7 +13,7 @@ from cmapkd.teacher.live import LiveTeacher
 from cmapkd.towers.dual import evaluating
 from cmapkd.train import step as stepping
 from cmapkd.train.grad_cache import backward_in_parts
-from cmapkd.train.schedule import SCHEDULES, resolve_schedule, stage_at
+from cmapkd.train.schedule import stage_at
 
 PROJECTED = {"fd", "icl", "mfd", "gd"}  # terms on the student's embeddings in the teacher's width
 PAIR_METHODS = [
@@ -33,7 +34,7 @@ class World:
         self.teacher = LiveTeacher(self.tower, self.targets)
         self.objective = toy.objective(self.learner, self.method, self.targets.pairs)
         self.batch = toy.batch(self.student, self.tower, 16)
-        stages = resolve_schedule(None, self.method)
+        stages = resolve_schedule(None, self.method.stages)
         starts = [0.0, *(stage.until for stage in stages[:-1])]
         self.moments = [stage_at(stages, start) for start in starts]  # one a stage of the method's own schedule
         self.moment = self.moments[0]

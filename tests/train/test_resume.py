@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from cmapkd.core.errors import IntegrityError
 from cmapkd.train import checkpoint
 from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
+from waiting import LIMIT, until
 
 SCRIPT = """
 import sys
@@ -84,6 +84,12 @@ def test_a_key_that_is_newer_than_the_run_has_its_default(root, tmp_path):
         )
 
 
+def last_step(run: Path) -> int:
+    """The step of a run's last checkpoint, 0 without one."""
+    last = checkpoint.latest(run / "checkpoints")
+    return int(last.name.removeprefix("step-")) if last else 0
+
+
 def test_kill_minus_nine_loses_no_checkpoint_and_the_run_ends_the_same(root, tmp_path):
     over = {"train__steps": 40, "train__checkpoint_every": 1, "eval__every": None, "method": "scratch"}
     whole = distill(world.config(root, run=str(tmp_path / "whole"), **over))
@@ -94,16 +100,12 @@ def test_kill_minus_nine_loses_no_checkpoint_and_the_run_ends_the_same(root, tmp
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(path), *(["resume"] if attempt else [])], env=os.environ
         )
-        deadline = time.time() + 60
-        while process.poll() is None and not (folder / "checkpoints").exists() and time.time() < deadline:
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 0.6))
+        target = reached + rng.randint(1, 8)
+        assert until(lambda: process.poll() is not None or last_step(folder) >= target)  # noqa: B023
         process.send_signal(signal.SIGKILL)
         process.wait()
-        last = checkpoint.latest(folder / "checkpoints")
-        step = int(last.name.removeprefix("step-")) if last else 0
-        assert step >= reached
-        reached = step
+        assert last_step(folder) >= reached
+        reached = last_step(folder)
     distill(world.config(root, run=str(folder), **over), resume=(folder / "config.yaml").exists())
     same(whole, folder)
     assert world.steps_of(folder) == list(range(1, 41))
@@ -114,12 +116,10 @@ def test_sigterm_finishes_the_step_and_exits_with_143(root, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(world.config(root, run=str(tmp_path / "run"), **over)))
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path)], env=os.environ)
-    deadline = time.time() + 60
-    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.time() < deadline:
-        time.sleep(0.05)
-    time.sleep(1.0)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    assert until(lambda: process.poll() is not None or (metrics.exists() and '"train"' in metrics.read_text()))
     process.terminate()
-    assert process.wait(30) == 143
+    assert process.wait(LIMIT) == 143
     assert checkpoint.latest(tmp_path / "run" / "checkpoints") is not None
 
 

@@ -1,14 +1,15 @@
+"""The active stage of a schedule at a progress, and the learning rate at a step."""
+
 import pytest
 
-from cmapkd.config.schema import StageConfig
-from cmapkd.core.errors import UsageError
+from cmapkd.config.schedules import SCHEDULES
 from cmapkd.core.types import LEVELS
-from cmapkd.train.schedule import SCHEDULES, learning_rate, resolve_schedule, stage_at
+from cmapkd.train.schedule import learning_rate, stage_at
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_named_schedule_covers_the_whole_run(name):
-    stages = resolve_schedule(name)
+    stages = SCHEDULES[name]
     assert [stage_at(stages, x / 100).name for x in (0, 99)] == [stages[0].name, stages[-1].name]
 
 
@@ -23,21 +24,6 @@ def test_annealing_fades_the_pyramid_and_never_the_final_terms():
     factors = [stage_at(stages, x).factors for x in (0.2, 0.5, 0.75, 0.999)]
     assert [round(f["intra_v"], 2) for f in factors] == [1.0, 1.0, 0.5, 0.0]
     assert all(f["fd"] == f["align"] == 1.0 for f in factors)
-
-
-def test_a_stage_that_scales_an_unknown_term_is_told_the_nearest():
-    with pytest.raises(UsageError, match="did you mean 'align'"):
-        resolve_schedule((StageConfig(name="x", until=1.0, scale={"algn": 1.0}),))
-
-
-def test_stages_must_rise_and_end_at_one():
-    with pytest.raises(UsageError, match="must rise strictly and end at 1.0"):
-        resolve_schedule((StageConfig(name="a", until=0.5), StageConfig(name="b", until=0.5)))
-
-
-def test_an_unknown_schedule_is_told_the_nearest():
-    with pytest.raises(UsageError, match="did you mean 'coarse_to_fine'"):
-        resolve_schedule("coarse_to_fin")
 
 
 def test_learning_rate_warms_up_and_ends_near_zero():

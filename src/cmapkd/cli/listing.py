@@ -50,7 +50,7 @@ def suites() -> list[tuple[str, str]]:
 
 
 def schedules() -> list[tuple[str, str]]:
-    from cmapkd.train.schedule import SCHEDULES
+    from cmapkd.config.schedules import SCHEDULES
 
     return [(name, ", ".join(f"{s.name} to {s.until:.0%}" for s in stages)) for name, stages in SCHEDULES.items()]
 

@@ -1,1 +1,1 @@
-"""The config: what it may hold (schema), how it is read (text, tree, load), what errors say (explain), a start (starter)."""
+"""Config files: sections and keys (schema), reading (text, tree, load), error messages (explain), a template (starter)."""

@@ -1,4 +1,4 @@
-"""A tree read key by key, so that all that is wrong in it is told at once, a line for each thing. Imports no torch."""
+"""Config errors: reads a tree key by key and reports every error in it, one line each. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from msgspec import Meta, structs
 
-from cmapkd.config.schema import Config, Section
+from cmapkd.config.schema import Config
+from cmapkd.config.section import Section
 from cmapkd.core.errors import UsageError, did_you_mean
 
 SECTION = "must be a section, with its keys indented below it"
@@ -27,14 +28,14 @@ BOUNDS = {
 }
 WORDS = {True: ("true", "yes", "y", "on", "t", "1"), False: ("false", "no", "n", "off", "f", "0")}
 NAMES = {int: "integer", float: "number"}
-SHOWN = 80  # characters of a wrong value that a line repeats
+SHOWN = 80  # characters of a wrong value shown in an error
 
-Wrong = dict[str, str]  # dotted path of a key → what is wrong there
+Wrong = dict[str, str]  # dotted path of a key → the error there
 Given = TypeVar("Given", bound=Section)
 
 
 def read_key_by_key(kind: type[Given], tree: Any, where: str) -> Given:
-    """The section that a tree holds, where "7" may stand for 7 and yes for true. Raises UsageError, a line an error."""
+    """The section that a tree holds; "7" is accepted for 7 and yes for true. Raises UsageError, a line for each error."""
     wrong: Wrong = {}
     section = _read(kind, tree, "", wrong)
     if wrong:
@@ -43,12 +44,12 @@ def read_key_by_key(kind: type[Given], tree: Any, where: str) -> Given:
 
 
 def known_paths() -> dict[str, None]:
-    """Every dotted key that a config may hold, in the schema's order; list items are left out."""
+    """Every dotted key of the config schema, in order; items of lists have no key."""
     return dict.fromkeys(_walk(Config, ""))
 
 
 def _read(kind: Any, value: Any, path: str, wrong: Wrong) -> Any:
-    """The value as `kind`; what is wrong is put into `wrong`, and what is returned then is of no use."""
+    """The value converted to `kind`. Errors are added to `wrong`; the return value is then meaningless."""
     origin, parts = get_origin(kind), get_args(kind)
     try:
         if isinstance(kind, type) and issubclass(kind, Section):
@@ -67,7 +68,7 @@ def _read(kind: Any, value: Any, path: str, wrong: Wrong) -> Any:
 
 
 def _section(kind: type[Section], value: Any, path: str, wrong: Wrong) -> Section | None:
-    """Keys first; the section's own rule is tried on keys that are right."""
+    """The section of a mapping: first its keys, then, if all are right, the section's own rule."""
     if isinstance(value, kind):
         return value
     if not isinstance(value, Mapping):
@@ -91,7 +92,7 @@ def _section(kind: type[Section], value: Any, path: str, wrong: Wrong) -> Sectio
 
 
 def _nearest_kind(kinds: tuple[Any, ...], value: Any, path: str, wrong: Wrong) -> Any:
-    """Of a value that may be of several kinds and is of none, only the kind that it comes nearest to is told."""
+    """The value as one of several kinds; if it fits none, only the errors of the kind it comes nearest to are reported."""
     if value is None and NoneType in kinds or isinstance(value, str) and str in kinds:
         return value
     tried: list[Wrong] = []
@@ -129,7 +130,7 @@ def _list(kinds: tuple[Any, ...], value: Any, path: str, wrong: Wrong) -> tuple[
 
 
 def _leaf(kind: Any, value: Any) -> Any:
-    """One plain value. Raises ValueError with the rule that it breaks."""
+    """A plain value converted to `kind`. Raises ValueError with the rule that it breaks."""
     if get_origin(kind) is Annotated:
         return _bounded(_leaf(kind.__origin__, value), kind.__metadata__)
     if get_origin(kind) is Literal:
@@ -191,7 +192,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _unknown(path: str, name: str, known: list[str]) -> str:
-    """The line of an unknown key, with the right name: in the same section, else the same word in another section."""
+    """The error line of an unknown key, with the nearest known key of its section or the same key of another section."""
     here = [_join(path, near) for near in difflib.get_close_matches(name, known, 1, 0.6)]
     typo = difflib.get_close_matches(name, known, 1, 0.75)
     elsewhere = [other for other in known_paths() if other.rpartition(".")[2] == name]

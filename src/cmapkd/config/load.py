@@ -1,4 +1,4 @@
-"""From a YAML file or a shipped recipe's name to a Config, and back. Imports no torch."""
+"""Loading a Config from a YAML file or a recipe's name, and dumping it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from cmapkd.config.check_names import name_errors
 from cmapkd.config.schema import Config
 from cmapkd.config.text import MAX_BYTES, parse, parse_value, render
 from cmapkd.config.tree import plain, read
@@ -15,7 +16,10 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
-    """The config of a YAML file or a recipe, with `section.key=value` overrides. Raises UsageError, a line an error."""
+    """The config of a YAML file or a recipe, with `section.key=value` overrides applied.
+
+    Raises UsageError, a line for each error.
+    """
     tree = parse(_read(path), str(path))
     for override in overrides or []:
         _override(tree, override)
@@ -23,16 +27,21 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 
 
 def check(tree: dict[str, Any], where: str) -> Config:
-    """The Config of a parsed tree; `where` names its source in errors."""
+    """The Config of a parsed tree, with every name in it checked; `where` is its source, for errors.
+
+    Raises UsageError, a line for each error.
+    """
     config = read(Config, tree, f"config {where}")
     for key, value in _leaves(plain(config), ""):
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"config {where}: {key} is {value}; it must be a finite number")
+    if wrong := [f"config {where}: {line}" for line in name_errors(config)]:
+        raise UsageError("\n".join(wrong))
     return config
 
 
 def dump_config(config: Config) -> str:
-    """The resolved YAML: every key, defaults included; loading it gives the same Config."""
+    """The config as YAML with every key, defaults included; loading it gives the same Config."""
     return render(plain(config))
 
 
@@ -53,13 +62,13 @@ def _read(path: Path) -> str:
         raise UsageError(f"config {path}: no such file, and no recipe of that name; recipes: {names}{hint}")
     try:
         with path.open(encoding="utf-8") as file:
-            return file.read(MAX_BYTES + 1)  # one more than `parse` takes, so that it is the one who refuses
+            return file.read(MAX_BYTES + 1)  # one more than the limit, so that `parse` reports it
     except (UnicodeDecodeError, OSError) as error:
         raise UsageError(f"config {path}: not readable as UTF-8 text ({type(error).__name__})") from None
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
-    """Set one dotted key in place; sections that are missing or empty are made."""
+    """Set one dotted key in place, creating missing or empty sections on the way."""
     key, sign, value = override.partition("=")
     *sections, leaf = key.split(".")
     if not sign or not leaf or not all(sections):

@@ -1,18 +1,16 @@
-"""Every key a config file may hold, with its type, default and rule. Imports no torch."""
+"""Config: every key of a config file, with its type, default and rule. Imports no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-HOLDOUT = "holdout"  # as val: score on a share of the images of train, which is kept from training
-Level = Literal["P2", "P3", "P4", "P5", "L1", "L2", "L3", "L4"]
-Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-Decay = Annotated[float, Meta(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Meta(gt=0.0)]
-Weight = Annotated[float, Meta(ge=0.0)]
+from cmapkd.config.section import Decay, Fraction, Level, Positive, Section, Weight
+from cmapkd.config.sources import CacheConfig, DataConfig, StudentConfig, TowerConfig
+
+HOLDOUT = "holdout"  # as val: score on a share of the images of train, held out from training
 Metric = Literal[  # of a validation, more is better
     "mean_recall@1", "mean_recall", "image_retrieval_recall@1", "image_retrieval_recall@5", "image_retrieval_recall@10",
     "text_retrieval_recall@1", "text_retrieval_recall@5", "text_retrieval_recall@10",
@@ -20,110 +18,12 @@ Metric = Literal[  # of a validation, more is better
 ]  # fmt: skip
 
 
-class Section(Struct, frozen=True, forbid_unknown_fields=True):
-    """Keys with their types and rules; `__post_init__` raises ValueError where they do not go together."""
-
-
-class DataConfig(Section, frozen=True, kw_only=True):
-    """Where the image-text pairs are and how an image becomes a view.
-
-    train, val: a captions file, an image folder, tar shards (`{00000..00010}.tar`), a Hugging Face data set on disk, or
-    `scenes:N` for the built-in world of N images; `cmapkd data inspect` tells which.
-    images: the folder that image names are relative to (default: found beside the captions file).
-    train_split, val_split: which split of a file that holds several (Karpathy) or a split list file (Flickr).
-    regions: each region of Visual Genome is a sample of its own, cropped; otherwise its phrases are captions of the image.
-    views: how many replayable augmentations of each image exist; view v of image i is the same pixels in every
-    epoch, so that cached teacher features fit it.
-    """
-
-    train: str
-    val: str | None = None
-    images: Path | None = None
-    format: Literal[
-        "auto", "coco", "karpathy", "flickr", "csv", "folder", "webdataset", "visual_genome", "hf", "scenes"
-    ] = "auto"
-    train_split: str | None = None
-    val_split: str | None = None
-    image_key: str = "filepath"
-    text_key: str = "title"
-    separator: str | None = None
-    classes: Path | None = None
-    regions: bool = False
-    views: Annotated[int, Meta(ge=1, le=64)] = 4
-    crop: tuple[Fraction, Fraction] = (0.6, 1.0)
-    flip: bool = False
-    bad_budget: Fraction = 0.001
-    ram_mb: Annotated[int, Meta(ge=0)] = 1024
-    holdout: Annotated[float, Meta(ge=0.0, lt=0.5)] = 0.0
-
-    def __post_init__(self) -> None:
-        low, high = self.crop
-        if not 0 < low <= high:
-            raise ValueError(
-                f"crop is [{low:g}, {high:g}], the least and the greatest share of the area; e.g. [0.6, 1]"
-            )
-
-
-class TowerConfig(Section, frozen=True, kw_only=True):
-    """A CLIP-like model: an open_clip name, a shipped small name, `local-dir:PATH`, or a checkpoint path.
-
-    weights: local checkpoint for a named architecture (safetensors, open_clip `.pt`, OpenAI's `.pt`).
-    tokenizer: `own` (the architecture's), `teacher`, `train:N` (a BPE of N entries learnt on the train
-    captions), or a folder with a tokenizer.json.
-    """
-
-    model: str
-    weights: Path | None = None
-    tokenizer: str = "own"
-
-
-class StudentConfig(TowerConfig, frozen=True, kw_only=True):
-    """The model that is trained.
-
-    inherit: it begins as the least-squares image of the teacher (towers/inherit.py) instead of at random, where both
-    are open_clip transformers; for texts with the teacher's tokenizer. Fitted once, and kept in the cache. `scratch`
-    begins at random all the same.
-    """
-
-    inherit: bool = False
-
-
-class CacheConfig(Section, frozen=True, kw_only=True):
-    """The teacher's stored features. Without `path` the teacher runs live in every step.
-
-    rank: kept principal components per level (a power of 2). grid: side that spatial levels are pooled to
-    before storing; none keeps the teacher's own grid. tokens: instead of a grid, keep this many key tokens of P2-P4
-    with their places. sampling: which ones: a systematic sample in proportion to their likeness to the summary (pps,
-    unbiased, a sample of its own for each view), or always the likest (topk).
-    ensemble: finished caches of further teachers over the same data and views, for methods that read several (mobileclip_dr).
-    pixels: also keep every view's pixels at the student's size, 3 bytes a pixel, so that training decodes no image.
-    """
-
-    path: Path | None = None
-    rank: Annotated[int, Meta(ge=2, le=4096)] = 256
-    grid: Annotated[int, Meta(ge=1, le=64)] | None = None
-    tokens: Annotated[int, Meta(ge=1, le=4096)] | None = None
-    sampling: Literal["pps", "topk"] = "pps"
-    ensemble: tuple[Path, ...] = ()
-    dtype: Literal["int8", "fp16"] = "int8"
-    pixels: bool = False
-    calibration_samples: Annotated[int, Meta(ge=16)] = 2048
-    shard_rows: Annotated[int, Meta(ge=1)] = 4096
-    words: Annotated[int, Meta(ge=1, le=256)] = 24
-
-    def __post_init__(self) -> None:
-        if self.rank & (self.rank - 1):
-            raise ValueError(f"rank is {self.rank}, but must be a power of 2 (Hadamard rotation); try 128 or 256")
-        if self.grid is not None and self.tokens is not None:
-            raise ValueError("grid and tokens are two ways to keep less of a map; give one of them")
-        if self.ensemble and self.path is None:
-            raise ValueError("ensemble names further caches, but path is not set; set cache.path to the first one")
-
-
 class StageConfig(Section, frozen=True, kw_only=True):
-    """A stretch of training: up to which fraction, which levels teach, how terms are scaled, what the policy does.
+    """One stage of training: its end, the levels that teach, the scale of each term, and what the policy does.
 
-    anneal: levels and cross-modal terms fade to zero towards the end of the stage (cosine).
+    until: end of the stage, as a fraction of the run. scale: factors of single terms. anneal: all but the final terms
+    fade to zero towards the end of the stage (cosine). lr: factor of the learning rate. policy: weigh levels uniformly, or let
+    the policy act. trainable: train everything, or the adapters only.
     """
 
     name: str
@@ -137,13 +37,13 @@ class StageConfig(Section, frozen=True, kw_only=True):
 
 
 class PolicyConfig(Section, frozen=True, kw_only=True):
-    """Who decides how strongly each level teaches each sample: uniform, manual (by `weights`), random, or a policy that
-    learns from held-out pairs (veto, gating, routing, rl; they need data.holdout).
+    """The policy that weighs each level for each sample: uniform, manual (by `weights`), random, or one that learns from
+    held-out pairs (veto, gating, routing, rl; these need data.holdout).
 
-    every: steps between credit events. collect: share of the run with uniform weights while credits are gathered.
-    entropy: τ, the pull towards uniform. cost: λ_c, reward lost per unit of a level's bytes (1 unit: an average level).
-    floor: mean weight under which a level counts as unused; after `patience` events in a row it sleeps, that is, it is
-    neither computed nor read, and every `probe` events it is measured again.
+    every: steps between credit events. collect: share of the run in which weights are uniform and credits are collected.
+    lr: learning rate of the policy. entropy: τ, strength of the pull towards uniform weights. cost: λ_c, reward lost per
+    unit of a level's bytes (1 unit is an average level). floor: mean weight below which a level counts as unused; after
+    `patience` events in a row it sleeps: it is neither computed nor read, and is measured again every `probe` events.
     """
 
     name: str = "uniform"
@@ -159,10 +59,10 @@ class PolicyConfig(Section, frozen=True, kw_only=True):
 
 
 class CorruptConfig(Section, frozen=True, kw_only=True):
-    """A fault planted on purpose, to see what each policy does about it.
+    """A planted fault, for experiments on policies.
 
-    level: its targets and its row of the bridge belong to other samples, for a `share` of the samples (needs a cache).
-    captions: share of the samples whose captions are another sample's, for student and teacher alike.
+    level: for a `share` of the samples, the targets of this level and its row of the bridge are those of other samples
+    (needs a cache). captions: share of the samples whose captions are those of other samples, for student and teacher.
     """
 
     level: Level | None = None
@@ -171,9 +71,13 @@ class CorruptConfig(Section, frozen=True, kw_only=True):
 
 
 class TrainConfig(Section, frozen=True, kw_only=True):
-    """The optimisation. accumulate: parts that a batch is computed in; the loss stays that of the whole. track: tools that
-    get the rows of metrics.jsonl, too. centre: the student that is written is without the mean of its image embeddings,
-    where that raises the recall of train images (train/centre.py).
+    """Optimisation: length, batch, learning rate, precision, checkpoints.
+
+    accumulate: number of parts in which a batch is computed; the loss stays that of the whole batch. warmup: share of the
+    steps with a rising learning rate. clip: largest gradient norm. centre: subtract the mean image embedding from the
+    written student where that raises the recall of training images (train/centre.py). precision: auto is bf16 on a GPU
+    that computes in it, else fp32. keep: number of checkpoints kept. threads: CPU threads of torch. track: tools that
+    also receive the rows of metrics.jsonl.
     """
 
     steps: Annotated[int, Meta(ge=1)] | None = None
@@ -248,18 +152,18 @@ class TaskConfig(Section, frozen=True, kw_only=True):
 
 
 def refuse_split_of_holdout(val: str | None, val_split: str | None) -> None:
-    """Raise ValueError for a split of a share: `train_split` is what says which split it is a share of."""
+    """Raise ValueError for a val_split beside val: holdout; `train_split` names the split whose share is held out."""
     if val == HOLDOUT and val_split is not None:
         raise ValueError(f"val is {HOLDOUT}, a share of train, which has no split '{val_split}'; drop val_split")
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """One run. `method` names a list of terms; `weights` and `share` override its numbers.
+    """One run. `method` names a weighted list of terms; `weights` and `share` override its numbers.
 
-    share: a term's target ratio of trunk-gradient norm to the final terms' (calibrated during the run);
-    weights: a fixed weight, which switches the calibration of that term off. options: switches of single terms, as
-    `{logits: {temperature: 2}}`; each method's page names its own. schedule: a named order of the levels,
-    a list of stages, or nothing for the method's own (all levels throughout, unless it says otherwise).
+    share: target ratio of a term's trunk-gradient norm to that of the final terms, calibrated during the run. weights: a
+    fixed weight, which turns the calibration of that term off. options: options of single terms, such as
+    `{logits: {temperature: 2}}`; the page of each method lists its own. schedule: a named schedule, a list of stages,
+    or nothing for the method's own (usually all levels throughout).
     """
 
     run: Path

@@ -7,7 +7,7 @@ import json
 NOTHING_YET = """data:
   train: {data}
   # val: PATH                  # without it there is no score during training
-  # images: FOLDER             # where image names point to, when they are not beside the captions file"""
+  # images: FOLDER             # the images, when they are not beside the captions file"""
 
 STARTER = """\
 # A distillation run. Check it with:   cmapkd distill --config {name} --dry-run
@@ -17,7 +17,7 @@ seed: 0
 method: cmapkd                 # cmapkd list methods
 
 {data}
-  views: 4                     # replayable augmentations of each image; each is one row in the cache
+  views: 4                     # fixed augmentations of each image; each is one row in the cache
 
 teacher:
   model: ViT-L-14              # an open_clip name, shipped:scenes-teacher, or local-dir:FOLDER
@@ -26,7 +26,7 @@ teacher:
 student:
   model: ViT-B-32              # cmapkd list towers
   tokenizer: teacher           # own, teacher, train:N, or a folder with a tokenizer.json
-  # inherit: true              # begin from the teacher's weights, where both are transformers of open_clip
+  # inherit: true              # initialise from the teacher's weights, where both are open_clip transformers
 
 cache:
   path: data/cache/first       # the teacher runs once; without a path it runs in every step
@@ -44,6 +44,9 @@ eval:
 
 
 def starter(data: str, name: str, found: str | None = None) -> str:
-    """The YAML of a first run on the captions in `data`, to be saved as `name`; found: the data section that reads them."""
+    """The YAML of a first run on the captions in `data`, to be saved as `name`.
+
+    found: the `data` section, where an inspection of the data has produced one.
+    """
     plain = NOTHING_YET.format(data=json.dumps(data, ensure_ascii=False))
     return STARTER.format(data=found or plain, name=name)

@@ -1,4 +1,4 @@
-"""A suite: the data of the five tasks on which models are scored side by side. Imports no torch."""
+"""A suite: the data sets of the tasks on which models are scored side by side. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from msgspec import UNSET, Meta
 from msgspec.structs import force_setattr
 
-from cmapkd.config.schema import HOLDOUT, Positive, Section, refuse_split_of_holdout
+from cmapkd.config.schema import HOLDOUT, refuse_split_of_holdout
+from cmapkd.config.section import Positive, Section
 from cmapkd.config.text import MAX_BYTES, parse
 from cmapkd.config.tree import read
 from cmapkd.core.errors import UsageError, did_you_mean
@@ -16,16 +17,16 @@ from cmapkd.core.errors import UsageError, did_you_mean
 SUITES = Path(__file__).parent.parent / "recipes" / "suites"
 Given = TypeVar("Given", bound=Section)
 
-Name = Annotated[str, Meta(pattern=r"^[\w. -]*\Z")]  # of a folder and of a heading
-Share = Annotated[float, Meta(gt=0.0, lt=1.0)]  # of images that are kept from training
+Name = Annotated[str, Meta(pattern=r"^[\w. -]*\Z")]  # names a folder and a heading
+Share = Annotated[float, Meta(gt=0.0, lt=1.0)]  # of the images, held out from training
 HEAD_SHARE = 0.3
-LEFT_OUT: Any = UNSET  # means HEAD_SHARE, and lets HeadData see whether a share was written
+LEFT_OUT: Any = UNSET  # stands for HEAD_SHARE; tells an omitted share from a written one
 
 
 class ScoredData(Section, frozen=True, kw_only=True):
-    """Data that a model is scored on as it is. data: a path or scenes:N; split, images, classes as in a run's config.
+    """Data of a task without a trained head. data: a path or scenes:N; split, images, classes: as in a run's config.
 
-    protocol: by name (cmapkd list protocols), default the task's first. name: tells entries of one task apart.
+    protocol: its name (cmapkd list protocols), default the task's first. name: distinguishes several entries of one task.
     """
 
     name: Name = ""
@@ -37,7 +38,7 @@ class ScoredData(Section, frozen=True, kw_only=True):
 
 
 class ResultData(Section, frozen=True, kw_only=True):
-    """What a result file is of. holdout: only the share of the images that a head with the same share was scored on."""
+    """The data behind a result file. holdout: score only the share of images held out from a head with the same share."""
 
     data: str
     split: str | None = None
@@ -46,10 +47,10 @@ class ResultData(Section, frozen=True, kw_only=True):
 
 
 class HeadData(Section, frozen=True, kw_only=True):
-    """Data of a task with a head: it is trained on `train` and scored on `val`, the tower frozen.
+    """Data of a task with a head, which is trained on `train` and scored on `val` on top of the frozen tower.
 
-    val: holdout trains on the rest of `train` and scores on a share `holdout` of its images, the same ones every time.
-    width: of the head, its own default unless given. head: of VQA, what fuses image and question.
+    val: `holdout` scores on a share `holdout` of the images of `train`, always the same ones, and trains on the rest.
+    width: width of the head, default its own. head: the VQA head's fusion of image and question.
     """
 
     name: Name = ""
@@ -77,7 +78,7 @@ class HeadData(Section, frozen=True, kw_only=True):
 
 
 class SuiteConfig(Section, frozen=True, kw_only=True):
-    """Which tasks, on what: an entry, or a list of named ones. A task that is left out is not in the table."""
+    """For each task one entry, or a list of named entries; a task without entries is not scored."""
 
     retrieval: tuple[ScoredData, ...] = ()
     zeroshot: tuple[ScoredData, ...] = ()
@@ -94,7 +95,7 @@ class SuiteConfig(Section, frozen=True, kw_only=True):
 
 
 def scored_data(data: str | None, split: str | None, images: Path | None, classes: Path | None) -> ScoredData | None:
-    """What a command line says of data to score on; None where it names none. Raises UsageError for half of it."""
+    """The data named on the command line of eval, or None. Raises UsageError for a split, images or classes without data."""
     if data is not None:
         return ScoredData(data=data, split=split, images=images, classes=classes)
     if lone := [name for name, given in (("split", split), ("images", images), ("classes", classes)) if given]:
@@ -103,28 +104,28 @@ def scored_data(data: str | None, split: str | None, images: Path | None, classe
 
 
 def head_data(given: dict[str, Any]) -> HeadData:
-    """What the command line of train-head says of data. Raises UsageError."""
+    """The data named on the command line of train-head. Raises UsageError."""
     return _checked(HeadData, given, "train-head")
 
 
 def result_data(given: dict[str, Any]) -> ResultData:
-    """What the command line of score says of data. Raises UsageError."""
+    """The data named on the command line of score. Raises UsageError."""
     return _checked(ResultData, given, "score")
 
 
 def _checked(kind: type[Given], given: dict[str, Any], command: str) -> Given:
-    """The data among a command's arguments; None is what was not given, and what is no key is passed over."""
+    """The section made of a command's arguments: None means not given, and arguments that are no keys are ignored."""
     chosen = {key: given[key] for key in kind.__struct_fields__ if given.get(key) is not None}
     return read(kind, chosen, command)
 
 
 def read_suite(tree: dict[str, Any], where: str) -> SuiteConfig:
-    """The suite of a parsed tree. Raises UsageError: `where` and what is wrong, a line for each thing."""
+    """The suite of a parsed tree; `where` is its source. Raises UsageError, a line for each error."""
     return read(SuiteConfig, {task: _listed(given) for task, given in tree.items()}, where)
 
 
 def load_suite(path: Path) -> SuiteConfig:
-    """The suite of a YAML file or of a shipped name (`scenes`). Raises UsageError, a line an error."""
+    """The suite of a YAML file or of a shipped name such as `scenes`. Raises UsageError, a line for each error."""
     shipped = SUITES / f"{path}.yaml"
     if not path.exists() and path.parent == Path() and shipped.is_file():
         path = shipped
@@ -143,5 +144,5 @@ def load_suite(path: Path) -> SuiteConfig:
 
 
 def _listed(given: Any) -> Any:
-    """One entry or a list of entries; an empty key is none."""
+    """A list of entries from one entry, a list of them, or an empty key."""
     return () if given is None else given if isinstance(given, list | tuple) else [given]

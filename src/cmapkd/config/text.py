@@ -1,4 +1,4 @@
-"""Config text to a plain tree and back: safe YAML with limits on size, depth and nodes. Imports no torch."""
+"""YAML text to a plain tree and back, with limits on size, depth and number of values. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cmapkd.core.errors import UsageError
 
 MAX_BYTES, MAX_DEPTH, MAX_NODES = 1_000_000, 20, 10_000
 
-# YAML 1.2's scalars: `1e-3` is a number, and `no`, `12:30` and `2026-01-31` are the text that they look like.
+# Scalars of YAML 1.2: `1e-3` is a number; `no`, `12:30` and `2026-01-31` are text.
 NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?$")
-WORD = re.compile(r"|[-+.]*[\w~][\w.+~-]*")  # what an override may read as a number, true or null
+WORD = re.compile(r"|[-+.]*[\w~][\w.+~-]*")  # an override that may be a number, true or null
 SCALARS = (
     ("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][\d_]*)$"), "-+0123456789"),
     ("tag:yaml.org,2002:float", NUMBER, "-+.0123456789"),
@@ -23,7 +23,7 @@ SCALARS = (
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses aliases, tags, duplicate and odd keys, and stops at the limits while it reads."""
+    """A safe YAML loader that refuses aliases, tags, duplicate keys and keys that are not words, and enforces the limits."""
 
     yaml_implicit_resolvers: dict[str, list] = {}
 
@@ -53,13 +53,13 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise _refusal(key, "a key must be a word")
             if key.value in seen:
-                raise _refusal(key, f"key '{key.value}' stands twice; keep one")
+                raise _refusal(key, f"key '{key.value}' occurs twice; keep one")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every string that this loader or one of YAML 1.1 would take for something else."""
+    """A dumper that quotes every string which this loader, or a YAML 1.1 loader, would read as something else."""
 
 
 for _tag, _pattern, _first in SCALARS:
@@ -68,7 +68,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.012345
 
 
 def parse(text: str, where: str) -> dict[str, Any]:
-    """The tree of a YAML mapping. Raises UsageError with `where` and the line."""
+    """The tree of a YAML mapping. Raises UsageError with the source `where` and the line."""
     if len(text.encode(errors="surrogateescape")) > MAX_BYTES:
         raise UsageError(f"config {where}: larger than {MAX_BYTES} bytes; a config is a few dozen lines")
     tree = _load(text, f"config {where}")
@@ -78,7 +78,7 @@ def parse(text: str, where: str) -> dict[str, Any]:
 
 
 def parse_value(text: str, where: str) -> Any:
-    """What `text` says behind a `key=`: a number, true, null, `[…]`, `{…}` or `'…'` as in YAML; else plain text."""
+    """The value of `key=text`: a number, true, null, `[…]`, `{…}` or `'…'` as in YAML, anything else as plain text."""
     quoted = len(text) > 1 and text[0] in "'\"" and text[0] == text[-1]
     if quoted or text[:1] in ("[", "{") or WORD.fullmatch(text):
         return _load(text, where)

@@ -1,4 +1,4 @@
-"""Where and in which precision a model runs: the config's words as torch's objects."""
+"""Device and precision: the config's words as torch objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cmapkd.core.errors import UsageError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one. Raises UsageError for a name that torch does not know or cannot use here."""
+    """The device of a name; `auto` is cuda if available, else cpu. Raises UsageError for an unknown or unusable device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -24,9 +24,19 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bf16 on a GPU and fp32 on a CPU: one without bf16 instructions emulates them some fifty times slower,
-    and small towers are not faster with them either.
+    """The dtype of a precision's name; `auto` is bf16 on a GPU that computes in it, else fp32.
+
+    GPUs before Ampere and CPUs without bf16 instructions emulate bf16, some fifty times slower; on other CPUs small
+    towers are not faster in it.
     """
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return torch.bfloat16 if _computes_bf16(device) else torch.float32
     return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    """Whether the device is a GPU with bf16 arithmetic of its own."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)

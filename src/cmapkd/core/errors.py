@@ -1,4 +1,4 @@
-"""What a user is told when something is wrong, and the exit code it ends with. Imports no torch."""
+"""Errors shown to the user as one line, and their exit codes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class CmapkdError(Exception):
-    """One clear line: what, where, the rule, the way out. `code` is the process's exit code."""
+    """An error with a one-line message: what, where, the rule, the way out. `code` is the exit code of the process."""
 
     code = 1
 
@@ -25,30 +25,30 @@ class DataError(CmapkdError):
 
 
 class IntegrityError(CmapkdError):
-    """Corrupt or stale: a hash that differs, a cache of another teacher, a checkpoint of another model."""
+    """Corrupt or stale files: a wrong hash, a cache of another teacher, a checkpoint of another model."""
 
     code = 4
 
 
 class DiskError(CmapkdError):
-    """No room, no permission, or a failed write; nothing committed is lost."""
+    """A full disk, a missing permission or a failed write; nothing committed is lost."""
 
     code = 5
 
 
 class NonFiniteError(CmapkdError):
-    """A loss or gradient that is NaN or infinite; the weights are those before the step."""
+    """A NaN or infinite loss or gradient; the weights are still those before the step."""
 
     code = 6
 
 
 class PeerLostError(CmapkdError):
-    """A rank of a multi-process run died or hung."""
+    """A process of a comparison with several jobs died."""
 
     code = 7
 
 
 def did_you_mean(word: str, names: Iterable[str], likeness: float = 0.6) -> str:
-    """` (did you mean 'train'?)`, the name nearest to a wrong one, to end a line with; nothing where none is near."""
+    """` (did you mean 'train'?)` with the known name nearest to `word`, or an empty string where none is near."""
     near = difflib.get_close_matches(word, list(names), 1, likeness)
     return f" (did you mean '{near[0]}'?)" if near else ""

@@ -1,8 +1,9 @@
-"""The one module that writes durably: temporary file, flush, fsync, rename, fsync of the folder. Imports no torch.
+"""Durable, atomic writes: temporary file, fsync, rename, fsync of the folder. Imports no torch.
 
-Every primitive goes through `system`, so that tests can make any of them fail, and can replay them to rebuild every
-state that a power loss may leave. Names that a killed writer leaves: NAME.tmp.PID (half written), NAME.trash.PID (half
-deleted) and NAME.old.PID (set aside while its successor takes the name); `sweep_temporaries` clears up after it.
+All durable writes of the package go through this module, and every primitive through `system`, so that tests can make
+any of them fail and can rebuild every state that a power loss may leave. A killed writer leaves names such as
+NAME.tmp.PID (half written), NAME.trash.PID (half deleted) and NAME.old.PID (moved away while its successor takes the
+name); `sweep_temporaries` removes them.
 """
 
 from __future__ import annotations
@@ -29,11 +30,10 @@ system = OS()
 
 
 def write_bytes(path: Path, data: bytes | Iterable[Any], size: int | None = None) -> str:
-    """Replace `path` by `data`, whole or not at all; returns the SHA-256 of what was written.
+    """Replace the file atomically; returns the SHA-256 of the bytes written.
 
-    data: bytes, or pieces that are buffers. size: total bytes where `data` is an iterator, for the message of a full
-    disk. Raises DiskError; the old file then
-    still stands and the temporary one is gone.
+    data: bytes, or an iterable of buffers. size: total number of bytes where `data` is an iterator, for the message of a
+    full disk. Raises DiskError; the old file is then unchanged and the temporary one is gone.
     """
     temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
     chunks = [data] if isinstance(data, bytes | bytearray | memoryview) else data
@@ -61,17 +61,17 @@ def write_bytes(path: Path, data: bytes | Iterable[Any], size: int | None = None
 
 
 def json_bytes(value: object) -> bytes:
-    """The one text that `write_json` gives a value, so that a reader can ask for exactly these bytes."""
+    """The exact bytes that `write_json` writes for a value."""
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replace `path` by `value` as JSON, whole or not at all. Raises DiskError."""
+    """Replace the file atomically by `value` as JSON. Raises DiskError."""
     write_bytes(path, json_bytes(value))
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and what is missing above it, so that it survives a power loss. Raises DiskError."""
+    """Make a folder and its missing parents durably. Raises DiskError."""
     if path.is_dir():
         return
     if path.parent != path:
@@ -85,9 +85,9 @@ def make_folder(path: Path) -> None:
 
 
 def commit_dir(temporary: Path, final: Path) -> None:
-    """Make a folder of durable files appear under its name; one that stood there is set aside first, deleted last.
+    """Rename a finished folder to its final name atomically; a previous folder there is moved away first, deleted last.
 
-    Raises DiskError; the folder that stood there then still does.
+    Raises DiskError; the previous folder is then still in place.
     """
     old = final.with_name(f"{final.name}.old.{os.getpid()}")
     try:
@@ -109,7 +109,7 @@ def commit_dir(temporary: Path, final: Path) -> None:
 
 
 def retire_dir(folder: Path) -> None:
-    """Delete a folder so that no half of it is ever seen under its name. Raises DiskError."""
+    """Delete a folder atomically: it is renamed first, so that no half of it is seen under its name. Raises DiskError."""
     trash = folder.with_name(f"{folder.name}.trash.{os.getpid()}")
     try:
         system.rename(folder, trash)
@@ -120,7 +120,7 @@ def retire_dir(folder: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Delete a file or a whole folder; what cannot be deleted stays for the next sweep."""
+    """Delete a file or a whole folder, ignoring failures; the next sweep tries again."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             for child in list(path.iterdir()):
@@ -131,7 +131,7 @@ def discard(path: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Delete a file, if it is there, so that a power loss does not bring it back. Raises DiskError."""
+    """Delete a file durably, if it exists. Raises DiskError."""
     try:
         with contextlib.suppress(FileNotFoundError):
             system.unlink(path)
@@ -141,9 +141,9 @@ def remove_file(path: Path) -> None:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Append one line in a single write; it outlives a kill, but only a later fsync of the system a power loss.
+    """Append one line in a single write. It survives a kill of the process; nothing is synced for a power loss.
 
-    A write that fails half way is taken back, so that the next line starts on its own. Raises DiskError.
+    A partial write is undone, so that the next line starts on its own. Raises DiskError.
     """
     data = (text + "\n").encode()
     try:
@@ -163,7 +163,7 @@ def append_line(path: Path, text: str) -> None:
 
 
 def repair_jsonl(path: Path) -> int:
-    """Cut a last line that a kill left torn, and any line that a power loss garbled; returns the bytes cut."""
+    """Remove an incomplete last line and lines that are no JSON; returns the number of bytes removed."""
     data = path.read_bytes()
     kept = b"".join(line + b"\n" for line in data.split(b"\n")[:-1] if _is_json(line))
     if len(kept) < len(data):
@@ -172,7 +172,7 @@ def repair_jsonl(path: Path) -> int:
 
 
 def sweep_temporaries(folder: Path) -> None:
-    """Clear up what dead writers left below `folder`; a folder that one had set aside gets its name back."""
+    """Delete the temporary files of dead processes below `folder`; a folder that one had moved away gets its name back."""
     found = []
     for parent, folders, files in os.walk(folder):
         for name in folders + files:
@@ -190,7 +190,7 @@ def sweep_temporaries(folder: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
+    """Hexadecimal SHA-256 of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -199,14 +199,14 @@ def sha256_file(path: Path) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """Free bytes on the disk that `path` is or will be on."""
+    """Free bytes on the disk of `path`, which need not exist yet."""
     while not path.exists():
         path = path.parent if path != path.parent else Path()
     return shutil.disk_usage(path).free
 
 
 def disk_error(path: Path, error: OSError, need: int | None = None) -> DiskError:
-    """The one line for a failed write of `need` bytes."""
+    """The DiskError of a failed write of `need` bytes."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = free_bytes(path.parent) / 1e6
         wanted = "writing" if need is None else f"{need / 1e6:.3f} MB needed for"
@@ -237,7 +237,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _alive(pid: int) -> bool:
-    """Whether another process of this machine has this number; our own number was a dead one's before."""
+    """Whether another process of this machine has this number; a leftover with our own number is of a dead process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lease file that names its holder and dies with it. Imports no torch."""
+"""A lock file that lets one process at a time into a folder, names its holder and is released when that dies. No torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cmapkd.core.errors import IntegrityError
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lease file `path`; it dies with its process, however that ends.
+    """Hold the lock file `path`; the system releases it when the process ends, however that happens.
 
-    Raises IntegrityError that names the holder, or DiskError where the file system has no locks.
+    Raises IntegrityError naming the holder, or DiskError where the file system has no locks.
     """
     fsio.make_folder(path.parent)
     try:

@@ -1,4 +1,4 @@
-"""What the user sees while something runs: lines, progress with rate and ETA, and the JSONL metrics file."""
+"""Console output and the metrics file: messages, progress with rate and ETA, and rows of JSON lines."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ ERASE = "\r\x1b[K"
 
 
 def clean(text: str) -> str:
-    """One line: control characters are escaped, so that a caption or file name cannot forge lines or colours."""
+    """The text with control characters escaped, so that a caption or file name cannot forge lines or colours."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def say(text: str) -> None:
-    """One line on stderr; where a progress line stands on a terminal, it is overwritten."""
+    """Print one line on stderr, over the progress line if a terminal shows one."""
     print(f"{ERASE if sys.stderr.isatty() else ''}{clean(text)}", file=sys.stderr, flush=True)
 
 
 class Progress:
-    """`label 120/400  12.3/s  ETA 00:23  note`: one rewritten line on a terminal, a line every 10 s elsewhere.
+    """A progress line `label 120/400  12.3/s  ETA 00:23  note`, rewritten on a terminal, printed every 10 s elsewhere.
 
-    The rate counts from the first update, so that a resumed run does not claim the steps of the run before it.
-    quiet: seconds before which nothing is said, for work that is mostly short.
+    The rate counts from the first update, so that a resumed run does not count the steps before it.
+    quiet: seconds before the first output, for work that is mostly short.
     """
 
     def __init__(self, total: int, label: str, quiet: float = 0.0) -> None:
         self.total, self.label = total, label
         self.started = self.shown = time.monotonic()
-        self.loud, self.said = self.started + quiet, False
+        self.show_after, self.printed = self.started + quiet, False
         self.first: int | None = None
         self.terminal = sys.stderr.isatty()
 
@@ -48,9 +48,9 @@ class Progress:
             self.first = done - 1 if done == 1 else done
             self.started = self.started if done == 1 else now
         soon = now - self.shown < (TERMINAL_EVERY if self.terminal else PLAIN_EVERY) and done < self.total
-        if soon or now < self.loud:
+        if soon or now < self.show_after:
             return
-        self.shown, self.said = now, True
+        self.shown, self.printed = now, True
         seconds, steps = now - self.started, done - self.first
         pace = (
             f"{steps / seconds:.1f}/s  ETA {_clock((self.total - done) * seconds / steps)}"
@@ -64,25 +64,25 @@ class Progress:
             say(line)
 
     def close(self) -> None:
-        if self.terminal and self.said:
+        if self.terminal and self.printed:
             print(file=sys.stderr, flush=True)
 
 
 class MetricsLog:
-    """One JSON object a line; numbers that are not finite become null, since JSON has no NaN. also: who gets rows, too."""
+    """A file of JSON lines; numbers that are not finite become null. trackers: callables that also receive each row."""
 
-    def __init__(self, path: Path, also: Sequence[Callable[[dict[str, object]], None]] = ()) -> None:
-        self.path, self.also = path, also
+    def __init__(self, path: Path, trackers: Sequence[Callable[[dict[str, object]], None]] = ()) -> None:
+        self.path, self.trackers = path, trackers
 
     def write(self, row: dict[str, object]) -> None:
         """Append the row in a single write. Raises DiskError."""
         fsio.append_line(self.path, json.dumps(_finite(row), allow_nan=False))
-        for write in self.also:
-            write(row)
+        for track in self.trackers:
+            track(row)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a line that a kill or a power loss left torn is passed over."""
+    """The rows of a metrics file; lines that are no JSON, as a kill may leave, are skipped."""
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""Sample order as a keyed bijection: position → sample from (seed, epoch) alone, no permutation stored."""
+"""Shuffling by a keyed permutation: (seed, epoch, position) → sample, without storing a permutation."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 ROUNDS = 4
 
 
-def keyed(seed: int, *values: int) -> int:
+def keyed_hash(seed: int, *values: int) -> int:
     """A stable 64-bit hash of integers, the same on every machine and in every version."""
     text = ",".join(str(int(value)) for value in (seed, *values)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def permute(indices: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
-    """Map positions 0 ≤ i < n to a permutation of 0..n-1 (Feistel network with cycle walking)."""
+    """The images of positions 0 ≤ i < n under a keyed permutation of 0..n-1 (Feistel network with cycle walking)."""
     half = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
-    keys = [np.uint64(keyed(seed, epoch, r)) for r in range(ROUNDS)]
+    keys = [np.uint64(keyed_hash(seed, epoch, r)) for r in range(ROUNDS)]
     out = _feistel(indices.astype(np.uint64), half, keys)
     while (outside := out >= n).any():
         out[outside] = _feistel(out[outside], half, keys)
@@ -34,7 +34,7 @@ def _feistel(x: np.ndarray, half: int, keys: list[np.uint64]) -> np.ndarray:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: every output bit depends on every input bit."""
+    """The finaliser of splitmix64, in which every output bit depends on every input bit."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,4 +1,4 @@
-"""What is made of a number (a batch of a step) is made by threads while the one before it is used."""
+"""Ordered prefetch on threads: later items are computed while the current one is used."""
 
 from __future__ import annotations
 
@@ -8,31 +8,39 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-T = TypeVar("T")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
-def ahead(make: Callable[[int], T], numbers: Iterable[int], threads: int = 1) -> Iterator[T]:
-    """make(k) of each number in their order, one more than `threads` begun ahead; an error surfaces in its place."""
+def prefetch(
+    make: Callable[[Item], Made], items: Iterable[Item], threads: int = 1, depth: int | None = None
+) -> Iterator[Made]:
+    """Yield make(item) for each item in order, while threads compute the next `depth` of them (default: one per thread).
+
+    An error in make(item) is raised when that item is due. Closing the iterator early cancels what has not begun and waits
+    for what has.
+    """
     threads = max(1, threads)
-    with ThreadPoolExecutor(threads) as pool:
-        coming: deque[Future[T]] = deque()
+    depth = threads if depth is None else depth
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
+        pending: deque[Future[Made]] = deque()
         try:
-            for number in numbers:
-                coming.append(pool.submit(make, number))
-                if len(coming) > threads:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()
+            for item in items:
+                pending.append(pool.submit(make, item))
+                if len(pending) > depth:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in coming:
+            for future in pending:
                 future.cancel()
 
 
-def readers() -> int:
-    """How many threads may read ahead in this process: all its processors but one, and no more than eight."""
+def reader_threads() -> int:
+    """Number of threads for reading files: all available processors but one, at most eight."""
     return max(1, min(8, processors() - 1))
 
 
 def processors() -> int:
-    """How many processors this process may run on, which is fewer than the machine's where it is pinned."""
+    """Number of processors this process may run on; fewer than the machine has when the process is pinned."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The primitive operations that durable writing is made of, in one replaceable object. Imports no torch."""
+"""The system calls behind durable writes, in one object that tests can replace. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class OS:
-    """The primitives, one method each. Descriptors are integers, as of os.open."""
+    """One method for each system call; descriptors are those of os.open."""
 
     @staticmethod
     def create(path: Path) -> int:

@@ -1,7 +1,7 @@
-"""Trees of tensors: dataclasses, dictionaries and tuples of tensors mapped, sliced, joined and moved as one thing.
+"""Trees of tensors: map, index, concatenate or move all tensors in nested dataclasses, dictionaries and tuples.
 
-What is no tensor (a number, a name, None) stays as it is. A tensor that stands at two places of a tree is one tensor, and
-stays one: its gradient is counted once.
+Leaves that are not tensors (numbers, names, None) stay unchanged. A tensor that occurs at two places of a tree remains one
+tensor, so that its gradient is counted once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Tree = TypeVar("Tree")
 
 
 def map_tensors(tree: Tree, f: Callable[[Tensor], Tensor]) -> Tree:
-    """The tree with f of every tensor; f is called once a tensor, in the order of the fields."""
+    """The tree with f applied to every tensor, once for each tensor, in the order of the fields."""
     done: dict[int, Tensor] = {}
 
     def walk(node: Any) -> Any:
@@ -44,16 +44,16 @@ def tensors(tree: Any) -> list[Tensor]:
 
 
 def rows(tree: Tree, index: Tensor) -> Tree:
-    """The rows `index` (int64 [n]) of every tensor."""
+    """The tree with every tensor indexed by `index`, int64 [n], along the first axis."""
     return map_tensors(tree, lambda tensor: tensor[index.to(tensor.device)])
 
 
 def join(parts: Sequence[Tree]) -> Tree:
-    """Trees of one structure, their tensors concatenated along the first axis."""
+    """Trees of the same structure concatenated along the first axis of their tensors."""
     joined = iter([torch.cat(column) for column in zip(*(tensors(part) for part in parts), strict=True)])
     return map_tensors(parts[0], lambda _: next(joined))
 
 
 def move(tree: Tree, device: torch.device) -> Tree:
-    """The tree on `device`."""
+    """The tree with every tensor on `device`."""
     return map_tensors(tree, lambda tensor: tensor.to(device, non_blocking=True))

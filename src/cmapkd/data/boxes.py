@@ -1,4 +1,4 @@
-"""Boxes: images with the objects in them, as COCO instances have them."""
+"""Boxes: images with annotated objects, as in COCO instances."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cmapkd.data.stored import stored_length
 
 @dataclass(frozen=True)
 class Boxes:
-    """One entry an image in every tuple; an image without objects has empty arrays.
+    """Images with boxes: one entry per image in every tuple, with empty arrays for an image without objects.
 
     boxes: float64 [k, 4] left, top, width, height in the pixels of the original image, whose (width, height) is in
-    sizes; the files may have been resized since. paths is empty when they were read without their images. category_ids, iscrowd: int64 [k]; area: float64 [k]. categories:
-    names by id, which need not be dense.
+    sizes; the files may have been resized since. paths: empty when the images were not asked for. category_ids, iscrowd:
+    int64 [k]; area: float64 [k]. categories: names by id; ids may have gaps. notes: what the reader dropped, and why.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Boxes:
         return digest.hexdigest()
 
     def in_file(self, image: int) -> np.ndarray:
-        """float64 [k, 4]: the image's boxes in the pixels of its file. Raises Unreadable."""
+        """float64 [k, 4]: the boxes of an image, scaled to the pixels of its file. Raises Unreadable."""
         return scaled(self.boxes[image], self.sizes[image], file_size(self.paths[image]))
 
     def subset(self, indices: np.ndarray) -> Boxes:
@@ -65,13 +65,13 @@ class Boxes:
 
 
 def scaled(boxes: np.ndarray, was: tuple[int, int], now: tuple[int, int]) -> np.ndarray:
-    """x and width × now_w/was_w, y and height × now_h/was_h: boxes [k, 4] of an image resized from `was` to `now`."""
+    """Boxes [k, 4] after resizing an image: x and width × now_w/was_w, y and height × now_h/was_h."""
     across, down = now[0] / was[0], now[1] / was[1]
     return boxes * np.array([across, down, across, down])
 
 
 def file_size(path: Path) -> tuple[int, int]:
-    """(width, height) that a file's header tells, without decoding it. Raises Unreadable."""
+    """(width, height) from the header of an image file, without decoding it. Raises Unreadable."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             return image.size

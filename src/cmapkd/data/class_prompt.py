@@ -1,3 +1,3 @@
-"""CLASS_PROMPT: the sentence that stands for a class where data say only its name."""
+"""CLASS_PROMPT: the prompt template that turns a class name into a sentence."""
 
 CLASS_PROMPT = "a photo of a {}"

@@ -1,4 +1,4 @@
-"""What occurs twice: images of the same bytes under two names, captions word for word at several images."""
+"""Duplicates in a data set: images with the same bytes, and captions shared by several images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from cmapkd.data.samples import Samples
 from cmapkd.data.stored import Member, Picture, stored_length
 
-MOST = 5000  # images that are looked at, so that an inspection of millions stays a matter of seconds
+MOST = 5000  # images compared at most, so that inspecting millions takes seconds
 
 
 def same_bytes(pictures: Sequence[Picture], most: int = MOST) -> tuple[int, int, tuple[str, str] | None]:
-    """(images that repeat an earlier one, images looked at, the first such two); only equal sizes are read."""
+    """(images that repeat an earlier one, images compared, first such pair); only files of equal size are read."""
     sizes: dict[int, list[Path | Member]] = defaultdict(list)
     looked = [p for p in pictures[:most] if isinstance(p, Path | Member)]
     for picture in looked:
@@ -35,6 +35,6 @@ def same_bytes(pictures: Sequence[Picture], most: int = MOST) -> tuple[int, int,
 
 
 def shared_captions(samples: Samples) -> int:
-    """How many captions stand, word for word, at another image too."""
+    """Number of captions that occur, word for word, at another image too."""
     images = Counter(caption for captions in samples.captions for caption in set(captions))
     return sum(images[caption] > 1 for captions in samples.captions for caption in captions)

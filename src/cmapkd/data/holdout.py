@@ -1,4 +1,4 @@
-"""The held-out slice of data with one split only: for policies that learn, for tuning, and for heads that are trained."""
+"""Holding out a share of data that has one split only: for policies that learn, for tuning, and for trained heads."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cmapkd.data.boxes import Boxes
 from cmapkd.data.questions import Questions
 from cmapkd.data.samples import Samples
 
-Apart = TypeVar("Apart", Samples, Questions, Boxes)
+Data = TypeVar("Data", Samples, Questions, Boxes)
 
 
 def split_holdout(n: int, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """(training pool, held-out slice) of sample indices, by a fixed keyed permutation; disjoint, train split only."""
+    """(training indices, held-out indices) of n samples, by a fixed keyed permutation."""
     order = permute(np.arange(n), n, 0, 0)
     cut = n - round(share * n)
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
-def apart(data: Apart, share: float) -> tuple[Apart, Apart]:
-    """(the rest, a share of the images with all that belongs to them); the same images for the same data.
+def hold_out(data: Data, share: float) -> tuple[Data, Data]:
+    """(the rest, the held-out share of the images with all that belongs to them); always the same images.
 
     Raises DataError where one of the two would be empty.
     """

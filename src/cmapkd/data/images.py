@@ -1,4 +1,4 @@
-"""Decoding of untrusted image files: Pillow only, bombs refused before allocation, every failure an Unreadable."""
+"""Safe decoding of untrusted image files with Pillow; every failure is an Unreadable."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cmapkd.data.stored import Picture, Region
 
 MAX_PIXELS = 50_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none that runs another program
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+)  # formats whose decoders run no other program
 DEEP = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
 
-# Once for the process, because warnings.catch_warnings would fight with other threads.
+# Set once per process, because warnings.catch_warnings is not thread-safe.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class Unreadable(Exception):
-    """An image that cannot be used, with the reason; whoever reads many of them counts it and goes on."""
+    """An image that cannot be used, with the reason; loaders count it and continue."""
 
     def __init__(self, path: Picture, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -27,7 +36,7 @@ class Unreadable(Exception):
 
 
 def decode(path: Picture) -> Image.Image:
-    """The image as upright 8-bit RGB, its first frame if it has several. Raises Unreadable."""
+    """The image as upright 8-bit RGB; of several frames the first. Raises Unreadable."""
     if isinstance(path, Region):
         whole = decode(path.path)
         return whole.crop(path.corners(*whole.size))
@@ -41,11 +50,11 @@ def decode(path: Picture) -> Image.Image:
             upright = image.convert("I").point(lambda v: v / 256).convert("L") if image.mode in DEEP else image
             upright.load()
             ImageOps.exif_transpose(upright, in_place=True)
-            return upright if upright.mode == "RGB" else upright.convert("RGB")  # convert would copy an RGB image, too
+            return upright if upright.mode == "RGB" else upright.convert("RGB")  # convert would copy an RGB image too
     except Unreadable:
         raise
     except Exception as error:
         if isinstance(error, UnidentifiedImageError) and not isinstance(path, Path):
-            raise Unreadable(path, "cannot identify image file") from None  # Pillow would name a place in memory
+            raise Unreadable(path, "cannot identify image file") from None  # Pillow's message holds a memory address
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Unreadable(path, reason[:160]) from None

@@ -1,8 +1,7 @@
-"""Loader: training batches by global step. Random access, so that resuming is one integer."""
+"""Training batches by global step: any step can be built on its own, so a resumed run needs only its step number."""
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,27 +13,28 @@ from torch import Tensor
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
-from cmapkd.core.order import keyed, permute
+from cmapkd.core.order import keyed_hash, permute
+from cmapkd.core.prefetch import prefetch
 from cmapkd.core.types import Batch, Inputs
 from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.samples import Samples
 from cmapkd.data.views import plain, render, view_of
 
-PREFETCH = 2
-SHOWN = 5
-CAPTION, VIEW = 7, 11  # keys that keep the draws of captions and views apart
+PREFETCH = 2  # steps prepared while the current one trains
+SHOWN = 5  # unreadable images named in an error
+CAPTION, VIEW = 7, 11  # hash keys: the random draws of captions and of views are independent
 Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
-Kept = Callable[[int, int], np.ndarray | None]
+StoredPixels = Callable[[int, int], np.ndarray | None]  # (sample, view) → uint8 [3, size, size]
 Made = TypeVar("Made")
 
 
-def _itself(step: int, batch: Batch) -> Any:
+def _batch_itself(step: int, batch: Batch) -> Any:
     return batch
 
 
 @dataclass(frozen=True)
-class Reader:
-    """How one model wants its inputs: image side and tokenizer."""
+class InputSpec:
+    """The inputs one model expects: image side in pixels, and its tokenizer."""
 
     size: int
     tokenize: Tokenize
@@ -42,19 +42,19 @@ class Reader:
 
 @dataclass
 class Ledger:
-    """seen counts delivered samples; quarantined names every unreadable image with its reason."""
+    """Count of the samples delivered (`seen`), and every unreadable image with its reason (`quarantined`)."""
 
     seen: int = 0
     quarantined: dict[str, str] = field(default_factory=dict)
 
     def quarantine(self, samples: Samples, data: DataConfig, sample: int, reason: str) -> None:
-        """Name an unreadable image. Raises DataError with the list when there are more than data.bad_budget allows."""
+        """Record an unreadable image. Raises DataError with the list when there are more than data.bad_budget allows."""
         self.quarantined[samples.ids[sample]] = f"{samples.paths[sample].name}: {reason}"
         allowed = max(1, int(data.bad_budget * len(samples)))
         if len(self.quarantined) > allowed:
             raise DataError(
                 f"{samples.name}: {len(self.quarantined)} unreadable images, the budget is {allowed} "
-                f"(data.bad_budget {data.bad_budget:g}): {self.shown()}; mend or remove them, or raise the budget"
+                f"(data.bad_budget {data.bad_budget:g}): {self.shown()}; repair or remove them, or raise the budget"
             )
 
     def shown(self) -> str:
@@ -64,18 +64,19 @@ class Ledger:
 class Loader:
     """Batches of image–caption pairs over `pool` (sample indices, all by default).
 
-    Epoch order is a keyed bijection of (seed, epoch); the last incomplete batch of an epoch is dropped. Image i shows
-    caption (own offset + epoch) mod its count, so that all captions are used, and one of its stored views.
-    kept: the student's pixels of (sample, view), where they were kept; used where no teacher wants pixels of its own.
+    The order of an epoch is a keyed permutation of (seed, epoch); the last incomplete batch is dropped. Image i is
+    paired with caption (hash + epoch) mod its number of captions, so that all are used in turn, and with one of its views.
+    student, teacher: what each model expects; teacher None where it needs no pixels (cached features).
+    stored_pixels: looks up the student's pixels of (sample, view) in a store; used only where `teacher` is None.
     """
 
     def __init__(
-        self, samples: Samples, data: DataConfig, student: Reader, teacher: Reader | None, batch: int, seed: int,
-        pool: np.ndarray | None = None, kept: Kept | None = None,
+        self, samples: Samples, data: DataConfig, student: InputSpec, teacher: InputSpec | None, batch: int, seed: int,
+        pool: np.ndarray | None = None, stored_pixels: StoredPixels | None = None,
     ) -> None:  # fmt: skip
         self.samples, self.data, self.student, self.teacher, self.seed = samples, data, student, teacher, seed
         self.pool = np.arange(len(samples)) if pool is None else pool
-        self.kept = None if teacher else kept
+        self.stored_pixels = None if teacher else stored_pixels
         if batch > len(self.pool):
             raise UsageError(f"train.batch is {batch}, but there are only {len(self.pool)} images; lower train.batch")
         self.size, self.steps_per_epoch = batch, len(self.pool) // batch
@@ -83,12 +84,12 @@ class Loader:
         self.tokens = student.tokenize(captions)
         self.teacher_tokens = teacher.tokenize(captions) if teacher else None
         self.ledger = Ledger()
-        self._memo: dict[tuple[int, int], list[np.ndarray]] = {}
-        self._room = data.ram_mb * 2**20
+        self._decoded: dict[tuple[int, int], list[np.ndarray]] = {}
+        self._cache_bytes_left = data.ram_mb * 2**20
         self._lock = threading.Lock()
 
     def batch(self, step: int) -> Batch:
-        """The batch of a global step; the same for the same (data, seed, step), whatever came before."""
+        """The batch of a global step; it depends on (data, seed, step) alone, not on earlier calls."""
         epoch, position = divmod(step, self.steps_per_epoch)
         slots = np.arange(position * self.size, (position + 1) * self.size)
         found = [
@@ -98,7 +99,7 @@ class Loader:
         rows, views, pixels = zip(*found, strict=True)
         offsets = self.samples.caption_offsets
         first, counts = offsets[list(rows)], np.diff(offsets)[list(rows)]
-        turn = np.array([keyed(self.seed, row, CAPTION) % 2**31 for row in rows]) + epoch
+        turn = np.array([keyed_hash(self.seed, row, CAPTION) % 2**31 for row in rows]) + epoch
         captions = torch.from_numpy(first + turn % counts)
         student = Inputs(_stack(pixels, 0), self.tokens[0][captions], self.tokens[1][captions])
         teacher = None
@@ -109,48 +110,22 @@ class Loader:
         return Batch(torch.tensor(rows), captions, torch.tensor(views), student, teacher)
 
     def iterate(
-        self, start: int, stop: int, then: Callable[[int, Batch], Made] = _itself
+        self, start: int, stop: int, then: Callable[[int, Batch], Made] = _batch_itself
     ) -> Iterator[tuple[int, Made]]:
-        """(step, then(step, its batch)) for start ≤ step < stop; a thread prepares the next ones, its errors surface here."""
-        ready: queue.Queue[tuple[int, Made] | BaseException | None] = queue.Queue(maxsize=PREFETCH)
-        cancelled = threading.Event()
+        """Yield (step, then(step, batch)) for start ≤ step < stop; a thread prepares the next two steps."""
 
-        def offer(item: tuple[int, Made] | BaseException | None) -> None:
-            while not cancelled.is_set():
-                try:
-                    ready.put(item, timeout=0.2)
-                    return
-                except queue.Full:
-                    continue
+        def make(step: int) -> tuple[int, Made]:
+            return step, then(step, self.batch(step))
 
-        def produce() -> None:
-            try:
-                for step in range(start, stop):
-                    if cancelled.is_set():
-                        return
-                    offer((step, then(step, self.batch(step))))
-                offer(None)
-            except BaseException as error:
-                offer(error)
-
-        thread = threading.Thread(target=produce, name="loader", daemon=True)
-        thread.start()
-        try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            cancelled.set()
-            thread.join()
+        return prefetch(make, range(start, stop), depth=PREFETCH)
 
     def _drawn(self, slots: np.ndarray, epoch: int) -> np.ndarray:
         return self.pool[permute(slots % len(self.pool), len(self.pool), self.seed, epoch)]
 
     def _readable(self, slot: int, drawn: int, epoch: int) -> tuple[int, int, list[np.ndarray]]:
-        """(sample, view, pixels) of a slot, or of the next readable one; the ledger knows the others."""
+        """(sample, view, pixels) of the sample drawn at a slot; an unreadable image is recorded and the next one taken."""
         for shift in range(1, len(self.pool) + 1):
-            view = keyed(self.seed, drawn, epoch, VIEW) % self.data.views
+            view = keyed_hash(self.seed, drawn, epoch, VIEW) % self.data.views
             try:
                 if self.samples.ids[drawn] not in self.ledger.quarantined:
                     return drawn, view, self._pixels(drawn, view)
@@ -161,37 +136,38 @@ class Loader:
         raise DataError(f"{self.samples.name}: no readable image is left; check data.images")
 
     def _pixels(self, sample: int, view: int) -> list[np.ndarray]:
-        """The view at the student's size, and at the teacher's when there is one; one decoding for both."""
-        if self.kept is not None and (row := self.kept(sample, view)) is not None:
+        """The view at the student's size, and at the teacher's where there is one; decoded once for both."""
+        if self.stored_pixels is not None and (row := self.stored_pixels(sample, view)) is not None:
             return [row]
         key = (sample, view)
-        if (kept := self._memo.get(key)) is not None:
-            return kept
+        if (cached := self._decoded.get(key)) is not None:
+            return cached
         shape = view_of(sample, view, self.data.views, self.data.crop, self.data.flip)
         image = decode(self.samples.paths[sample])
-        pixels = [render(image, shape, reader.size) for reader in (self.student, self.teacher) if reader]
-        weight = sum(p.nbytes for p in pixels)
+        pixels = [render(image, shape, spec.size) for spec in (self.student, self.teacher) if spec]
+        size = sum(p.nbytes for p in pixels)
         with self._lock:
-            if self._room >= weight and key not in self._memo:
-                self._room -= weight
-                self._memo[key] = pixels
+            if self._cache_bytes_left >= size and key not in self._decoded:
+                self._cache_bytes_left -= size
+                self._decoded[key] = pixels
         return pixels
 
 
 def read_images(samples: Samples, indices: np.ndarray | range, size: int) -> Tensor:
-    """uint8 [n, 3, size, size] of the plain view, for evaluation. An unreadable image is a DataError here."""
+    """uint8 [n, 3, size, size] for evaluation: centre crops of whole images. Raises DataError for an unreadable one."""
     try:
         return torch.from_numpy(np.stack([plain(decode(samples.paths[int(i)]), size) for i in indices]))
     except Unreadable as error:
-        raise DataError(f"{error}; evaluation needs every image of its split: mend it or remove its rows") from None
+        raise DataError(f"{error}; evaluation needs every image of its split: repair it or remove its rows") from None
 
 
 def read_views(
     samples: Samples, data: DataConfig, indices: np.ndarray, views: np.ndarray, size: int, ledger: Ledger
 ) -> Tensor:
-    """uint8 [n, 3, size, size] of stored views, for the teacher's pass; an unreadable one is grey, never trained on.
+    """uint8 [n, 3, size, size] of training views, for the teacher's pass over the data.
 
-    The ledger names it; more than data.bad_budget are a DataError.
+    An unreadable image becomes grey, is recorded in the ledger and is never trained on. Raises DataError for more of
+    them than data.bad_budget allows.
     """
     out = np.full((len(indices), 3, size, size), 127, dtype=np.uint8)
     for row, (i, v) in enumerate(zip(indices, views, strict=True)):

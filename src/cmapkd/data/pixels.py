@@ -1,8 +1,7 @@
-"""Views' pixels at the student's size, beside the teacher's features: training then decodes no image at all."""
+"""A store of decoded views at the student's size, beside the teacher's features, so that training decodes no image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +9,11 @@ import numpy as np
 import PIL
 
 import cmapkd
-from cmapkd.config.schema import Config, DataConfig
+from cmapkd.config.schema import CacheConfig, DataConfig
 from cmapkd.core.log import Progress
-from cmapkd.core.prefetch import ahead, readers
+from cmapkd.core.prefetch import prefetch, reader_threads
 from cmapkd.data.images import Unreadable, decode
+from cmapkd.data.loader import StoredPixels
 from cmapkd.data.samples import Samples
 from cmapkd.data.views import render, view_of
 from cmapkd.store.shards import Field
@@ -22,29 +22,29 @@ from cmapkd.store.store import Store, StoreWriter
 FIELDS = ("pixels", "readable")
 
 
-def write_pixels(config: Config, samples: Samples, size: int) -> Path:
-    """Keep every stored view as uint8 [3, size, size]; resumes by shard. An unreadable image is marked, not kept."""
-    folder, key = pixels_folder(config, size), pixels_key(config.data, samples, size)
+def write_pixels(samples: Samples, data: DataConfig, cache: CacheConfig, size: int) -> Path:
+    """Store every view as uint8 [3, size, size]; resumes by shard. An unreadable image is marked as such."""
+    folder, key = pixels_folder(cache, size), pixels_key(data, samples, size)
     fields = {"pixels": Field((3, size, size), "uint8"), "readable": Field((1,), "uint8")}
-    rows = len(samples) * config.data.views
-    with StoreWriter(folder, fields, rows, config.cache.shard_rows, key) as writer:
+    rows = len(samples) * data.views
+    with StoreWriter(folder, fields, rows, cache.shard_rows, key) as writer:
         missing = writer.missing_shards()
         progress, done = Progress(sum(map(len, missing)), "pixels of views"), 0
         for shard in missing:
-            kept = []
-            for one in ahead(partial(_kept, config.data, samples, size), shard, readers()):
-                kept.append(one)
+            records = []
+            for record in prefetch(partial(_record, data, samples, size), shard, reader_threads()):
+                records.append(record)
                 done += 1
                 progress.update(done)
-            pixels, readable = (np.stack(column) for column in zip(*kept, strict=True))
+            pixels, readable = (np.stack(column) for column in zip(*records, strict=True))
             writer.write_shard(shard, dict(zip(FIELDS, (pixels, readable), strict=True)))
         writer.finish()
         progress.close()
     return folder
 
 
-def _kept(data: DataConfig, samples: Samples, size: int, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """(pixels, [1]) of a readable view, (grey, [0]) of another."""
+def _record(data: DataConfig, samples: Samples, size: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """(pixels, [1]) of a readable view, (grey, [0]) of an unreadable one."""
     sample, view = divmod(row, data.views)
     shape = view_of(sample, view, data.views, data.crop, data.flip)
     try:
@@ -53,29 +53,30 @@ def _kept(data: DataConfig, samples: Samples, size: int, row: int) -> tuple[np.n
         return np.full((3, size, size), 127, np.uint8), np.zeros(1, np.uint8)
 
 
-def open_pixels(config: Config, samples: Samples, size: int) -> Callable[[int, int], np.ndarray | None] | None:
-    """(sample, view) → the kept pixels, or None for an unreadable image; None where the config keeps no pixels.
+def open_pixels(samples: Samples, data: DataConfig, cache: CacheConfig, size: int) -> StoredPixels | None:
+    """A lookup (sample, view) → stored pixels, or None for an unreadable image; no lookup without cache.pixels.
 
-    Raises UsageError for a store that is not there, IntegrityError for one of other data, views or size.
+    Raises UsageError for a missing store, IntegrityError for one of other data, views or size.
     """
-    if not config.cache.pixels or config.cache.path is None:
+    if not cache.pixels or cache.path is None:
         return None
-    store = Store(pixels_folder(config, size), pixels_key(config.data, samples, size))
+    store = Store(pixels_folder(cache, size), pixels_key(data, samples, size))
 
     def read(sample: int, view: int) -> np.ndarray | None:
-        row = np.array([sample * config.data.views + view])
+        row = np.array([sample * data.views + view])
         return store.read("pixels", row)[0] if store.read("readable", row)[0, 0] else None
 
     return read
 
 
-def pixels_folder(config: Config, size: int) -> Path:
-    assert config.cache.path is not None
-    return config.cache.path / f"pixels-{size}"
+def pixels_folder(cache: CacheConfig, size: int) -> Path:
+    """The folder of the pixel store inside the cache."""
+    assert cache.path is not None
+    return cache.path / f"pixels-{size}"
 
 
 def pixels_key(data: DataConfig, samples: Samples, size: int) -> dict[str, str]:
-    """Everything that a view's pixels depend on."""
+    """Everything that the pixels of a view depend on."""
     return {
         "version": cmapkd.__version__.rsplit(".", 1)[0],
         "data": samples.fingerprint(),

@@ -1,4 +1,4 @@
-"""Questions: what is asked about images, and what people answered, as VQA v2 has them."""
+"""Questions about images with the answers of annotators, as in VQA v2."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Questions:
-    """One entry a question in every tuple. answers: ten each in VQA v2, none where they are not published (test).
+    """Visual questions: one entry per question in every tuple.
 
-    paths: the image of each question; empty when they were read as text only. notes say what was dropped and why.
+    answers: ten each in VQA v2, none where they are not published (test). paths: the image of each question; empty when
+    the images were not asked for. notes: what the reader dropped, and why.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Questions:
         return all(self.answers)
 
     def fingerprint(self) -> str:
-        """SHA-256 over ids, questions and answers; images play no part."""
+        """SHA-256 over ids, questions and answers, not over images."""
         digest = hashlib.sha256()
         for key, text, answers in zip(self.ids, self.questions, self.answers, strict=True):
             digest.update("\x1f".join((str(key), text, *answers, "\x1e")).encode("utf-8", "surrogatepass"))

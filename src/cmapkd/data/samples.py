@@ -1,4 +1,4 @@
-"""Samples: images with their captions, whatever file they came from."""
+"""Samples: images with captions, independent of the format they were read from."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from cmapkd.data.stored import Picture, is_there, stored_length
 
 @dataclass(frozen=True)
 class Samples:
-    """One entry an image. labels and classes are set for labelled data; notes say what was dropped and why.
+    """Images with captions: one entry per image in every tuple.
 
-    paths: files, or pictures inside one (`stored`). Caption row of image i's k-th caption is caption_offsets[i] + k.
+    paths: image files, or images inside another file (data/stored.py). labels, classes: set for labelled data. notes: what
+    the reader dropped, and why. The k-th caption of image i has the caption index caption_offsets[i] + k.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Samples:
 
     @cached_property
     def caption_offsets(self) -> np.ndarray:
-        """int64 [n + 1]."""
+        """int64 [n + 1]: the index of the first caption of each image, and the total."""
         return np.concatenate([[0], np.cumsum([len(c) for c in self.captions])]).astype(np.int64)
 
     @property
@@ -45,7 +46,7 @@ class Samples:
         return [caption for captions in self.captions for caption in captions]
 
     def fingerprint(self) -> str:
-        """SHA-256 over ids, captions and file sizes: what a cache of this data depends on."""
+        """SHA-256 over ids, captions and file sizes; part of the key of a cache of this data."""
         return self._fingerprint
 
     @cached_property
@@ -67,7 +68,7 @@ class Samples:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file stands there; names that no file can have (a NUL, too long) are no error."""
+    """Whether the path is a file; False for impossible names (with a NUL, or too long)."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -75,12 +76,12 @@ def is_file(path: Path) -> bool:
 
 
 def clean(caption: str) -> str:
-    """One line of valid Unicode: runs of white space and NULs become a space, lone surrogates a question mark."""
+    """The caption as one line of valid Unicode: white space and NULs become one space, lone surrogates a question mark."""
     return " ".join(caption.replace("\x00", " ").split()).encode("utf-8", "replace").decode()
 
 
 def gather(name: str, rows: Mapping[str, tuple[Picture, Sequence[str]]], notes: list[str] | None = None) -> Samples:
-    """Samples from id → (path, captions): empty captions, caption-less and file-less images are dropped and counted."""
+    """Samples from id → (path, captions); drops and counts empty captions, and images without a caption or a file."""
     notes = list(notes or [])
     kept: dict[str, tuple[Picture, tuple[str, ...]]] = {}
     empty, bare, missing = 0, [], []

@@ -1,4 +1,4 @@
-"""Captions in several languages, told apart by their script (Latin, CJK, Cyrillic, …). Imports no torch."""
+"""Splitting captions of several languages by their script (Latin, CJK, Cyrillic, …). Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from cmapkd.data.samples import Samples
 
-LEAST = 0.05  # share of all captions that makes a script a language of the data, and not a name here and there
+LEAST = 0.05  # smallest share of the captions for a script to count as a language; rarer ones are foreign names
 
 
 def script(caption: str) -> str:
-    """The script of most of its letters, as Unicode names it in lower case; "" without a letter."""
+    """The script of most letters of a caption, by its Unicode name in lower case; "" without a letter."""
     if caption.isascii():
         return "latin" if any(map(str.isalpha, caption)) else ""
     letters = Counter(unicodedata.name(char, "").split(" ")[0] for char in caption if char.isalpha())
@@ -22,7 +22,7 @@ def script(caption: str) -> str:
 
 
 def by_script(samples: Samples) -> dict[str, Samples]:
-    """For each script of the data, the images that have captions in it, with those captions alone; {} for one script."""
+    """For each script, the images with captions in it and only those captions; {} if there is only one script."""
     scripts = [[script(caption) for caption in own] for own in samples.captions]
     counts = Counter(name for own in scripts for name in own if name)
     found = sorted(name for name, count in counts.items() if count >= LEAST * samples.n_captions)

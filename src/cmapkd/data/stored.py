@@ -1,4 +1,4 @@
-"""Pictures that are no file of their own: bytes inside a container, a cell of a table, a region of another picture."""
+"""Images that are not files of their own: bytes inside a container, a table cell, a region of another image."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Stored(Protocol):
-    """The encoded bytes of one picture. name: what it is called where it lies; length: of the bytes, or of the
-    container where they cannot be counted without reading them, -1 when it is gone.
+    """The encoded bytes of one image inside another file.
+
+    name: its name there. length: its number of bytes, or that of the container where counting would mean reading them;
+    -1 when the file is gone.
     """
 
     @property
@@ -21,7 +23,7 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class Member:
-    """`size` bytes from `offset` of the file `path`, such as a member of a tar archive; opened anew by every reading."""
+    """`size` bytes from `offset` of the file `path`, such as a member of a tar archive; each read opens the file anew."""
 
     path: Path
     name: str
@@ -32,7 +34,7 @@ class Member:
         return self.size if self.path.is_file() else -1
 
     def read(self) -> bytes:
-        """The bytes. Raises OSError when the container ends before them."""
+        """The encoded bytes. Raises OSError when the file ends too early."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             data = file.read(self.size)
@@ -46,7 +48,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle (left, top, width, height) of a picture, in the pixels of `frame`, its original (width, height)."""
+    """A rectangle (left, top, width, height) of an image, in the pixels of its original size `frame` (width, height)."""
 
     path: Path
     box: tuple[float, float, float, float]
@@ -60,7 +62,7 @@ class Region:
         return f"{self.path.parent / self.name}"
 
     def corners(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom) in a file of width × height, inside it and at least a pixel wide and high."""
+        """(left, top, right, bottom) in a file of width × height pixels, clipped to it and at least one pixel wide and high."""
         x, y, w, h = self.box
         across, down = (width / self.frame[0], height / self.frame[1]) if self.frame else (1.0, 1.0)
         left = min(max(round(x * across), 0), width - 1)
@@ -73,7 +75,7 @@ Picture = Path | Stored | Region
 
 
 def stored_length(picture: Picture) -> int:
-    """Bytes that a picture takes, what a fingerprint sees of it; -1 when it is not there any more."""
+    """Number of bytes of an image, used in fingerprints; -1 when its file is gone."""
     path = picture.path if isinstance(picture, Region) else picture
     if isinstance(path, Path):
         return path.stat().st_size if path.is_file() else -1
@@ -81,7 +83,7 @@ def stored_length(picture: Picture) -> int:
 
 
 def is_there(picture: Picture) -> bool:
-    """Whether its file stands there; names that no file can have (a NUL, too long) are no error."""
+    """Whether the file of an image exists; False for impossible names (with a NUL, or too long)."""
     try:
         return stored_length(picture) >= 0
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Replayable views: view v of image i is a fixed crop, so that cached teacher features fit the student's pixels."""
+"""Fixed augmentations: view v of image i is always the same crop, so that cached teacher features fit it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from cmapkd.core.order import keyed
+from cmapkd.core.order import keyed_hash
 
-VIEW_SEED = 0  # never the run's seed: a view belongs to the data, and every run of a comparison shares the cache
+VIEW_SEED = 0  # not the seed of the run: views belong to the data, and all runs of a comparison share the cache
 ASPECT = 4 / 3
 
 
 @dataclass(frozen=True)
 class View:
-    """A crop in fractions of width and height, and whether it is mirrored."""
+    """A crop, in fractions of width and height, and whether it is flipped."""
 
     left: float = 0.0
     top: float = 0.0
@@ -26,10 +26,10 @@ class View:
 
 
 def view_of(sample: int, view: int, views: int, crop: tuple[float, float], flip: bool) -> View:
-    """View `view` of image `sample`: with views = 1 the whole image, else a crop of `crop` of its area."""
+    """View number `view` of an image: the whole image if views = 1, else a random crop of a share `crop` of its area."""
     if views == 1:
         return View()
-    rng = np.random.default_rng(keyed(VIEW_SEED, sample, view))
+    rng = np.random.default_rng(keyed_hash(VIEW_SEED, sample, view))
     area = rng.uniform(*crop)
     stretch = math.exp(rng.uniform(-math.log(ASPECT), math.log(ASPECT)) / 2)
     width, height = min(1.0, math.sqrt(area) * stretch), min(1.0, math.sqrt(area) / stretch)
@@ -38,7 +38,7 @@ def view_of(sample: int, view: int, views: int, crop: tuple[float, float], flip:
 
 
 def render(image: Image.Image, view: View, size: int) -> np.ndarray:
-    """uint8 [3, size, size] of an RGB image: the view's crop, resized with an antialiasing bicubic filter."""
+    """uint8 [3, size, size]: the crop of a view from an RGB image, resized with an antialiasing bicubic filter."""
     w, h = image.size
     box = (view.left * w, view.top * h, view.right * w, view.bottom * h)
     pixels = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
@@ -46,7 +46,7 @@ def render(image: Image.Image, view: View, size: int) -> np.ndarray:
 
 
 def plain(image: Image.Image, size: int) -> np.ndarray:
-    """uint8 [3, size, size] for evaluation: the centre square, resized (shortest side to size, centre crop)."""
+    """uint8 [3, size, size] for evaluation: the centre square of the image, resized."""
     w, h = image.size
     side = min(w, h)
     left, top = (w - side) / 2, (h - side) / 2

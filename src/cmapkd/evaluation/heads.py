@@ -10,7 +10,7 @@ from cmapkd.config.schema import HOLDOUT, DataConfig
 from cmapkd.config.suite import HeadData
 from cmapkd.config.tree import plain
 from cmapkd.core.errors import UsageError
-from cmapkd.data.holdout import Apart, apart
+from cmapkd.data.holdout import Data, hold_out
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from cmapkd.tasks.captioning import probe as captioning
 from cmapkd.tasks.detection import probe as detection
@@ -67,9 +67,9 @@ def _fitting(data: HeadData) -> Fitting:
     return Fitting(**{**asdict(Fitting()), "epochs": data.epochs, "batch": data.batch, "lr": data.lr})
 
 
-def opened(read: Callable[[str, DataConfig, str | None], Apart], data: HeadData) -> tuple[Apart, Apart]:
+def opened(read: Callable[[str, DataConfig, str | None], Data], data: HeadData) -> tuple[Data, Data]:
     """(training data, data to score on) of an entry."""
     train = read(data.train, DataConfig(train=data.train, images=data.images), data.train_split)
     if data.val == HOLDOUT:
-        return apart(train, data.holdout)
+        return hold_out(train, data.holdout)
     return train, read(data.val, DataConfig(train=data.val, images=data.images), data.val_split)

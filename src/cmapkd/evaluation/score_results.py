@@ -11,7 +11,7 @@ from cmapkd.config.suite import ResultData
 from cmapkd.core import fsio
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.boxes import Boxes
-from cmapkd.data.holdout import Apart, apart
+from cmapkd.data.holdout import Data, hold_out
 from cmapkd.data.questions import Questions
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from cmapkd.data.readers.text import read_json
@@ -76,9 +76,9 @@ def listed_boxes(data: ResultData) -> Boxes:
     return seen if data.holdout is not None or len(seen) == len(listed) else listed
 
 
-def held(given: Apart, data: ResultData) -> Apart:
-    """All of it, or the share that `train-head --val holdout` scores: `apart` of the same data, and so the same images."""
-    return given if data.holdout is None else apart(given, data.holdout)[1]
+def held(given: Data, data: ResultData) -> Data:
+    """All of it, or the share that `train-head --val holdout` scores: `hold_out` of the same data, and so the same images."""
+    return given if data.holdout is None else hold_out(given, data.holdout)[1]
 
 
 def score_captioning(results: Path, data: ResultData, judge: str | None) -> Score:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from msgspec import structs
 
+from cmapkd.config.schedules import SCHEDULES
 from cmapkd.config.schema import Config
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
 from cmapkd.experiments.arms import Arm
 from cmapkd.methods import METHODS
 from cmapkd.methods.pyramid import RELATIONS
-from cmapkd.train.schedule import SCHEDULES
 
 HOLDOUT = 0.05
 PYRAMID = ("intra_v", "intra_l", "pyramid_align")

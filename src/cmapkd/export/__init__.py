@@ -1,1 +1,1 @@
-"""A trained student in formats that other programs read."""
+"""Export of a trained student: open_clip folder, Hugging Face folder, ONNX, model card."""

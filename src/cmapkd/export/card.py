@@ -1,4 +1,4 @@
-"""Model card: what a model is, what it was trained on and by which command, how well it does. Imports no torch."""
+"""The model card: description, scores, training data and command of a model. Imports no torch."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ tokenizer = open_clip.get_tokenizer("local-dir:PATH")
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
-    """Markdown with YAML front matter.
+    """A model card as Markdown with YAML front matter.
 
-    facts: name, method, command; data: its name or lines about it, with `fingerprint` when the lines do not hold it;
-    scores: figure → fraction, or lines as `Score.line()` gives them. Optional: license, teacher, student, params,
-    synthetic (bool). Every other fact is listed under Training as it is.
-    Raises UsageError naming the facts that are missing.
+    facts: name, method, command; data: its name or lines about it, with `fingerprint` unless the lines contain it;
+    scores: a mapping from metric to fraction, or lines as of `Score.line()`. Optional: license, teacher, student, params,
+    synthetic (bool). Every other fact is listed under Training.
+    Raises UsageError naming the missing facts.
     """
     missing = [key for key in REQUIRED if not facts.get(key)]
     if missing:

@@ -1,4 +1,4 @@
-"""A folder of files that appears in one rename, whole or not at all."""
+"""Writing a folder of files atomically."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from cmapkd.core.errors import UsageError
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes], replace: bool = False) -> Path:
-    """Write `files`, by name, as `folder`. replace: whether a folder that is there already gives way.
+    """Write `files`, a mapping from name to content, as `folder` in one rename.
 
-    Raises UsageError when the folder exists and does not give way, DiskError when it cannot be written.
+    replace: whether an existing folder is replaced. Raises UsageError for an existing folder that is not to be replaced,
+    DiskError when writing fails.
     """
     if folder.exists() and not replace:
         raise UsageError(f"export {folder}: exists already; give a new folder or remove it first")
-    # The name that fsio sweeps away if this process is killed.
+    # A name that fsio.sweep_temporaries deletes if this process is killed.
     part = folder.with_name(f"{folder.name}.tmp.{os.getpid()}")
     try:
         part.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A pure-ViT student as a Hugging Face CLIP folder with its tokenizer; its agreement with open_clip is measured."""
+"""Export of a plain ViT student as a Hugging Face CLIP folder, compared numerically with open_clip."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ processor, tokenizer = CLIPImageProcessor.from_pretrained("PATH"), AutoTokenizer
 
 
 def export_hugging_face(tower: Tower, folder: Path, card: str = "", tolerance: float = 1e-5) -> str:
-    """Write `folder`, which transformers loads as a CLIPModel, and return a line on how far its embeddings are off.
+    """Write `folder`, which transformers loads as a CLIPModel; returns a line with the largest difference of embeddings.
 
-    tolerance: largest difference of a normalised embedding's component. Raises UsageError for a tower that a CLIPModel
-    cannot be, by a tensor or by what it computes; nothing is written then.
+    tolerance: largest allowed difference of a component of a normalised embedding. Raises UsageError, before anything is
+    written, for a tower that has no equivalent CLIPModel.
     """
     state = hugging_face_state(exported_state(tower.clip))
     config = hugging_face_config(tower, state)
-    difference = disagreement(tower, config, state)
+    difference = largest_difference(tower, config, state)
     if not difference <= tolerance:
         raise UsageError(f"export to hf: embeddings differ by {difference:.2e}, more than {tolerance:g}; {WAY_OUT}")
     text = card.split("## Use")[0].replace("library_name: open_clip", "library_name: transformers") + USE
     files = {
         "config.json": fsio.json_bytes(config),
         "model.safetensors": save(state, metadata={"format": "pt"}),
-        "preprocessor_config.json": fsio.json_bytes(processor(tower)),
+        "preprocessor_config.json": fsio.json_bytes(preprocessor_config(tower)),
         CARD: text.encode(),
     }
     write_folder(folder, files | tokenizer_files(tower))
@@ -67,7 +67,7 @@ def export_hugging_face(tower: Tower, folder: Path, card: str = "", tolerance: f
 
 
 def hugging_face_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An open_clip state under a CLIPModel's names. Raises UsageError naming a tensor that has no place there."""
+    """An open_clip state under the names of a CLIPModel. Raises UsageError naming a tensor without a counterpart."""
     out: dict[str, Tensor] = {}
     for full, value in state.items():
         name = full.removeprefix("text.")
@@ -100,7 +100,7 @@ def _block(place: str, inner: str, value: Tensor, full: str) -> dict[str, Tensor
 
 
 def hugging_face_config(tower: Tower, state: dict[str, Tensor]) -> dict[str, Any]:
-    """A CLIPModel's config.json; sizes are read off the tensors."""
+    """The config.json of the CLIPModel; sizes are taken from the tensors."""
     words = tower.tokenizer
     text: Any = tower.clip if hasattr(tower.clip, "transformer") else tower.clip.text
     act = {"hidden_act": "quick_gelu" if tower.config.get("quick_gelu") else "gelu"}
@@ -122,8 +122,8 @@ def hugging_face_config(tower: Tower, state: dict[str, Tensor]) -> dict[str, Any
 
 
 @torch.inference_mode()
-def disagreement(tower: Tower, config: dict[str, Any], state: dict[str, Tensor]) -> float:
-    """The largest difference between both models' normalised embeddings of random images and token ids."""
+def largest_difference(tower: Tower, config: dict[str, Any], state: dict[str, Tensor]) -> float:
+    """The largest difference between normalised embeddings of the two models, on random images and token ids."""
     from transformers import CLIPConfig, CLIPModel
 
     model: Any = CLIPModel(CLIPConfig.from_dict(config)).eval()
@@ -145,8 +145,8 @@ def disagreement(tower: Tower, config: dict[str, Any], state: dict[str, Tensor])
     )
 
 
-def processor(tower: Tower) -> dict[str, Any]:
-    """A CLIPImageProcessor's preprocessor_config.json."""
+def preprocessor_config(tower: Tower) -> dict[str, Any]:
+    """The preprocessor_config.json of a CLIPImageProcessor."""
     mean, std = tower.mean_std
     return {
         "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": tower.size},
@@ -157,7 +157,7 @@ def processor(tower: Tower) -> dict[str, Any]:
 
 
 def tokenizer_files(tower: Tower) -> dict[str, bytes]:
-    """The tokenizer's own files, or CLIP's vocabulary as transformers reads it."""
+    """The files of the tokenizer, or CLIP's own vocabulary in the format of transformers."""
     folder = tower.tokenizer.folder
     if folder is not None:
         return {name: (folder / name).read_bytes() for name in TOKENIZER if (folder / name).is_file()}
@@ -165,7 +165,7 @@ def tokenizer_files(tower: Tower) -> dict[str, bytes]:
 
     own: Any = open_clip.SimpleTokenizer(context_length=tower.tokenizer.context)
     merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in own.bpe_ranks)]) + "\n"
-    start, end = "<|startoftext|>", "<|endoftext|>"  # open_clip calls the same two entries otherwise
+    start, end = "<|startoftext|>", "<|endoftext|>"  # open_clip has other names for these two entries
     names = {own.sot_token_id: start, own.eot_token_id: end}
     vocabulary = json.dumps({names.get(k, word): k for word, k in own.encoder.items()}, ensure_ascii=False).encode()
     special = {"tokenizer_class": "CLIPTokenizer", "model_max_length": tower.tokenizer.context, "unk_token": end,

@@ -1,4 +1,4 @@
-"""Both towers as ONNX graphs that take raw pixels and token ids, with their agreement with PyTorch measured."""
+"""Export of both towers as ONNX graphs of raw pixels and token ids, compared numerically with PyTorch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPSET = 18
 
 @dataclass(frozen=True)
 class Exported:
-    """One graph: its file, and how far onnxruntime's embeddings are from PyTorch's at another batch size."""
+    """One exported graph, and the difference of onnxruntime's embeddings from PyTorch's at another batch size."""
 
     path: Path
     max_difference: float
@@ -35,7 +35,7 @@ class Exported:
 
 
 class ImageGraph(nn.Module):
-    """uint8 [n, 3, S, S] to normalised [n, E]; mean and std are part of the graph, so that nobody can forget them."""
+    """The image tower: uint8 [n, 3, S, S] to normalised embeddings [n, E]; normalisation by mean and std is included."""
 
     def __init__(self, clip: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class ImageGraph(nn.Module):
 
 
 class TextGraph(nn.Module):
-    """int64 [n, L] token ids to normalised [n, E]."""
+    """The text tower: int64 [n, L] token ids to normalised embeddings [n, E]."""
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
@@ -70,10 +70,10 @@ def export_onnx(
     folder: Path,
     tolerance: float = 1e-3,
 ) -> tuple[Exported, Exported]:
-    """Write image.onnx and text.onnx, compare both with PyTorch through onnxruntime, and report it.
+    """Write image.onnx and text.onnx, each compared with PyTorch through onnxruntime.
 
-    vocabulary: number of token ids; tolerance: largest difference of a normalised embedding's component.
-    Raises UsageError when a package is missing or a graph disagrees by more than `tolerance`.
+    vocabulary: number of token ids. tolerance: largest allowed difference of a component of a normalised embedding.
+    Raises UsageError when a package is missing or a graph differs by more than `tolerance`.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -85,7 +85,7 @@ def export_onnx(
         return torch.randint(0, 256, (n, 3, image_size, image_size), generator=generator, dtype=torch.uint8)
 
     def ids(n: int) -> Tensor:
-        # The end token is the largest id; it stands last so that pooling finds it as in real text.
+        # The end token has the largest id; it comes last, so that pooling finds it as in real text.
         drawn = torch.randint(1, vocabulary - 1, (n, context), generator=generator)
         drawn[:, -1] = vocabulary - 1
         return drawn
@@ -127,7 +127,7 @@ def _export(graph: nn.Module, draw: Callable[[int], Tensor], name: str, path: Pa
 
 @contextmanager
 def _exportable_attention() -> Iterator[None]:
-    """Plain attention operators instead of the fused one that has no ONNX counterpart; the exporter's log quiet."""
+    """Disables fused attention, which has no ONNX operator, and silences the log of the exporter."""
     was, logger = torch.backends.mha.get_fastpath_enabled(), logging.getLogger("torch.onnx")
     level = logger.level
     torch.backends.mha.set_fastpath_enabled(False)

@@ -1,4 +1,4 @@
-"""A folder that plain open_clip loads by `local-dir:PATH`: config, weights, tokenizer and model card."""
+"""Export as a folder that open_clip loads by `local-dir:PATH`: config, weights, tokenizer and model card."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cmapkd.export.folder import write_folder
 
 CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "README.md"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-# open_clip reads tokenizer files from the folder itself; of this name it only asks that it is not empty.
+# open_clip reads the tokenizer from the folder itself; this name only has to be non-empty.
 TOKENIZER_NAME = "tokenizer"
 
 
@@ -31,13 +31,13 @@ def save_open_clip(
     dtype: torch.dtype = torch.float32,
     replace: bool = False,
 ) -> Path:
-    """Write `folder` in one rename, so that it is either the whole model or not there.
+    """Write a model as an open_clip folder, in one rename.
 
-    model: an open_clip CLIP that `model_cfg` describes; preprocess: mean, std and what else open_clip's PreprocessCfg
-    knows; tokenizer_files: folder with tokenizer.json and tokenizer_config.json, None for CLIP's own vocabulary.
-    dtype: float32 gives bit-identical features; float16 halves the file, keeping vectors and scalars whole.
-    replace: whether a folder that is there already gives way.
-    Raises UsageError when the folder exists, the tokenizer is missing, or weights do not fit `dtype`.
+    model: an open_clip CLIP that `model_cfg` describes; preprocess: mean, std and further keys of open_clip's
+    PreprocessCfg; tokenizer_files: folder with tokenizer.json and tokenizer_config.json, None for CLIP's own vocabulary.
+    dtype: float32 gives bit-identical features; float16 halves the file and keeps vectors and scalars in float32.
+    replace: whether an existing folder is replaced.
+    Raises UsageError when the folder exists, the tokenizer is missing, or weights overflow `dtype`.
     """
     if folder.exists() and not replace:
         raise UsageError(f"export {folder}: exists already; give a new folder or remove it first")
@@ -56,7 +56,7 @@ def save_open_clip(
 
 
 def exported_config(model_cfg: Mapping[str, Any], tokenizer_files: Path | None) -> dict[str, Any]:
-    """The model config with the tokenizer it is exported with, and without downloads of towers' own weights."""
+    """The model config with the exported tokenizer, and without names of pretrained weights that would be downloaded."""
     config = copy.deepcopy(dict(model_cfg))
     text, vision = config["text_cfg"], config["vision_cfg"]
     if tokenizer_files is not None:
@@ -75,7 +75,7 @@ def exported_config(model_cfg: Mapping[str, Any], tokenizer_files: Path | None) 
 
 
 def exported_state(model: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Tensors of `model` on the CPU, matrices in `dtype`, vectors and scalars in float32, counters as they are."""
+    """The tensors of `model` on the CPU: matrices in `dtype`, vectors and scalars in float32, integers unchanged."""
     state = {}
     for name, value in model.state_dict().items():
         whole = value.detach().cpu()
@@ -85,6 +85,6 @@ def exported_state(model: nn.Module, dtype: torch.dtype = torch.float32) -> dict
         kept = whole.to(dtype if whole.ndim >= 2 else torch.float32)
         if whole.isfinite().all() and not kept.isfinite().all():
             raise UsageError(f"export: {name} holds values beyond {dtype}'s range; export in float32")
-        # A copy of its own: safetensors refuses tensors that share memory.
+        # Copied, because safetensors refuses tensors that share memory.
         state[name] = kept.clone(memory_format=torch.contiguous_format)
     return state

@@ -1,4 +1,4 @@
-"""A student as an open_clip folder with its model card, and further formats made from that folder."""
+"""Export of a run: the student as an open_clip folder with a model card, and further formats from that folder."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import load_tower
 
 FORMATS = ("open_clip", "hf", "onnx")
-METHOD_TENSORS = "method.safetensors"  # beside a student that does not carry its method's result alone
+METHOD_TENSORS = "method.safetensors"  # beside a student whose method also needs tensors of its own
 
 
 def export_student(
     student: Tower, folder: Path, facts: Mapping[str, Any], dtype: torch.dtype = torch.float32, replace: bool = True
 ) -> Path:
-    """Write `folder` so that plain open_clip loads it; an earlier export of the same run is replaced in one rename.
+    """Write the student as an open_clip folder; an earlier export of the same run is replaced in one rename.
 
-    facts: what `model_card` wants; the number of parameters is added here.
+    facts: those of `model_card`; the number of parameters is added here.
     """
     params = sum(p.numel() for p in student.clip.parameters())
     card = model_card({"name": f"{student.name} by {facts.get('method')}", "params": params, **facts})
@@ -37,7 +37,10 @@ def export_student(
 
 
 def export_run(run: Path, to: list[str], out: Path | None = None, dtype: str = "fp32") -> None:
-    """Write a finished run's student (or any open_clip folder) in other formats, under `out` or RUN/export."""
+    """Write the student of a finished run, or any open_clip folder, in the formats `to`, under `out` or RUN/export.
+
+    Raises UsageError for a folder without a student or an unknown format.
+    """
     folder = run / "student" if (run / "student").is_dir() else run
     if not (folder / "open_clip_config.json").is_file():
         raise UsageError(
@@ -67,7 +70,7 @@ def export_run(run: Path, to: list[str], out: Path | None = None, dtype: str = "
 
 
 def preprocess(tower: Tower) -> dict[str, Any]:
-    """open_clip's preprocess_cfg of a tower."""
+    """The preprocess_cfg of open_clip for a tower."""
     mean, std = tower.mean_std
     return {
         "size": tower.size, "mode": "RGB", "mean": list(mean), "std": list(std), "interpolation": "bicubic",

@@ -1,4 +1,4 @@
-"""Soft cross-entropy of a student's affinity matrices against a teacher's: KL's gradient with another constant."""
+"""Soft cross-entropy of the student's affinity matrices against the teacher's; its gradient is that of the KL divergence."""
 
 from __future__ import annotations
 

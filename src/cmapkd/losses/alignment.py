@@ -1,4 +1,4 @@
-"""L_pyramid_align: every image level against every text level, as the teacher's bridge sees them."""
+"""L_pyramid_align: KL divergence of the similarities of every image level with every text level, in the shared space."""
 
 from __future__ import annotations
 

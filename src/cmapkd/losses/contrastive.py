@@ -1,4 +1,4 @@
-"""L_align: the contrastive loss of images and texts, with every caption of an image a positive; and its ICL form."""
+"""L_align: the contrastive loss of images and texts, in which all captions of an image are positives; and its ICL form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""L_intra: the squared error of the tokens of one pyramid level, its mean over levels, and the gate of its gradient."""
+"""L_intra: the squared error of the tokens of each pyramid level, and the gate that scales its gradient per sample."""
 
 from __future__ import annotations
 

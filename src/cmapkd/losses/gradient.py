@@ -1,4 +1,4 @@
-"""GD of CLIP-KD: the gradients of the contrastive loss, in closed form, of the student against the teacher's."""
+"""GD of CLIP-KD: distance of the student's and the teacher's gradients of the contrastive loss, in closed form."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def gradient_distance(
 
 
 def gradient_unit(batch: int, width: int, scale: float) -> float:
-    """scale² / (B² E): what one squared element of a gradient of a row that is wholly wrong is, on average."""
+    """scale² / (B² E): the mean squared element of the gradient of a row whose prediction is wholly wrong."""
     return scale**2 / (batch**2 * width)

@@ -1,4 +1,4 @@
-"""Cross-entropy of logits that a head gives; samples without a label carry none of it."""
+"""Cross-entropy of the logits of a head; samples without a label do not count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logit and embedding mimicry of the final level: L_logits (KD, CRD of CLIP-KD) and L_fd."""
+"""Distillation of final logits and embeddings: L_logits (KD, CRD of CLIP-KD) and L_fd."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-TINY = 1e-6  # rows closer than this stand at one place: they have no direction, and no gradient pulls them apart
+TINY = 1e-6  # rows closer than this count as equal: they have no direction, and get no gradient
 
 
 def distances(x: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:

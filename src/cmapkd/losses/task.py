@@ -1,4 +1,4 @@
-"""L_task: the labelled loss of the user's own task on the student."""
+"""L_task for labelled images: cross-entropy of the student over class texts."""
 
 from __future__ import annotations
 

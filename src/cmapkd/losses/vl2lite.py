@@ -1,4 +1,4 @@
-"""L_vis, L_txt and the ramp of VL2Lite (CVPR 2025); either side of the two distillation losses may be learnt."""
+"""L_vis, L_txt and the weight ramp of VL2Lite (CVPR 2025); both sides of the distillation losses may be trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def class_share(progress: float, released: bool = True) -> float:
     """w_c, the weight of the classification loss at `progress` in [0, 1); the distillation losses have 1 − w_c.
 
     released: clip(progress / 8, 0, 1), as the authors' code computes it, so w_c never exceeds 1/8. Else
-    clip(8 · progress, 0, 1), the ramp to one over the first eighth of the training that others read in it.
+    clip(8 · progress, 0, 1), the ramp to one over the first eighth of the training, as others read the paper.
     """
     return min(max(progress / RAMP if released else progress * RAMP, 0.0), 1.0)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cmapkd.core.order import keyed
+from cmapkd.core.order import keyed_hash
 
 SEED = 53
 FLAT = 0.25  # share of q that is even over the tokens, so that the background is seen too
@@ -61,4 +61,4 @@ def pps_places(q: Float[Tensor, "b n"], count: int, start: Float[Tensor, " b"]) 
 def starts(samples: Int[Tensor, " b"], views: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
     """Where the sample of each stored view starts: the same in every run and process."""
     rows = zip(samples.tolist(), views.tolist(), strict=True)
-    return torch.tensor([keyed(SEED, *row) / 2**64 for row in rows], dtype=torch.float64)
+    return torch.tensor([keyed_hash(SEED, *row) / 2**64 for row in rows], dtype=torch.float64)

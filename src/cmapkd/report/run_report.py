@@ -14,6 +14,7 @@ import torch
 
 import cmapkd
 from cmapkd.config.load import load_config
+from cmapkd.config.schedules import resolve_schedule
 from cmapkd.config.schema import Config, StageConfig, TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import read_rows
@@ -37,7 +38,6 @@ from cmapkd.teacher.reopen import open_cached_teacher
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import load_tower
 from cmapkd.train import checkpoint
-from cmapkd.train.schedule import resolve_schedule
 from cmapkd.train.teacher_score import teacher_metrics
 
 EXAMPLES, SHOWN = 8, 5
@@ -191,7 +191,7 @@ def _data_line(role: str, samples: Samples) -> str:
 
 
 def _stages(config: Config) -> tuple[StageConfig, ...]:
-    return resolve_schedule(config.schedule, METHODS[config.method])
+    return resolve_schedule(config.schedule, METHODS[config.method].stages)
 
 
 def _schedule_name(config: Config) -> str:

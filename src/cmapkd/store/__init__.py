@@ -1,1 +1,1 @@
-"""The record store: memory-mapped shards of fixed-size records with checksums. Knows no model."""
+"""The record store: memory-mapped shards of fixed-size records with checksums, independent of any model."""

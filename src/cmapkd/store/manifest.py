@@ -1,4 +1,4 @@
-"""What a store says of itself: a sealed manifest once it is finished, its plan until then, and whether a key is its own."""
+"""The manifest of a finished store, the plan of an unfinished one, and the check that a store belongs to a key."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PLAN = ("rows", "shard_rows", "fields")
 
 
 def sealed(manifest: dict[str, object]) -> bytes:
-    """The text of manifest.json: the manifest and its checksum, the same to the byte every time."""
+    """The bytes of manifest.json: the manifest and its checksum, identical for identical manifests."""
     body = json.dumps(manifest, sort_keys=True).encode()
     return fsio.json_bytes({"manifest": manifest, "xxh3": xxhash.xxh3_64_hexdigest(body)})
 
 
 def read_manifest(path: Path) -> dict | None:
-    """The manifest, whose text must be to the byte what was written; None where there is none."""
+    """The manifest, or None if there is none. Raises IntegrityError unless the file is byte for byte what was written."""
     try:
         raw = (path / "manifest.json").read_bytes()
     except FileNotFoundError:
@@ -40,7 +40,7 @@ def read_manifest(path: Path) -> dict | None:
 
 
 def plan_of(path: Path) -> dict | None:
-    """What the shards in a folder were written for; None when nothing says so, and then none of them counts."""
+    """Key and layout that the shards in a folder were written for, or None if unknown; unknown shards are not reused."""
     manifest = read_manifest(path)
     if manifest is not None:
         return {name: value for name, value in manifest.items() if name in ("key", *PLAN)}
@@ -54,7 +54,7 @@ def plan_of(path: Path) -> dict | None:
 
 
 def refuse_other(path: Path, known: dict, wanted: dict) -> None:
-    """Raise IntegrityError with every field that differs and both of its values."""
+    """Raise IntegrityError naming every difference between two plans, with both values."""
     pairs = {name: (known["key"].get(name), wanted["key"].get(name)) for name in {**known["key"], **wanted["key"]}}
     pairs |= {name: (known.get(name), wanted.get(name)) for name in PLAN if name in wanted}
     differing = [

@@ -1,6 +1,6 @@
-"""A shard: one field's records of a range of rows, as a fixed-stride `.npy` beside `.xxh3` with 8 bytes a record.
+"""Shards: the records of one field for a range of rows, as a `.npy` file and a `.xxh3` file of 8-byte checksums.
 
-The field's name and the row's number are part of every checksum, so that shards that were exchanged are found too.
+Every checksum covers the name of the field and the row number, so that exchanged shards are detected too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class Field:
-    """A record's shape and dtype; an int8 field may carry a float32 scale per last-axis channel: x ≈ q · scale."""
+    """Shape and dtype of one named array of a record; int8 may have a float32 scale per last-axis channel: x ≈ q · scale."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -47,8 +47,8 @@ class Field:
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Values [n, *shape] as stored; int8 rounds to the nearest step and saturates at ±127.
 
-        Raises ValueError on a wrong shape or on values that an integer dtype cannot hold exactly, NonFiniteError on
-        NaN, infinity, or what overflows float16.
+        Raises ValueError for a wrong shape or values that an integer dtype cannot hold exactly, NonFiniteError for NaN,
+        infinity or an overflow of float16.
         """
         if values.shape[1:] != self.shape:
             raise ValueError(f"records have shape {values.shape[1:]}, but the field's is {self.shape}")
@@ -56,10 +56,10 @@ class Field:
             with np.errstate(over="ignore", invalid="ignore"):
                 stored = np.ascontiguousarray(values, dtype=self.dtype)
             if stored.dtype.kind != "f" and not np.array_equal(stored, values):
-                raise ValueError(f"some values cannot be stored as {self.dtype} without a change")
+                raise ValueError(f"some values cannot be stored as {self.dtype} without loss")
         else:
             _finite(values)
-            # One buffer through all three steps: the values of a shard may be most of the memory there is.
+            # All three steps work in one buffer: a shard may fill most of the memory.
             steps = np.divide(values, self.scale, dtype=np.float32)
             stored = np.clip(np.rint(steps, out=steps), -127, 127, out=steps).astype(np.int8)
         if stored.dtype.kind == "f":
@@ -87,25 +87,25 @@ def shard_files(folder: Path, field: str, shard: int) -> tuple[Path, Path]:
 
 
 def checksums(field: str, first: int, records: np.ndarray) -> np.ndarray:
-    """uint64 [n]: xxh3 of each record, seeded with its field and its row number (`first` and on)."""
+    """uint64 [n]: xxh3 of each record, seeded with its field and its row number, counted from `first`."""
     raw = as_bytes(records, len(records))
     seed, digest = field_seed(field), xxhash.xxh3_64_intdigest
     return np.array([digest(raw[k], seed + first + k) for k in range(len(raw))], dtype="<u8")
 
 
 def field_seed(field: str) -> int:
-    """A 63-bit seed of the field's name, leaving room for the row number."""
+    """A 63-bit hash of the field's name, to which the row number is added."""
     return xxhash.xxh3_64_intdigest(field.encode()) >> 1
 
 
 def as_bytes(records: np.ndarray, rows: int) -> np.ndarray:
-    """uint8 [rows, bytes of a record], a view where the records lie in one piece."""
+    """uint8 [rows, bytes of a record]; a view if the records are contiguous."""
     flat = np.ascontiguousarray(records).reshape(-1).view(np.uint8)
     return flat.reshape(rows, -1) if rows else flat.reshape(0, 0)
 
 
 def npy_header(field: Field, rows: int) -> bytes:
-    """What a `.npy` file of [rows, *shape] starts with, the same to the byte every time."""
+    """The header of a `.npy` file of [rows, *shape], identical to the byte every time."""
     buffer = io.BytesIO()
     layout = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(field.dtype)),
@@ -117,12 +117,12 @@ def npy_header(field: Field, rows: int) -> bytes:
 
 
 def map_shard(array: Path, field: Field, rows: int) -> np.ndarray | None:
-    """uint8 [rows, bytes of a record] mapped read-only, or None when the file is not exactly such a shard."""
+    """uint8 [rows, bytes of a record], memory-mapped read-only; None if size or header of the file differ."""
     header, size = npy_header(field, rows), array.stat().st_size
     with array.open("rb") as file:
         if size != len(header) + rows * field.nbytes or file.read(len(header)) != header:
             return None
-    # A plain ndarray view: np.memmap's own indexing costs a microsecond a record.
+    # A plain ndarray view, because indexing np.memmap costs a microsecond more per record.
     return np.asarray(np.memmap(array, np.uint8, "r", len(header), (rows, field.nbytes)))
 
 

@@ -1,4 +1,4 @@
-"""The feature store: memory-mapped shards of fixed-stride records with a checksum each, and a manifest written last."""
+"""The record store: a writer that can resume, and a reader that verifies the checksum of every record."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def estimate_bytes(fields: dict[str, Field], rows: int) -> int:
 
 
 class StoreWriter:
-    """Writes a store shard by shard; what is complete is kept when the build is resumed, under the same key only.
+    """Writes a store shard by shard; a resumed build under the same key keeps the complete shards.
 
-    Holds the folder until it is finished, closed, or left as a context. Raises DiskError where the disk will not hold it, IntegrityError when another process writes here or the folder was
-    begun under another key or layout.
+    Locks the folder until the store is finished or closed, or its context ends. Raises DiskError where the disk is too
+    small, IntegrityError when another process writes here or the folder was begun under another key or layout.
     """
 
     def __init__(self, path: Path, fields: dict[str, Field], rows: int, shard_rows: int, key: dict[str, str]) -> None:
@@ -68,7 +68,7 @@ class StoreWriter:
             )
         if missing:
             fsio.write_json(self.path / "building.json", self._plan)
-            # Readers must not open a store that is being mended.
+            # Readers must not open a store while it is being repaired.
             fsio.remove_file(self.path / "manifest.json")
 
     def __enter__(self) -> StoreWriter:
@@ -78,13 +78,13 @@ class StoreWriter:
         self.close()
 
     def missing_shards(self) -> list[range]:
-        """Row ranges still to be written: those whose arrays or checksums were not there, complete and valid."""
+        """Row ranges still to be written: those without complete arrays and valid checksums."""
         return [r for r in self._ranges() if not all(file in self._written for file in self._files(r))]
 
     def write_shard(self, rows: range, arrays: dict[str, np.ndarray]) -> None:
-        """Records of `rows` for every field, as float or raw arrays [len(rows), *shape].
+        """Write the records of `rows` for every field, given as float or raw arrays [len(rows), *shape].
 
-        Raises DiskError, NonFiniteError, or ValueError when the rows are no shard or an array has another shape.
+        Raises DiskError, NonFiniteError, or ValueError when `rows` is not a shard or an array has another shape.
         """
         if rows not in self._ranges() or set(arrays) != set(self.fields):
             raise ValueError(f"rows {rows} with fields {sorted(arrays)}: not a shard of {self.path}")
@@ -99,7 +99,7 @@ class StoreWriter:
             self._note(sums, fsio.write_bytes(sums, checksums(name, rows.start, data).tobytes()))
 
     def finish(self) -> None:
-        """Write the manifest; the store can be opened from now on. Raises IntegrityError when shards are missing."""
+        """Write the manifest, after which the store can be opened. Raises IntegrityError when shards are missing."""
         missing = self.missing_shards()
         if missing:
             raise IntegrityError(f"cache {self.path}: rows {missing[0].start}-{missing[0].stop} are missing; {AGAIN}")
@@ -109,7 +109,7 @@ class StoreWriter:
         self.close()
 
     def close(self) -> None:
-        """Give the lease back. What was written stays, and a later writer goes on from there."""
+        """Release the lock. Complete shards stay, and a later writer resumes from them."""
         self._lease.__exit__(None, None, None)
 
     def _ranges(self) -> list[range]:
@@ -132,10 +132,10 @@ class StoreWriter:
 
 
 class Store:
-    """A finished store. `key` given: every field must agree. Each record is verified when it is read.
+    """Reads a finished store and verifies each record. key: if given, the key that the store must have.
 
-    Raises UsageError when it is missing or unfinished, IntegrityError when it is corrupt or stale. `bytes_read` counts
-    what was read of each field.
+    Raises UsageError for a missing or unfinished store, IntegrityError for a corrupt or stale one. `bytes_read` counts the
+    bytes read of each field.
     """
 
     def __init__(self, path: Path, key: dict[str, str] | None = None, verify: bool = True) -> None:
@@ -152,7 +152,7 @@ class Store:
         self._mapped: dict[str, dict[int, tuple[memoryview, list[int]]]] = {name: {} for name in self.fields}
 
     def read(self, field: str, rows: np.ndarray) -> np.ndarray:
-        """Stored records [len(rows), *shape] in a fresh array, each checked. Raises IntegrityError naming a bad one."""
+        """Copies of the stored records [len(rows), *shape], each verified. Raises IntegrityError naming a bad record."""
         layout, wanted = self.fields[field], rows.tolist()
         if wanted and not 0 <= min(wanted) <= max(wanted) < self.rows:
             raise IntegrityError(
@@ -170,18 +170,18 @@ class Store:
             start, end = end, end + size
             copy = target[start:end]
             copy[:] = data[place * size : place * size + size]
-            # The copy is what is checked: the file may change under the map at any time.
+            # The copy is verified, not the map: the file under the map may change at any time.
             if verify and digest(copy, seed + row) != sums[place]:
                 file = shard_files(self.path, field, shard)[0].name
                 raise IntegrityError(f"cache {self.path}: {field} of row {row} in {file} fails its checksum; {WAY_OUT}")
         return out.view(layout.dtype).reshape(len(wanted), *layout.shape)
 
     def read_float(self, field: str, rows: np.ndarray) -> np.ndarray:
-        """Records as float32 [len(rows), *shape], int8 fields dequantised."""
+        """The records as float32 [len(rows), *shape], int8 fields dequantised."""
         return self.fields[field].decode(self.read(field, rows))
 
     def verify_all(self) -> None:
-        """Every file against the manifest's SHA-256, and no shard too many. Raises IntegrityError."""
+        """Check every file against the SHA-256 in the manifest, and that no other shards are there. Raises IntegrityError."""
         for name, stated in self._shards.items():
             file = self.path / name
             there = file.is_file() and file.stat().st_size == stated["bytes"]
@@ -192,7 +192,7 @@ class Store:
                 raise IntegrityError(f"cache {self.path}: {file.name} is not in the manifest; {WAY_OUT}")
 
     def _map(self, field: str, shard: int) -> tuple[memoryview, list[int]]:
-        """(bytes of all records, their checksums) of a shard, mapped on first use."""
+        """(bytes of all records, their checksums) of a shard, memory-mapped on first use."""
         array, sums = shard_files(self.path, field, shard)
         rows = min(self.shard_rows, self.rows - shard * self.shard_rows)
         try:
@@ -204,6 +204,8 @@ class Store:
         if hashlib.sha256(stated).hexdigest() != self._shards[sums.name]["sha256"]:
             raise IntegrityError(f"cache {self.path}: {sums.name} differs from the manifest; {WAY_OUT}")
         if data is None:
-            raise IntegrityError(f"cache {self.path}: {array.name} has not a shard's size and header; {WAY_OUT}")
+            raise IntegrityError(
+                f"cache {self.path}: {array.name} does not have the size and header of a shard; {WAY_OUT}"
+            )
         self._mapped[field][shard] = data.reshape(-1).data, np.frombuffer(stated, dtype="<u8").tolist()
         return self._mapped[field][shard]

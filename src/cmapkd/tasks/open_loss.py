@@ -13,7 +13,7 @@ from msgspec import structs
 from cmapkd.config.schema import HOLDOUT, Config
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
-from cmapkd.data.holdout import apart
+from cmapkd.data.holdout import hold_out
 from cmapkd.data.readers import open_boxes, open_questions, open_samples
 from cmapkd.tasks.captioning.loss import Captioning, check_captions
 from cmapkd.tasks.detection.loss import Detection, check_boxes
@@ -67,7 +67,7 @@ def open_task(config: Config, weighted: bool, trains: bool) -> Callable[[Tower],
     data = structs.replace(config.data, format="auto", **{key: getattr(task, key) for key in own})
     train, val = kind.read(task.train, data, task.train_split), None
     if task.val == HOLDOUT:
-        train, val = apart(train, task.holdout)
+        train, val = hold_out(train, task.holdout)
     elif task.val is not None:
         val = kind.read(task.val, data, task.val_split)
     for note in train.notes:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from cmapkd.config.schema import DataConfig, TaskConfig
 from cmapkd.core.errors import UsageError
-from cmapkd.core.order import keyed
-from cmapkd.data.loader import Loader, Reader
+from cmapkd.core.order import keyed_hash
+from cmapkd.data.loader import InputSpec, Loader
 from cmapkd.data.samples import Samples
 from cmapkd.tasks.headed import Headed
 from cmapkd.towers.dual import Tower
@@ -79,5 +79,5 @@ def task_loader(plan: Plan[Any], samples: Samples, student: Tower, whole: bool =
             f"task.batch is {plan.task.batch}, but {samples.name} has only {len(samples)} images to train on; lower task.batch"
         )
     data = structs.replace(plan.data, **WHOLE) if whole else plan.data
-    reader = Reader(student.size, student.tokenizer)
-    return Loader(samples, data, reader, None, plan.task.batch, keyed(plan.seed, TASK))
+    spec = InputSpec(student.size, student.tokenizer)
+    return Loader(samples, data, spec, None, plan.task.batch, keyed_hash(plan.seed, TASK))

@@ -14,7 +14,7 @@ from cmapkd.config.schema import Config
 from cmapkd.core import fsio
 from cmapkd.core.device import pick_precision
 from cmapkd.core.log import Progress, say
-from cmapkd.core.prefetch import ahead, readers
+from cmapkd.core.prefetch import prefetch, reader_threads
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Features
 from cmapkd.data.loader import Ledger
 from cmapkd.data.samples import Samples
@@ -94,7 +94,7 @@ def _fill(
     for rows in missing:
         chunks = [range(start, min(start + BATCH, rows.stop)) for start in range(rows.start, rows.stop, BATCH)]
         parts: list[dict[str, np.ndarray]] = []
-        for chunk, inputs in zip(chunks, ahead(lambda k: read(chunks[k]), range(len(chunks)), readers()), strict=True):  # noqa: B023
+        for chunk, inputs in zip(chunks, prefetch(read, chunks, reader_threads()), strict=True):
             parts.append(records(inputs))
             done += len(chunk)
             progress.update(done, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ from cmapkd.config.schema import Config
 from cmapkd.core.device import pick_precision
 from cmapkd.core.errors import UsageError
 from cmapkd.data.class_prompt import CLASS_PROMPT
-from cmapkd.data.loader import Loader, Reader
+from cmapkd.data.loader import InputSpec, Loader
+from cmapkd.data.open_loader import open_loader
 from cmapkd.data.pixels import open_pixels
 from cmapkd.data.samples import Samples
 from cmapkd.methods import reading
@@ -20,7 +22,6 @@ from cmapkd.methods.term import TermSizes
 from cmapkd.policy import POLICIES, Policy
 from cmapkd.tasks.task_loss import TaskHead
 from cmapkd.teacher.class_texts import ClassTexts, open_class_texts
-from cmapkd.teacher.faults import open_loader
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import load_tower
 from cmapkd.train.balance import Balance
@@ -140,17 +141,15 @@ def add_head(learner: Learner, optimizer: torch.optim.AdamW, task: TaskHead, con
 
 def loaders(config: Config, plan: Plan, student: Tower, opened: OpenedTeacher | None) -> tuple[Loader, Loader | None]:
     """(the training loader, the loader of held-out samples or None)."""
-    mine, theirs = Reader(student.size, student.tokenizer), None
+    mine, theirs = InputSpec(student.size, student.tokenizer), None
     inputs = reading("teacher_inputs", plan.method.weights)
     if opened is not None and opened.tower is not None and (inputs or opened.teacher.needs_inputs):
-        theirs = Reader(opened.tower.size, opened.tower.tokenizer)
-    kept = open_pixels(config, plan.samples, student.size)
-
-    def open_one(batch: int, pool) -> Loader:  # noqa: ANN001
-        return open_loader(config, plan.samples, mine, theirs, batch, config.seed, pool, kept)
-
-    loader = open_one(config.train.batch, plan.pool)
-    held_out = open_one(min(config.train.batch, len(plan.held)), plan.held) if len(plan.held) else None
+        theirs = InputSpec(opened.tower.size, opened.tower.tokenizer)
+    stored = open_pixels(plan.samples, config.data, config.cache, student.size)
+    loading = partial(open_loader, plan.samples, config.data, config.corrupt, mine, theirs)
+    loader, held_out = loading(config.train.batch, config.seed, plan.pool, stored), None
+    if len(plan.held):
+        held_out = loading(min(config.train.batch, len(plan.held)), config.seed, plan.held, stored)
     return loader, held_out
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cmapkd.core.errors import NonFiniteError
 from cmapkd.core.log import say
-from cmapkd.core.prefetch import ahead
+from cmapkd.core.prefetch import prefetch
 from cmapkd.core.tree import rows
 from cmapkd.methods.objective import TASK
 from cmapkd.methods.stage import ActiveStage
@@ -88,7 +88,7 @@ def open_task_batches(run: Run, start: int) -> Iterator[Any]:
     if run.task is None:
         return iter(())
     steps = range(start, run.steps)
-    return ahead(
+    return prefetch(
         run.task.batch, (s for s in steps if run.objective.task_weight(stage_at(run.stages, s / run.steps)) > 0)
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cmapkd.config.schedules import resolve_schedule
 from cmapkd.config.schema import Config, StageConfig
 from cmapkd.core.device import pick_device
 from cmapkd.core.errors import UsageError
@@ -25,7 +26,6 @@ from cmapkd.tasks.validation import Validation, open_validation
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.named import identity
 from cmapkd.train.dry_run import few
-from cmapkd.train.schedule import resolve_schedule
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def plan_run(config: Config, evaluated: int | None = None) -> Plan:
     method = resolve(config.method, config.weights, config.share)
     check_options(config.options, {**METHODS[config.method].weights, **method.weights})
     check_student(config, method)
-    stages = resolve_schedule(config.schedule, method)
+    stages = resolve_schedule(config.schedule, method.stages)
     if config.policy.name not in POLICIES:
         raise UsageError(f"policy.name '{config.policy.name}' is unknown; known: {', '.join(POLICIES)}")
     task = open_task(config, TASK in method.weights, method.student == "trained")

@@ -10,7 +10,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
 from cmapkd.data.pixels import write_pixels
 from cmapkd.data.readers import open_samples
-from cmapkd.store.place import refuse_place
+from cmapkd.store.folder_check import check_folder
 from cmapkd.teacher.build import feature_bytes, seal_features, write_features
 from cmapkd.teacher.calibration import calibrate_cache, open_targets
 from cmapkd.teacher.layout import cache_key
@@ -38,7 +38,7 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         size += pixels
     if estimate_only:
         return folder
-    refuse_place(folder, size)
+    check_folder(folder, size)
     device = pick_device(config.train.device)
     tower.to(device)
     key = cache_key(config, samples)
@@ -47,7 +47,7 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         start_from_teacher(config, load_tower(config.student, teacher=config.teacher).to(device), samples, tower)
     ledger = write_features(config, samples, tower, targets.to(device))
     if config.cache.pixels:
-        write_pixels(config, samples, image_size(config.student))
+        write_pixels(samples, config.data, config.cache, image_size(config.student))
     seal_features(config, samples, tower)
     if ledger.quarantined:
         say(f"{len(ledger.quarantined)} unreadable images, which are not trained on: {ledger.shown()}")

@@ -1,4 +1,4 @@
-"""COCO captions: names by id, captions by image, and every way in which a file can be another one."""
+"""COCO captions: names by id, captions by image, and errors for files of every other kind."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_an_image_folder_with_metadata_needs_no_pyarrow(tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"file_name": "a.png", "text": "x"}\n{"file_na', "line 2 is no JSON object"),
+        ('{"file_name": "a.png", "text": "x"}\n{"file_na', "line 2 is not a JSON object"),
         ('{"a": 1, "b": 2}\n', "no row has 'filepath'; keys found: a, b; set data.image_key"),
         ("\n", "the file is empty"),
         ('{"file_name": "z.png", "text": "x"}\n', "none of its images, such as 'z.png'"),

@@ -1,4 +1,4 @@
-"""COCO instances: boxes of every image, at the scale of its file, and what is wrong in one line."""
+"""COCO instances: boxes of every image, at the scale of its file, and one-line errors."""
 
 from __future__ import annotations
 

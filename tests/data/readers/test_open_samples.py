@@ -1,4 +1,4 @@
-"""open_samples: the right reader for a path, and one line for a path that is none."""
+"""open_samples: the right reader for a path, and one line for a wrong path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The places of members are those that tarfile finds, in every dialect of tar."""
+"""The offsets of tar members are those of tarfile, in every tar format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VQA v2: questions with their ten answers and images, and what is wrong in one line."""
+"""VQA v2: questions with their ten answers and images, and one-line errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_text_alone_needs_no_images_and_may_be_zipped(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of its images.*data.images"):
         open_questions(str(path), config(path))
     path.write_bytes(path.read_bytes()[:30])
-    with pytest.raises(DataError, match="no whole gzip file"):
+    with pytest.raises(DataError, match="an incomplete gzip file"):
         open_questions(str(path), config(path), pictures=False)
 
 

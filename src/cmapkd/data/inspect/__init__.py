@@ -1,1 +1,1 @@
-"""`cmapkd data inspect`: what a data set is, and the config block that reads it."""
+"""`cmapkd data inspect`: a report on a data set, and the config block that reads it."""

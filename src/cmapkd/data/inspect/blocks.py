@@ -1,4 +1,4 @@
-"""The YAML that `cmapkd data inspect` gives to paste: `data:` of a config, and the data's tasks in a suite."""
+"""The YAML blocks printed by `cmapkd data inspect`: `data:` for a config, and the entries for a suite."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HELD_OUT = ("val", "valid", "dev", "validation", "val2017", "val2014", "test")
-ENTRIES = {"vqa": ("vqa",), "instances": ("detection",), "folder": ("zeroshot",), "scenes": ()}  # others hold captions
+ENTRIES = {
+    "vqa": ("vqa",),
+    "instances": ("detection",),
+    "folder": ("zeroshot",),
+    "scenes": (),
+}  # all other formats hold captions
 
 
 @dataclass(frozen=True)
 class Found:
-    """What lies at a path. extra: config keys that differ from their defaults; splits: names, with counts if known.
+    """The data at a path. extra: config keys that differ from their defaults; splits: names, with counts if known.
 
-    images: the folder of the images that was given, None where they are found by themselves. bare: splits of questions
-    without answers ("" for a file of no split), which cannot be scored. beside: other kinds in the same folder.
+    images: the folder of images given by the user, None where they are found automatically. bare: splits of questions
+    without answers ("" for a file without a split), which cannot be scored. beside: other kinds of data in the folder.
     """
 
     kind: str
@@ -28,7 +33,7 @@ class Found:
 
     @property
     def first(self) -> str | None:
-        """The split to look at and train on; one without answers only where there is no other."""
+        """The split to inspect and to train on; one without answers only if there is no other."""
         names = [name for name in ("train", *self.splits) if name in self.splits]
         return min(names, key=lambda name: name in self.bare, default=None)
 
@@ -39,7 +44,7 @@ class Found:
 
 
 def blocks(found: Found) -> Iterable[str]:
-    """Lines of both, each behind an empty line and a heading; questions and boxes are not to distil on."""
+    """The lines of both blocks, each with a heading; questions and boxes, which a run cannot train on, get no `data:`."""
     if found.kind not in ("vqa", "instances"):
         yield from ("", "to paste into a config:", *config_block(found))
     if entries := [line for each in (found, *found.beside) for line in suite_block(each)]:
@@ -47,7 +52,7 @@ def blocks(found: Found) -> Iterable[str]:
 
 
 def config_block(found: Found) -> Iterable[str]:
-    """`data:`; train and val are the same path where it holds both, and a slice is held out where it holds one split."""
+    """The `data:` block; train and val are one path where it holds both splits, else a share is held out."""
     yield "data:"
     yield f"  train: {quoted(str(found.path))}"
     yield from _images(found)
@@ -64,7 +69,7 @@ def config_block(found: Found) -> Iterable[str]:
 
 
 def suite_block(found: Found) -> Iterable[str]:
-    """An entry for each task that the data can be scored on."""
+    """The suite entry of each task that can be scored on the data."""
     place, several = quoted(str(found.path)), len(found.splits) > 1
     if (found.first or "") in found.bare:
         return
@@ -87,6 +92,6 @@ def _images(found: Found) -> list[str]:
 
 
 def quoted(value: str) -> str:
-    """A YAML scalar; quoted where YAML would read something else."""
+    """The value as a YAML scalar, quoted where needed."""
     plain = value and value.replace("/", "").replace(".", "").replace("_", "").replace("-", "").isalnum()
     return value if plain and not value.startswith("-") else "'" + value.replace("'", "''") + "'"

@@ -1,4 +1,4 @@
-"""`cmapkd data inspect PATH`: what a captions file or folder holds, and the config block that reads it."""
+"""The report of `cmapkd data inspect PATH` on a captions file or folder, with the config block that reads it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from cmapkd.data.readers.vqa import annotations_path
 from cmapkd.data.samples import Samples
 
 SHOWN = 3
-UNKNOWN = "FOLDER-OF-THE-IMAGES"  # in a block to paste, where none was found
+UNKNOWN = "FOLDER-OF-THE-IMAGES"  # placeholder in a printed block
 
 
 def inspect(path: str, images: Path | None = None) -> str:
-    """A report in plain text. images: the folder that image names are relative to, where it is not found by itself.
+    """The report as plain text. images: the folder that image names are relative to, if it is not found automatically.
 
-    Raises DataError or UsageError where the data cannot be read at all.
+    Raises DataError or UsageError for data that cannot be read at all.
     """
     found = look(path, images)
     lines = [path, f"format: {found.kind}" + (f" (read from {found.path})" if str(found.path) != path else "")]
@@ -56,7 +56,7 @@ def inspect(path: str, images: Path | None = None) -> str:
 
 
 def look(path: str, images: Path | None = None) -> Found:
-    """Format, place, keys and splits of what a path holds."""
+    """The format, location, keys and splits of the data at a path."""
     if path.startswith("scenes:"):
         return Found("scenes", Path(path))
     kind, found = sniff(Path(path).expanduser())
@@ -83,7 +83,7 @@ def _keys(kind: str, path: Path) -> dict[str, str]:
 
 
 def splits_of(kind: str, path: Path) -> dict[str, int]:
-    """Split names that the data offers, with image counts where the file says them (0 otherwise)."""
+    """The names of all splits, with image counts where the file states them, else 0."""
     if kind == "karpathy":
         return dict(Counter(str(image.get("split", "all")) for image in read_json(path)["images"]))
     if kind == "flickr":
@@ -104,19 +104,19 @@ def splits_of(kind: str, path: Path) -> dict[str, int]:
 
 
 def _samples(found: Found) -> Iterable[str]:
-    """Facts of the first split, and files that a held-out one shares with it. Nothing is over budget here."""
+    """Facts of the first split, and its overlap with the held-out one. No number of unreadable images is an error here."""
     tree = {"train": str(found.path), "images": found.images, "bad_budget": 1.0, **found.extra}
     data = read(DataConfig, tree, f"data {found.path}")
     samples = open_samples(str(found.path), data, found.first)
     yield from facts(samples)
-    if found.held and found.kind not in ("webdataset", "hf", "folder"):  # where a file may be listed in both
+    if found.held and found.kind not in ("webdataset", "hf", "folder"):  # formats that may list a file in both splits
         held = open_samples(str(found.path), data, found.held)
         shared = set(samples.paths) & set(held.paths)
         yield f"images of {found.held} that {found.first} has too: {len(shared)} of {len(held)}"
 
 
 def facts(samples: Samples) -> Iterable[str]:
-    """Counts, what was dropped, what occurs twice, and the first samples."""
+    """Lines on counts, duplicates, dropped entries, and the first samples."""
     yield f"images: {len(samples)}"
     yield f"captions: {samples.n_captions}"
     yield f"captions per image: {spread([len(captions) for captions in samples.captions])}"
@@ -135,7 +135,7 @@ def facts(samples: Samples) -> Iterable[str]:
 
 
 def also(found: Found) -> Iterable[str]:
-    """Files of other kinds in the same folder, each of which can be inspected by itself."""
+    """Lines on files of other kinds in the same folder, which can be inspected too."""
     if found.kind == "scenes":
         yield from [] if "objects" in found.path.name else ["also here: three questions an image, and its boxes"]
         return

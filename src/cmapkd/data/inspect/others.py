@@ -1,4 +1,4 @@
-"""What `cmapkd data inspect` says of data that is no image–caption set: questions and boxes."""
+"""The report of `cmapkd data inspect` on data without captions: questions and boxes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from cmapkd.data.stored import Picture
 
 SHOWN = 3
 MISSING = re.compile(r"^(\d+) (?:names without a file|questions whose image has no file)")
-SMALL, MEDIUM = 32**2, 96**2  # COCO's bounds of area
+SMALL, MEDIUM = 32**2, 96**2  # COCO's limits of area
 
 
 def question_facts(path: Path, images: Path | None = None) -> tuple[Iterable[str], bool]:
-    """(counts, kinds and first questions of a VQA file, with answers and images where these are; whether images are)."""
+    """(lines on the questions of a VQA file, with answers and images if available; whether images are available)."""
     data = DataConfig(train=str(path), images=images)
     answered = annotations_path(path).is_file()
     try:
@@ -79,12 +79,12 @@ def _boxes(found: Boxes) -> Iterable[str]:
 
 
 def _repeated(boxes: np.ndarray, categories: np.ndarray) -> int:
-    """How many of an image's boxes [k, 4] repeat one of the same category."""
+    """The number of boxes [k, 4] of an image that repeat one of the same category."""
     return len(boxes) - len(np.unique(np.column_stack([boxes, categories]), axis=0))
 
 
 def repeated_images(pictures: Sequence[Picture]) -> Iterable[str]:
-    """A line on pictures of the same bytes; none where no file can be looked at."""
+    """A line on duplicate images; none where no file can be compared."""
     repeats, looked, first = same_bytes(pictures)
     if looked:
         some = f", first {looked} looked at" if looked < len(pictures) else ""
@@ -93,7 +93,7 @@ def repeated_images(pictures: Sequence[Picture]) -> Iterable[str]:
 
 
 def lost(notes: Iterable[str]) -> int:
-    """How many files the notes of a reader say are missing."""
+    """The number of missing files according to the notes of a reader."""
     return sum(int(found[1]) for note in notes if (found := MISSING.match(note)))
 
 

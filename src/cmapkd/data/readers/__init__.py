@@ -1,4 +1,4 @@
-"""Readers: every format to `Samples`, `Questions` or `Boxes`; `open_…` picks the reader."""
+"""Readers of all data formats; `open_samples`, `open_questions` and `open_boxes` pick the reader."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ READERS: dict[str, Callable[[Path, DataConfig, str | None], Samples]] = {
     "visual_genome": read_visual_genome,
     "hf": read_hf,
 }
-OTHERS = {"vqa": "VQA questions", "instances": "instances"}  # told apart by `sniff`, but no captions
+OTHERS = {"vqa": "VQA questions", "instances": "instances"}  # formats that `sniff` knows, without captions
 
 
 def open_samples(location: str, data: DataConfig, split: str | None = None) -> Samples:
-    """The samples at a path, a pattern of shards or `scenes:N`; the format is sniffed unless `data.format` names it.
+    """The samples at a path, a pattern of shards or `scenes:N`; the format is detected unless `data.format` names it.
 
-    Raises DataError or UsageError, in one line, for whatever is wrong with the path, its columns or its split.
+    Raises DataError or UsageError, in one line, for a wrong path, column or split.
     """
     if location.startswith("scenes:") or data.format == "scenes":
         return read_scenes(location, data, split)
@@ -57,7 +57,7 @@ def open_samples(location: str, data: DataConfig, split: str | None = None) -> S
 def open_questions(
     location: str, data: DataConfig, split: str | None = None, answered: bool = True, pictures: bool = True
 ) -> Questions:
-    """Questions of a VQA v2 file or folder or `scenes:N`; `answered` wants their answers, `pictures` their images.
+    """Questions of a VQA v2 file or folder or of `scenes:N`; answered: with answers, pictures: with images.
 
     Raises DataError or UsageError in one line.
     """
@@ -68,7 +68,7 @@ def open_questions(
 
 
 def open_boxes(location: str, data: DataConfig, split: str | None = None, pictures: bool = True) -> Boxes:
-    """Boxes of a COCO instances file or folder or `scenes:N`; `pictures` wants their images.
+    """Boxes of a COCO instances file or folder or of `scenes:N`; pictures: with images.
 
     Raises DataError or UsageError in one line.
     """

@@ -1,4 +1,4 @@
-"""`scenes:N[:WORLD]` and `scenes:objects:N[:WORLD]`: the built-in world, rendered once, then read as any data set."""
+"""The built-in world, `scenes:N[:WORLD]` and `scenes:objects:N[:WORLD]`: rendered once, then read like other data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOUD = "SYNTHETIC: rendered scenes of the built-in world, not photographs"
 
 
 def read_scenes(location: str, data: DataConfig, split: str | None) -> Samples:
-    """N scenes with captions, or N single objects a class with labels, of the train, val or test world or a seed's."""
+    """N scenes with captions, or N single objects per class with labels, of the train, val or test world or of a seed."""
     folder, single = scenes_folder(location, data, split)
     plain = structs.replace(data, images=None, classes=None)
     samples = read_folder(folder, plain, None) if single else read_coco(folder / "captions.json", plain)
@@ -33,14 +33,14 @@ def read_scenes(location: str, data: DataConfig, split: str | None) -> Samples:
 
 
 def read_scene_questions(location: str, data: DataConfig, split: str | None, answered: bool = True) -> Questions:
-    """Three questions a scene, one of each answer type."""
+    """Three questions per scene, one of each answer type."""
     folder = _scenes(location, data, split, "questions")
     found = read_vqa(folder / "vqa_questions.json", structs.replace(data, images=None), None, answered)
     return replace(found, name=location, notes=(LOUD, *found.notes))
 
 
 def read_scene_boxes(location: str, data: DataConfig, split: str | None) -> Boxes:
-    """The objects of every scene, a category a shape."""
+    """The objects of every scene as boxes; each shape is a category."""
     folder = _scenes(location, data, split, "boxes")
     found = read_instances(folder / "instances.json", structs.replace(data, images=None))
     return replace(found, name=location, notes=(LOUD, *found.notes))
@@ -54,7 +54,7 @@ def _scenes(location: str, data: DataConfig, split: str | None, what: str) -> Pa
 
 
 def scenes_folder(location: str, data: DataConfig, split: str | None) -> tuple[Path, bool]:
-    """(folder of the world, whether of single objects); rendered the first time."""
+    """(folder of the world, whether it holds single objects); the world is rendered at first use."""
     n, world, single = parse_location(location, data, split)
     root = Path(os.environ.get("CMAPKD_DATA") or "data")
     folder = root / f"scenes-v{LAYOUT}-{'objects-' if single else ''}{world}-{n}"
@@ -67,7 +67,7 @@ def scenes_folder(location: str, data: DataConfig, split: str | None) -> tuple[P
 
 
 def parse_location(location: str, data: DataConfig, split: str | None) -> tuple[int, str, bool]:
-    """(N, world, whether single objects). Without a world or a split, `data.val` is of val, all else of train."""
+    """(N, world, whether single objects). Without a world or a split, data.val means val and everything else train."""
     parts = location.split(":")[1:]
     single = parts[:1] == ["objects"]
     parts = parts[1:] if single else parts

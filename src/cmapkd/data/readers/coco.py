@@ -13,7 +13,7 @@ from cmapkd.data.samples import Samples, gather
 
 
 def read_coco(path: Path, data: DataConfig, split: str | None = None) -> Samples:
-    """One sample an image that has captions. Raises DataError for repeated ids or files of another kind."""
+    """One sample per image with captions. Raises DataError for repeated ids or a file of another kind."""
     refuse_split(path, split)
     content = read_json(path)
     images, annotations = listing(content, "images", path), listing(content, "annotations", path)

@@ -1,4 +1,4 @@
-"""Flickr's captions: `name.jpg#0<TAB>caption`, Kaggle's results.csv with `|`, captions.txt with `image,caption`."""
+"""Flickr8k and Flickr30k captions: `name.jpg#0<TAB>caption`, Kaggle's results.csv with `|`, `image,caption` rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SYNONYMS = {"val": ("val", "dev"), "dev": ("dev", "val")}
 
 
 def read_flickr(path: Path, data: DataConfig, split: str | None) -> Samples:
-    """The images of a split list (all without one). Rows of no known form are counted in the notes."""
+    """The images of a split list, or all images without one. Malformed rows are counted in the notes."""
     captions: dict[str, list[str]] = {}
     lines = [line for line in read_text(path).splitlines() if line.strip()]
     malformed = []
@@ -36,7 +36,7 @@ def read_flickr(path: Path, data: DataConfig, split: str | None) -> Samples:
     notes = [f"{len(malformed)} malformed rows dropped (first: line {malformed[0]})"] if malformed else []
     names = list(captions)
     if split not in (None, "all"):
-        listed = set(_split_names(path, split))  # lists of Flickr30k Entities leave out `.jpg`
+        listed = set(_split_names(path, split))  # the lists of Flickr30k Entities omit `.jpg`
         names = [name for name in captions if name in listed or name.rsplit(".", 1)[0] in listed]
         if absent := len(listed) - len(names):
             notes.append(f"{absent} names of split '{Path(split).name}' without a caption dropped")
@@ -51,12 +51,12 @@ def read_flickr(path: Path, data: DataConfig, split: str | None) -> Samples:
 
 
 def parse_row(line: str, first: str) -> tuple[str, str] | None:
-    """(image name, caption), or None for a header or a malformed row; `first` is the file's first row."""
+    """(image name, caption), or None for a header or a malformed row; first: the first row of the file."""
     if match := TOKEN.match(line):
         return match["name"].strip(), match["caption"]
     if "|" in first:
         name, *rest = (part.strip() for part in line.split("|", 2))
-        if len(rest) == 1 and COMMENT.match(rest[0]):  # Kaggle's one row without its second bar
+        if len(rest) == 1 and COMMENT.match(rest[0]):  # the one row of Kaggle's file that lacks its second bar
             rest = ["", COMMENT.sub("", rest[0])]
         return (name, rest[1]) if len(rest) == 2 and "." in name else None
     if "\t" in first:
@@ -74,7 +74,7 @@ def is_header(line: str) -> bool:
 
 
 def _split_names(path: Path, split: str) -> list[str]:
-    """The names in the split's list file: a path, a name beside the captions, or the conventional one of a word."""
+    """The names in a split's list file, given by path, by name beside the captions, or by the name of the split."""
     for candidate in (Path(split).expanduser(), path.parent / split):
         if candidate.is_file():
             return _names(candidate)

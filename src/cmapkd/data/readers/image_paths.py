@@ -1,4 +1,4 @@
-"""Where the images of a captions file are: beside it, under the conventional names, or in `data.images`."""
+"""Locating the images of a captions file: in data.images, or beside the file under conventional folder names."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PROBES = 64
 
 
 def locate(captions: Path, images: Path | None, names: Sequence[str]) -> list[Path]:
-    """One path per name; a name that is nowhere keeps the likeliest path, for the reader to count as missing.
+    """One path per image name; an image that is not found gets its most likely path, and readers count it as missing.
 
-    Names are tried as they are, without their folder, and without COCO's 2014 prefix. Raises DataError when none
-    of a spread of names is found.
+    Names are tried unchanged, without their folder, and without COCO's 2014 prefix. Raises DataError when none of a
+    sample of the names is found.
     """
     if images is not None and not images.is_dir():
         raise DataError(

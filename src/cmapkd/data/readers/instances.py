@@ -17,11 +17,11 @@ from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.text import field, is_number, listing, number, read_json, whole
 from cmapkd.data.samples import is_file
 
-SQUASHED = 0.02  # two shapes this far apart are not a matter of rounding
+SQUASHED = 0.02  # relative difference of aspect ratios that rounding cannot explain
 
 
 class Row(NamedTuple):
-    """One annotation, checked."""
+    """One validated annotation."""
 
     image: int
     category: int
@@ -31,9 +31,9 @@ class Row(NamedTuple):
 
 
 def read_instances(path: Path, data: DataConfig, split: str | None = None, pictures: bool = True) -> Boxes:
-    """Every listed image that has a file, with its boxes; without `pictures` every listed image, and no file is looked for.
+    """The listed images that have a file, with their boxes; pictures: False lists all and looks for no files.
 
-    Raises DataError for boxes or ids that cannot be.
+    Raises DataError for invalid boxes or ids.
     """
     refuse_split(path, split)
     content = read_json(path)
@@ -76,7 +76,7 @@ def read_instances(path: Path, data: DataConfig, split: str | None = None, pictu
 
 
 def _places(images: dict[int, dict[str, Any]], path: Path, data: DataConfig) -> tuple[dict[int, Path], list[str]]:
-    """File by image id, of those that have one, and a note on the others."""
+    """(file by image id, for the images that have one; a note on the others)."""
     names = {key: str(field(image, "file_name", f"{path}: images")) for key, image in images.items()}
     located = zip(names, locate(path, data.images, list(names.values())), strict=True)
     places = {key: place for key, place in located if is_file(place)}
@@ -97,7 +97,7 @@ def _row(annotation: dict[str, Any], categories: dict[int, str], path: Path) -> 
     if category not in categories:
         raise DataError(
             f"{where}: category_id {category} is not among the {len(categories)} categories of the file "
-            f"(ids {min(categories)} to {max(categories)}); mend the entry or add the category"
+            f"(ids {min(categories)} to {max(categories)}); correct the entry or add the category"
         )
     box = field(annotation, "bbox", where)
     if not _four(box) or min(box[2:]) < 0:
@@ -114,7 +114,7 @@ def _four(box: Any) -> bool:
 
 
 def _size(image: dict[str, Any], place: Path | None, path: Path) -> tuple[int, int]:
-    """The original's (width, height), which boxes are in; the file's own where the JSON does not say, (0, 0) without."""
+    """(width, height) of the original image, from the JSON or else from the file; (0, 0) if neither is available."""
     if image.get("width") and image.get("height"):
         return whole(image, "width", f"{path}: images"), whole(image, "height", f"{path}: images")
     if place is None:
@@ -126,7 +126,7 @@ def _size(image: dict[str, Any], place: Path | None, path: Path) -> tuple[int, i
 
 
 def _resized(places: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """Notes from a spread of files whose size is not the JSON's."""
+    """Notes on a sample of files whose size differs from the JSON's."""
     if not places:
         return []
     other, squashed, shown = 0, 0, ""

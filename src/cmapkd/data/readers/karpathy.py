@@ -1,4 +1,4 @@
-"""Karpathy's JSON (dataset_coco, dataset_flickr30k …): all splits in one file, train = train + restval."""
+"""Karpathy JSON (dataset_coco, dataset_flickr30k …): all splits in one file; train includes restval."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEMBERS = {"train": {"train", "restval"}, "dev": {"val"}}
 
 
 def read_karpathy(path: Path, data: DataConfig, split: str | None) -> Samples:
-    """The images of one split (`all` for every one). Raises UsageError when the split is not named or unknown."""
+    """The images of one split, or of every split for `all`. Raises UsageError for a missing or unknown split."""
     images = listing(read_json(path), "images", path)
     counts = Counter(str(image.get("split", "all")) for image in images)
     wanted = _wanted(path, counts, split)

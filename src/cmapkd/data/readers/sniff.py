@@ -1,4 +1,4 @@
-"""Which format a path is in, told from its content rather than its name."""
+"""Detection of the format of a path, from its content rather than its name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INSIDE = ("annotations", "captions", "flickr30k_images", "flickr30k-images", "IL
 
 
 def sniff(path: Path) -> tuple[str, Path]:
-    """(format, file or folder to read). Raises DataError with what the path holds when it is none of ours."""
+    """(format, file or folder to read). Raises DataError describing the path when its format is unknown."""
     if not path.exists():
         if is_pattern(str(path)) and ".tar" in path.name:
             return "webdataset", path
@@ -35,7 +35,7 @@ def sniff(path: Path) -> tuple[str, Path]:
         if found := _sniff_folder(path):
             return found
         raise DataError(
-            f"{path}: a folder without class folders or a captions file that is known by name{_within(path)}"
+            f"{path}: a folder without class folders and without a captions file of a known name{_within(path)}"
             f"{neighbours(path / '_')}; give the captions file itself"
             + (" or one of its data sets" if any(p.is_dir() for p in path.iterdir()) else "")
         )
@@ -56,7 +56,7 @@ def sniff(path: Path) -> tuple[str, Path]:
 
 
 def _within(path: Path) -> str:
-    """What else the folder holds: data sets in its subfolders, or how many images."""
+    """The content of a folder of unknown format, for an error: data sets in its subfolders, or a number of images."""
     folders = [p for p in sorted(path.iterdir()) if p.is_dir()][:20]
     known = [f"{p.name} ({found[0]})" for p in folders if (found := _sniff_folder(p))]
     if known:
@@ -75,7 +75,7 @@ def first_line(path: Path) -> str:
 
 
 def _sniff_folder(path: Path) -> tuple[str, Path] | None:
-    """What a folder holds; captions come first, then labels, then questions and boxes, then containers."""
+    """The format of a folder: captions take precedence over labels, questions, boxes and containers, in this order."""
     places = [path, *(path / name for name in INSIDE if (path / name).is_dir())]
     for place in places:
         for name in CAPTION_FILES:

@@ -1,4 +1,4 @@
-"""Folders with an annotation file a split, as COCO and VQA v2 have them: captions_*, instances_*, *questions*."""
+"""Folders with one annotation file per split, as in COCO and VQA v2: captions_*, instances_*, *questions*."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALIKE = {
 
 
 def split_files(folder: Path, kind: str) -> dict[str, Path]:
-    """Files of a kind in the folder or its annotations/, by split; with the year where a split has several."""
+    """The files of a kind in a folder or its annotations/, by split; names include the year where a split has several."""
     for place in (folder, folder / "annotations"):
         files = sorted(p for p in place.glob("*.json*") if NAMES[kind].match(p.name)) if place.is_dir() else []
         if files:
@@ -36,10 +36,10 @@ def split_files(folder: Path, kind: str) -> dict[str, Path]:
 
 
 def choose(folder: Path, kind: str, split: str | None) -> Path:
-    """The file of a split. Raises UsageError naming the splits when it is not told or not there."""
+    """The file of a split. Raises UsageError naming the splits when the split is missing or ambiguous."""
     files = split_files(folder, kind)
     if not files:
-        raise DataError(f"{folder}: is a folder without {kind} files that are known by name; give the file itself")
+        raise DataError(f"{folder}: is a folder without {kind} files of a known name; give the file itself")
     if split is None and len(files) == 1:
         return next(iter(files.values()))
     wanted = next((name for name in ALIKE.get(split or "", (split,)) if name in files), None)
@@ -54,7 +54,7 @@ def choose(folder: Path, kind: str, split: str | None) -> Path:
 
 
 def refuse_split(path: Path, split: str | None) -> None:
-    """Raise UsageError for a split of data that holds only one, unless its own name says that it is this one."""
+    """Raise UsageError for a split of data with a single split, unless the file is named after that split."""
     match = SPLIT.search(path.name)
     named = {path.name, path.stem, *((match[1], match[1] + (match[2] or "")) if match else ())}
     if split not in (None, "all") and not named & set(ALIKE.get(split, (split,))):

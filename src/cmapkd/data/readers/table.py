@@ -1,4 +1,4 @@
-"""CSV and TSV with an image column and a text column, the header's names in `data.image_key` and `data.text_key`."""
+"""CSV and TSV files with an image column and a text column, named by data.image_key and data.text_key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ csv.field_size_limit(2**24)
 
 
 def read_table(path: Path, data: DataConfig, split: str | None = None) -> Samples:
-    """Rows of one image are its captions; a `split` column filters if there is one. DataError for wrong columns."""
+    """The samples of a table; rows of the same image are its captions, and a `split` column, if any, selects rows.
+
+    Raises DataError for missing columns.
+    """
     text = read_text(path)
     separator = data.separator.replace("\\t", "\t") if data.separator else guess_separator(text, data)
     rows = parse(text, separator)
@@ -49,7 +52,7 @@ def read_table(path: Path, data: DataConfig, split: str | None = None) -> Sample
 
 
 def parse(text: str, separator: str) -> list[list[str]]:
-    """Rows of cells. In a TSV a quote that never closes is text, as most writers of TSV mean it."""
+    """The rows of a table. In a TSV, an unclosed quote is plain text."""
     rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
     if separator == "\t" and any("\n" in cell for row in rows for cell in row):
         rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator, quoting=csv.QUOTE_NONE) if row]
@@ -57,7 +60,7 @@ def parse(text: str, separator: str) -> list[list[str]]:
 
 
 def _captions(cell: str) -> list[str]:
-    """A cell is a caption, or a JSON list of them as in Hugging Face's table of Flickr30k."""
+    """The captions in a cell: one, or a JSON list of them, as in Hugging Face's table of Flickr30k."""
     if cell.lstrip().startswith('["'):
         try:
             listed = json.loads(cell)
@@ -69,7 +72,7 @@ def _captions(cell: str) -> list[str]:
 
 
 def guess_separator(text: str, data: DataConfig) -> str:
-    """The separator whose header has both keys, else the one that finds most columns."""
+    """The separator that finds both keys in the header, else the one that finds most columns."""
     header = text.split("\n", 1)[0]
     both = [s for s in SEPARATORS if {data.image_key, data.text_key} <= set(columns(header, s))]
     return both[0] if both else max(SEPARATORS, key=header.count)
@@ -80,7 +83,7 @@ def columns(header: str, separator: str) -> list[str]:
 
 
 def guess_keys(header: list[str]) -> tuple[str | None, str | None]:
-    """The likely image and text columns of a header, for a message or an inspection."""
+    """The most likely image and text columns of a header."""
     lower = {name.lower(): name for name in header}
     image = next((lower[name] for name in IMAGE_NAMES if name in lower), None)
     text = next((lower[name] for name in TEXT_NAMES if name in lower), None)

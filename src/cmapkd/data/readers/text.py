@@ -1,4 +1,4 @@
-"""Opening of text and JSON that a user gave: what is wrong with the file is said in one line."""
+"""Reading text and JSON files given by the user, with one-line errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUFFIXES = {".json", ".jsonl", ".txt", ".csv", ".tsv", ".token", ".tar", ".parqu
 
 
 def read_text(path: Path) -> str:
-    """The file as text, unpacked if it ends in .gz. DataError when it is missing, a folder, unreadable or not UTF-8."""
+    """The file as text, unpacked if it ends in .gz. Raises DataError if it is missing, a folder, unreadable or not UTF-8."""
     try:
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
@@ -28,19 +28,19 @@ def read_text(path: Path) -> str:
             f"{path}: byte {error.start} is not UTF-8 text; if it is a text file, convert it: iconv -f latin1 -t utf-8"
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise DataError(f"{path}: is no whole gzip file; fetch it again") from None
+        raise DataError(f"{path}: is an incomplete gzip file; download it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
 
 
 def read_json(path: Path) -> Any:
-    """The parsed file. Raises DataError for broken JSON, with the line."""
+    """The parsed JSON file. Raises DataError for broken JSON, with the line."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         if error.pos == 0 and error.doc.strip():
             begins = error.doc.lstrip().split("\n", 1)[0][:60]
-            raise DataError(f"{path}: is no JSON, it begins with {begins!r}; give the JSON file itself") from None
+            raise DataError(f"{path}: is not JSON, it begins with {begins!r}; give the JSON file itself") from None
         raise DataError(
             f"{path}: broken JSON at line {error.lineno}, column {error.colno} ({error.msg}); is it cut off?"
         ) from None
@@ -51,7 +51,7 @@ def read_json(path: Path) -> Any:
 
 
 def neighbours(path: Path) -> str:
-    """`; beside it: …`, the first files of the same folder, or nothing."""
+    """`; beside it: …` with the first data files of the same folder, or an empty string."""
     if not path.parent.is_dir():
         return ""
     names = sorted(p.name for p in path.parent.iterdir() if SUFFIXES & {p.suffix, *p.suffixes[-2:-1]})[:6]
@@ -75,10 +75,10 @@ def field(item: dict[str, Any], key: str, where: str) -> Any:
 
 
 def whole(item: dict[str, Any], key: str, where: str) -> int:
-    """item[key] as a whole number, which may be written as text. Raises DataError with the value."""
+    """item[key] as a whole number; text of digits is accepted. Raises DataError with the value."""
     value = field(item, key, where)
     if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())):
-        raise DataError(f"{where}: {key} is {value!r:.40}, but must be a whole number; mend the entry")
+        raise DataError(f"{where}: {key} is {value!r:.40}, but must be a whole number; correct the entry")
     return int(value)
 
 
@@ -86,12 +86,12 @@ def number(item: dict[str, Any], key: str, where: str) -> float:
     """item[key] as a finite number. Raises DataError with the value."""
     value = field(item, key, where)
     if not is_number(value):
-        raise DataError(f"{where}: {key} is {value!r:.40}, but must be a number; mend the entry")
+        raise DataError(f"{where}: {key} is {value!r:.40}, but must be a number; correct the entry")
     return float(value)
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number that a float can hold and is finite."""
+    """Whether the value is a finite number within the range of a float."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
@@ -102,5 +102,5 @@ def identity(item: dict[str, Any], key: str, where: str) -> float | str:
     """item[key] as an id: a number or text. Raises DataError with the value."""
     value = field(item, key, where)
     if not isinstance(value, int | float | str):
-        raise DataError(f"{where}: {key} is {value!r:.40}, but must be a number or text; mend the entry")
+        raise DataError(f"{where}: {key} is {value!r:.40}, but must be a number or text; correct the entry")
     return value

@@ -1,4 +1,4 @@
-"""Visual Genome: region_descriptions.json, with image_data.json beside it when it is there."""
+"""Visual Genome: region_descriptions.json, and image_data.json if it is beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIDES = ("x", "y", "width", "height")
 
 
 def read_visual_genome(path: Path, data: DataConfig, split: str | None = None) -> Samples:
-    """One sample an image with all its phrases; with data.regions one sample a region, cropped to its box."""
+    """One sample per image with all its phrases; with data.regions one sample per region, cropped to its box."""
     refuse_split(path, split)
     images = read_json(path)
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
@@ -57,7 +57,7 @@ def read_visual_genome(path: Path, data: DataConfig, split: str | None = None) -
 
 
 def _image_data(path: Path) -> tuple[dict[int, tuple[int, int]], list[str]]:
-    """(original sizes by image id, notes): how many images are COCO's too, from image_data.json."""
+    """(original sizes by image id, a note on the images shared with COCO), from image_data.json."""
     beside = path.with_name("image_data.json")
     if not beside.is_file():
         return {}, [

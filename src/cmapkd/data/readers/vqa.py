@@ -1,4 +1,4 @@
-"""VQA v2: questions JSON and the annotations JSON of the same split beside it, official names or the built-in world's."""
+"""VQA v2: a questions JSON, and the annotations JSON of the same split beside it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ OTHER_KINDS = {"caption": "captions", "bbox": "boxes", "multiple_choice_answer":
 def read_vqa(
     path: Path, data: DataConfig, split: str | None = None, answered: bool = True, pictures: bool = True
 ) -> Questions:
-    """The questions of a file, with their answers if `answered` and their images if `pictures`.
+    """The questions of a file; answered: with their answers, pictures: with their images.
 
-    Raises DataError for a question without answers, repeated ids, or images that are nowhere.
+    Raises DataError for a question without answers, repeated ids, or missing images.
     """
     refuse_split(path, split)
     content = read_json(path)
@@ -62,14 +62,14 @@ def annotations_path(path: Path) -> Path:
 
 
 def questions_path(path: Path) -> Path | None:
-    """The questions file that an annotations file stands beside; none for any other file, or when it is not there."""
+    """The questions file beside an annotations file; None for any other file, or when it is missing."""
     asked = path.name.replace("annotations", "questions")
     names = [asked, asked.replace("mscoco_", "OpenEnded_mscoco_")] if asked != path.name else []
     return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
 
 
 def image_name(content: Any, path: Path, image: int) -> str:
-    """COCO's name of an image id, by the `data_subtype` of the file or the split in its name."""
+    """The COCO file name of an image id, by the `data_subtype` of the file or the split in its name."""
     subtype = str(content.get("data_subtype") or "")
     if content.get("data_type") == "scenes":
         return f"{subtype}_{image:06d}.png"
@@ -79,7 +79,7 @@ def image_name(content: Any, path: Path, image: int) -> str:
 
 
 def _answers(path: Path, asked: dict[int, dict[str, Any]]) -> tuple[dict[int, dict[str, Any]], list[str]]:
-    """Annotation by question id, and notes."""
+    """(annotation by question id, notes)."""
     beside = annotations_path(path)
     if beside == path or not beside.is_file():
         raise DataError(
@@ -88,7 +88,7 @@ def _answers(path: Path, asked: dict[int, dict[str, Any]]) -> tuple[dict[int, di
         )
     truths = _unique(listing(read_json(beside), "annotations", beside), beside)
     if wrong := next((key for key in asked if not isinstance(truths.get(key, {}).get("answers", []), list)), None):
-        raise DataError(f"{beside}: `answers` must be a list, but is none for question_id {wrong}; mend the entry")
+        raise DataError(f"{beside}: `answers` must be a list, but is none for question_id {wrong}; correct the entry")
     bare = [key for key in asked if not truths.get(key, {}).get("answers")]
     if bare:
         raise DataError(
@@ -102,7 +102,7 @@ def _answers(path: Path, asked: dict[int, dict[str, Any]]) -> tuple[dict[int, di
 
 
 def _given(row: dict[str, Any]) -> tuple[str, ...]:
-    """Answers as they were typed: the official score compares raw strings when all ten agree."""
+    """The answers unchanged, because the official score compares raw strings when all ten agree."""
     answers: Sequence[Any] = row.get("answers") or ()
     return tuple(str(a.get("answer", "") if isinstance(a, dict) else a) for a in answers)
 

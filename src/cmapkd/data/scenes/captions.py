@@ -1,4 +1,4 @@
-"""True sentences about a scene."""
+"""Captions of a scene: true sentences of different form and detail."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
 
 
 def describe(thing: Thing, detail: int) -> str:
-    """1: colour and shape; 2: with texture; 3: with size and texture."""
+    """An object in words. detail 1: colour and shape; 2: also texture; 3: also size and texture."""
     words = [thing.colour, thing.shape]
     if detail >= 2 and thing.texture != "plain":
         words.insert(0, thing.texture)
@@ -64,12 +64,12 @@ def place(thing: Thing) -> str:
 
 
 def counted(things: list[Thing]) -> str:
-    """`there are two stars and one ring`, shapes in order of appearance."""
+    """`there are two stars and one ring`: the shapes of a scene in order of appearance."""
     return count_words(Counter(thing.shape for thing in things))
 
 
 def count_words(counts: Mapping[str, int]) -> str:
-    """The same of shapes and how many of each there are."""
+    """`there are two stars and one ring` from the number of objects of each shape."""
     parts = [f"{NUMBERS[n]} {name if n == 1 else plural(name)}" for name, n in counts.items()]
     return f"there {'is' if parts and parts[0].startswith('one') else 'are'} {' and '.join(parts)}"
 
@@ -79,6 +79,6 @@ def plural(noun: str) -> str:
 
 
 def relations_of(scene: Scene) -> list[tuple[int, str, int]]:
-    """(a, what a is to b, b) for every ordered pair of things."""
+    """(a, relation of a to b, b) for every ordered pair of objects, by index."""
     n = range(len(scene.things))
     return [(a, relation(scene.things[a], scene.things[b]), b) for a in n for b in n if a != b]

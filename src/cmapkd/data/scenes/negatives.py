@@ -1,4 +1,4 @@
-"""Hard negatives of the built-in world: a true sentence and one that differs in a single attribute or relation and is false."""
+"""Hard negatives of the built-in world: pairs of a true sentence and a false one that differs in one attribute or relation."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 import numpy as np
 
 from cmapkd.core.errors import DataError
-from cmapkd.core.order import keyed
+from cmapkd.core.order import keyed_hash
 from cmapkd.data.samples import Samples
 from cmapkd.data.scenes.captions import count_words, describe, relation
 from cmapkd.data.scenes.questions import OPPOSITE
 from cmapkd.data.scenes.world import BACKGROUNDS, COLOURS, NUMBERS, SHAPES, SIZES, TEXTURES, Scene, Thing
 
-# What differs. swap: the two objects change places, so that both sentences have the same words.
+# The difference of the two sentences. swap: the two objects exchange places, so that both have the same words.
 KINDS = ("relation", "swap", "colour", "shape", "size", "texture", "background", "count")
 ATTRIBUTES = {"colour": tuple(COLOURS), "shape": SHAPES, "size": tuple(SIZES), "texture": TEXTURES[1:]}
-MOST = len(NUMBERS) - 1  # objects of a scene
-STREAM = 7  # of random numbers, apart from the one that draws the scenes
+MOST = len(NUMBERS) - 1  # largest number of objects in a scene
+STREAM = 7  # a random stream independent of the one that draws the scenes
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """image: its place among the samples; of `true` and `false`, only the first describes it."""
+    """A true and a false sentence about an image. image: its index in the samples; kind: one of KINDS."""
 
     image: int
     kind: str
@@ -35,17 +35,17 @@ class Contrast:
 
 
 def contrasts(samples: Samples) -> list[Contrast]:
-    """At most one of each kind for every scene, the same for the same scenes. Raises DataError for any other data."""
+    """At most one contrast of each kind for every scene, always the same. Raises DataError for data without scenes."""
     scenes = read_scenes_of(samples)
     return [
         Contrast(image, kind, true, false)
         for image, key in enumerate(samples.ids)
-        for kind, true, false in contrasts_of(scenes[key], np.random.default_rng(keyed(int(key), STREAM)))
+        for kind, true, false in contrasts_of(scenes[key], np.random.default_rng(keyed_hash(int(key), STREAM)))
     ]
 
 
 def read_scenes_of(samples: Samples) -> dict[str, Scene]:
-    """What is where in the scenes that the samples show, by their ids. Raises DataError where nothing says so."""
+    """The scenes of the samples by id, from scenes.json. Raises DataError for other data."""
     first = samples.paths[0] if len(samples) else None
     path = first.parent.parent / "scenes.json" if isinstance(first, Path) else None
     if path is None or not path.is_file():
@@ -60,7 +60,7 @@ def read_scenes_of(samples: Samples) -> dict[str, Scene]:
 
 
 def contrasts_of(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, str, str]]:
-    """(kind, true, false) of each kind that the scene has: no relation without two objects that differ."""
+    """Yield (kind, true sentence, false sentence) for each kind possible in a scene."""
     pairs = [(a, b) for a in scene.things for b in scene.things if a is not b and not _alike(a, b)]
     thing = scene.things[int(rng.integers(len(scene.things)))]
     if pairs:
@@ -82,7 +82,7 @@ def contrasts_of(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, 
     true, false = (f"{describe(thing, 3)} on {_ground(ground)} ." for ground in (scene.background, other))
     yield "background", true, false
     counts = Counter(each.shape for each in scene.things)
-    room = MOST - len(scene.things)  # a sum that no scene has would be told from the words alone
+    room = MOST - len(scene.things)  # a total that no scene has would give the false sentence away
     numbers = [n for n in (counts[thing.shape] - 1, counts[thing.shape] + 1) if 0 < n <= counts[thing.shape] + room]
     if numbers:
         wrong = {**counts, thing.shape: numbers[int(rng.integers(len(numbers)))]}
@@ -90,13 +90,13 @@ def contrasts_of(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, 
 
 
 def holds(scene: Scene, a: Thing, said: str, b: Thing) -> bool:
-    """Whether some object that fits `a`'s description stands so to another that fits `b`'s."""
+    """Whether an object that fits the description of `a` has the relation `said` to another that fits that of `b`."""
     things = scene.things
     return any(_fits(a, x) and _fits(b, y) and relation(x, y) == said for x in things for y in things if x is not y)
 
 
 def _fits(said: Thing, thing: Thing) -> bool:
-    """Whether the thing may be called so; `plain` is never said, so that it fits every texture."""
+    """Whether the description fits the object; `plain` is never said, so it fits every texture."""
     same = (said.colour, said.shape, said.size) == (thing.colour, thing.shape, thing.size)
     return same and said.texture in ("plain", thing.texture)
 

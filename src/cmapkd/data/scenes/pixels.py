@@ -1,4 +1,4 @@
-"""Pixels of a scene, and the box of each thing in it."""
+"""Rendering of a scene, and the bounding box of each object in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from cmapkd.data.scenes.world import BACKGROUNDS, COLOURS, SIDE, SIZES, Scene, Thing
 
-SCALE = 2  # drawn at twice the size and reduced, for smooth edges
+SCALE = 2  # rendered at twice the size and downscaled, for smooth edges
 
 
 def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
@@ -34,7 +34,7 @@ def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
 
 
 def box_of(thing: Thing) -> tuple[int, int, int, int]:
-    """x, y, width, height in pixels of the whole thing, whatever covers it."""
+    """x, y, width, height in pixels of a whole object, including covered parts."""
     left, top, right, bottom = _mask(thing, SIDE * SCALE).getbbox() or (0, 0, SCALE, SCALE)
     x, y = left // SCALE, top // SCALE
     return x, y, -(-right // SCALE) - x, -(-bottom // SCALE) - y

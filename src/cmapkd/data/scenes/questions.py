@@ -1,4 +1,4 @@
-"""Questions about a scene with true answers, one of each VQA v2 answer type."""
+"""Questions about a scene with their answers, one of each answer type of VQA v2."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _yes_no(scene: Scene, rng: np.random.Generator) -> Question:
         return f"Is the {a.colour} {a.shape} {said} the {b.colour} {b.shape}?", answer, "yes/no", "is the"
     thing = scene.things[int(rng.integers(len(scene.things)))]
     colour, shape = thing.colour, thing.shape
-    while not yes and (colour, shape) in kinds:  # one wrong attribute, so that both have to be looked at
+    while not yes and (colour, shape) in kinds:  # one wrong attribute, so that both matter
         colour, shape = (
             (str(rng.choice(list(COLOURS))), thing.shape)
             if rng.integers(2)

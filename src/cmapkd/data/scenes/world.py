@@ -1,4 +1,4 @@
-"""What a scene of the built-in world consists of, and the drawing of one from a random stream."""
+"""Scenes of the built-in world: their objects and backgrounds, and random sampling of a scene."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUMBERS = ("no", "one", "two", "three", "four")
 
 @dataclass(frozen=True)
 class Thing:
-    """One object; x and y are the centre in pixels."""
+    """An object of a scene; x and y are its centre in pixels."""
 
     shape: str
     colour: str
@@ -44,7 +44,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
-    """1-4 objects on a jittered 3×3 grid, so that no two overlap much and relations are clear.
+    """A random scene of 1-4 objects on a jittered 3×3 grid, so that objects overlap little and relations are clear.
 
     Colours and shapes of a scene are drawn from a palette of two or three each: scenes share objects and differ in
     relations, textures, sizes and counts.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmapkd.core.errors import UsageError
-from cmapkd.core.order import keyed
+from cmapkd.core.order import keyed_hash
 from cmapkd.data.boxes import Boxes
 from cmapkd.tasks.detection.average_precision import average_precision
 from cmapkd.tasks.detection.coco_boxes import coco_truth, detect
@@ -38,7 +38,7 @@ class Detection:
         self.plan = plan
         self.settings = Settings(
             batch=task.batch, channels=task.width or Settings.channels, bad_budget=plan.data.bad_budget,
-            seed=keyed(plan.seed, TASK),
+            seed=keyed_hash(plan.seed, TASK),
         )  # fmt: skip
         self.reading = Reading(train, student.size, self.settings)
         if task.batch > len(self.reading.pool):

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from cmapkd.core.errors import DataError, NonFiniteError, UsageError
 from cmapkd.core.log import Progress
-from cmapkd.core.order import keyed, permute
-from cmapkd.core.prefetch import ahead
+from cmapkd.core.order import keyed_hash, permute
+from cmapkd.core.prefetch import prefetch
 from cmapkd.data.boxes import Boxes
 from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.samples import is_file
@@ -89,7 +89,7 @@ class Reading:
     def iterate(self) -> Iterator[tuple[int, Tensor, list[dict[str, Tensor]]]]:
         """(step, images, targets) of the whole training, some steps read ahead by threads, in order."""
         steps = range(self.steps)
-        for step, ready in zip(steps, ahead(self.batch, steps, self.settings.workers), strict=True):
+        for step, ready in zip(steps, prefetch(self.batch, steps, self.settings.workers), strict=True):
             yield step, *ready
 
     def _readable(self, slot: int) -> tuple[np.ndarray, dict[str, Tensor]]:
@@ -105,7 +105,7 @@ class Reading:
         raise DataError(f"{self.boxes.name}: no readable image is left")
 
     def _example(self, image: int, epoch: int) -> tuple[np.ndarray, dict[str, Tensor]]:
-        flip = self.settings.flip and bool(keyed(self.settings.seed, image, epoch, FLIP) % 2)
+        flip = self.settings.flip and bool(keyed_hash(self.settings.seed, image, epoch, FLIP) % 2)
         corners, labels = self._true(image)
         if flip:
             corners = torch.stack(

@@ -1,1 +1,1 @@
-"""A folder per class, ImageNet, and an image folder with metadata."""
+"""Readers of image folders: one folder per class, ImageNet, and folders with a metadata file."""

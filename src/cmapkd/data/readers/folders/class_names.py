@@ -1,4 +1,4 @@
-"""Readable names of class folders: from data.classes, or from the files that ImageNet and Tiny ImageNet come with."""
+"""Readable class names, from data.classes or from the files that come with ImageNet and Tiny ImageNet."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ROW = re.compile(
     r"^(n\d{8})[ \t]+(?:\d+[ \t]+)?(\S.*)$"
 )  # synset_words and LOC_synset_mapping; map_clsloc has a number
 MAPS = ("LOC_synset_mapping.txt", "synset_words.txt", "map_clsloc.txt", "imagenet_class_index.json")
-ABOVE = 4  # Kaggle's mapping lies so far above ILSVRC/Data/CLS-LOC/train
+ABOVE = 4  # parents searched; Kaggle's mapping lies four above ILSVRC/Data/CLS-LOC/train
 
 
 def class_names(root: Path, keys: tuple[str, ...], given: Path | None) -> tuple[str, ...]:
-    """A name for each class key: from `given`, the files beside or above `root`, or the key itself."""
+    """A name for each class key, from the file `given`, from files beside or above `root`, or from the key itself."""
     if given is not None:
         return _given_names(given, keys)
     known = wnid_words(root) if keys and all(WNID.match(key) for key in keys) else _tabbed_words(root)
@@ -34,7 +34,7 @@ def readable(name: str) -> str:
 
 
 def wnid_words(root: Path) -> dict[str, str]:
-    """Words by wnid, from the nearest list that lies there; empty without one."""
+    """Class names by WordNet id, from the nearest list beside or above `root`; empty without one."""
     if known := _tabbed_words(root):
         return known
     for place in above(root):
@@ -45,12 +45,12 @@ def wnid_words(root: Path) -> dict[str, str]:
 
 
 def above(root: Path) -> list[Path]:
-    """The folder itself and those that it lies in."""
+    """The folder and its parents."""
     return [root, *list(root.resolve().parents)[:ABOVE]]
 
 
 def repeated(names: Sequence[str]) -> list[str]:
-    """A note when two classes have the same name, which no prompt can tell apart."""
+    """A note if two classes have the same name, since prompts cannot distinguish them."""
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if not twice:
         return []
@@ -82,7 +82,7 @@ def _given_names(given: Path, keys: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _parse(path: Path) -> tuple[dict[str, str], list[str]]:
-    """(names by key, {}) or ({}, names in order): JSON, `key<TAB>name` rows, `wnid name` rows, or a name a line."""
+    """(names by key, []) or ({}, names in order) of a file: JSON, `key<TAB>name` rows, `wnid name` rows, or plain lines."""
     if path.suffix == ".json":
         return _parse_json(path, read_json(path))
     entries = [line.strip() for line in read_text(path).splitlines() if line.strip()]

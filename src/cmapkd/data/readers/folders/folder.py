@@ -1,4 +1,4 @@
-"""Image folders with labels: a folder per class, ImageNet and Tiny ImageNet, or files listed in a wnid_index.tsv."""
+"""Labelled image folders: one folder per class, ImageNet and Tiny ImageNet, or files listed in a wnid_index.tsv."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "validation", "test")
 
 
 def read_folder(path: Path, data: DataConfig, split: str | None) -> Samples:
-    """Labelled samples; a caption is made of each class's name. Raises DataError when there are no classes."""
+    """Labelled samples, each with a caption made from its class name. Raises DataError without class folders."""
     if not path.is_dir():
         raise DataError(f"{path}: is a file, but data.format: folder needs a folder of class folders")
     if (path / "wnid_index.tsv").is_file():
@@ -55,7 +55,7 @@ def images_of(folder: Path) -> list[Path]:
 
 
 def _split_folder(path: Path, split: str | None) -> Path:
-    """The folder of a split when `path` holds train/, val/ … instead of classes."""
+    """The folder of a split, where `path` holds train/, val/ … instead of classes."""
     splits = [name for name in SPLITS if (path / name).is_dir()]
     if not splits:
         refuse_split(path, split)

@@ -1,4 +1,4 @@
-"""ImageNet's validation images as they come: one flat folder, and the classes in a file of one of four kinds."""
+"""The ImageNet validation set as distributed: one flat folder, and the classes in one of four kinds of file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def is_flat(root: Path) -> bool:
 
 
 def flat_validation(root: Path) -> tuple[list[tuple[str, Path, int]], tuple[str, ...]]:
-    """((name, file, label) of every image, the classes' wnids in order). Raises DataError without a ground truth."""
+    """((name, file, label) of every image, the WordNet ids of the classes in order). Raises DataError without labels."""
     files = {int(match[1]): p for p in sorted(root.iterdir()) if (match := FLAT.match(p.name))}
     truth, source = _truth(root, max(files))
     wnids = {wnid for wnid in truth.values() if WNID.match(wnid)}
     keys = tuple(sorted(_all_wnids(root) or wnids))
     label = {key: number for number, key in enumerate(keys)}
-    if len(wnids) < len(set(truth.values())):  # Caffe's numbers: places in the sorted list of wnids
+    if len(wnids) < len(set(truth.values())):  # Caffe's numbers: indices into the sorted list of wnids
         label = {str(number): number for number in range(len(keys))}
     found = []
     for number, path in files.items():
@@ -40,7 +40,7 @@ def flat_validation(root: Path) -> tuple[list[tuple[str, Path, int]], tuple[str,
 
 
 def _truth(root: Path, last: int) -> tuple[dict[int, str], Path]:
-    """(wnid, or Caffe's number as text, by image number; the file that says so)."""
+    """(WordNet id, or Caffe's number as text, by image number; the file they come from)."""
     for place in [p for base in above(root) for p in (base, base / "data", base / "ILSVRC2012_devkit_t12" / "data")]:
         for name, read in ((KAGGLE, _named), (SYNSETS, _in_order), (CAFFE, _named), (DEVKIT, _devkit)):
             if (place / name).is_file():
@@ -52,7 +52,7 @@ def _truth(root: Path, last: int) -> tuple[dict[int, str], Path]:
 
 
 def _named(path: Path) -> dict[int, str]:
-    """`ILSVRC2012_val_00000001,n01751748 …` or `ILSVRC2012_val_00000001.JPEG 65`, in any order."""
+    """Rows `ILSVRC2012_val_00000001,n01751748 …` or `ILSVRC2012_val_00000001.JPEG 65`, in any order."""
     found = {}
     for line in read_text(path).splitlines():
         if match := re.match(r"^(?:.*/)?ILSVRC2012_val_(\d{8})(?:\.JPEG)?[,\s]+(n\d{8}|\d+)\b", line, re.IGNORECASE):
@@ -67,7 +67,7 @@ def _in_order(path: Path) -> dict[int, str]:
 
 
 def _devkit(path: Path) -> dict[int, str]:
-    """The devkit's numbers, 1 to 1000 in an order of its own, made into wnids by map_clsloc.txt."""
+    """The class numbers of the devkit, 1 to 1000 in its own order, converted to WordNet ids by map_clsloc.txt."""
     for place in above(path.parent):
         if (place / "map_clsloc.txt").is_file():
             rows = [NUMBERED.match(line) for line in read_text(place / "map_clsloc.txt").splitlines()]
@@ -82,7 +82,7 @@ def _devkit(path: Path) -> dict[int, str]:
 
 
 def _all_wnids(root: Path) -> set[str]:
-    """Every class of the data set, from the train folder beside or a mapping, so that labels are the train split's."""
+    """All classes of the data set, from the train folder or a mapping, so that labels agree with the train split."""
     train = root.parent / "train"
     folders = {p.name for p in train.iterdir() if p.is_dir() and WNID.match(p.name)} if train.is_dir() else set()
     mapped = any((place / name).is_file() for place in above(root) for name in MAPS)

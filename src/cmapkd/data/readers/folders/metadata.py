@@ -1,4 +1,4 @@
-"""metadata.jsonl and metadata.csv of a Hugging Face image folder, and any JSON lines of images and captions."""
+"""Captions in metadata.jsonl or metadata.csv of a Hugging Face image folder, or in any JSON lines file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 
 
 def read_metadata(path: Path, data: DataConfig, split: str | None = None) -> Samples:
-    """Rows of one image are its captions. Raises DataError for keys or lines that are not there or not JSON."""
+    """The samples of a metadata file; rows of the same image are its captions. Raises DataError for missing keys or bad JSON."""
     if path.suffix == ".csv":
         header = [name.strip().strip('"') for name in read_text(path).split("\n", 1)[0].rstrip("\r").split(",")]
         return read_table(path, structs.replace(data, **_keys(header, data)), split)
@@ -41,7 +41,7 @@ def read_metadata(path: Path, data: DataConfig, split: str | None = None) -> Sam
 
 
 def _keys(header: list[str], data: DataConfig) -> dict[str, str]:
-    """image_key and text_key that are guessed, because the config leaves them at defaults that are not there."""
+    """Guesses for image_key and text_key where the config leaves them at defaults that the file does not have."""
     guesses = dict(zip(("image_key", "text_key"), guess_keys(header), strict=True))
     plain = DataConfig(train=data.train)
     return {
@@ -57,5 +57,5 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
     except (json.JSONDecodeError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        raise DataError(f"{path}: line {number} is no JSON object; is the file cut off? ({line[:40]!r})")
+        raise DataError(f"{path}: line {number} is not a JSON object; is the file cut off? ({line[:40]!r})")
     return row

@@ -1,1 +1,1 @@
-"""Hugging Face data sets on disk."""
+"""Readers of Hugging Face data sets on disk."""

@@ -1,4 +1,4 @@
-"""Columns of a Hugging Face table: which holds the image, the text, the label; and what their cells say."""
+"""The image, text and label columns of a Hugging Face table, and the captions in its cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LABELS = ("label", "labels", "fine_label", "class")
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns; embedded: whether the image column holds encoded bytes (else names of files)."""
+    """The columns of a table. embedded: whether the image column holds encoded bytes, else file names."""
 
     image: str
     text: str | None
@@ -28,7 +28,7 @@ class Columns:
 
 
 def arrow(module: str) -> Any:
-    """A module of pyarrow. Raises UsageError when it is not installed."""
+    """A submodule of pyarrow. Raises UsageError when pyarrow is not installed."""
     try:
         return importlib.import_module(f"pyarrow{module}")
     except ImportError:
@@ -36,7 +36,7 @@ def arrow(module: str) -> Any:
 
 
 def pick(path: Path, schema: Any, data: DataConfig) -> Columns:
-    """The columns that data.image_key and data.text_key name, or the likeliest ones. Raises DataError."""
+    """The columns named by data.image_key and data.text_key, or the most likely ones. Raises DataError."""
     pa, names = arrow(""), list(schema.names)
     image_guess, text_guess = guess_keys(names)
     bytewise = [n for n in names if _holds_bytes(pa, schema.field(n).type)]
@@ -65,7 +65,7 @@ def texts(value: Any) -> list[str]:
 
 
 def _column(path: Path, names: list[str], data: DataConfig, key: str) -> str | None:
-    """The column that the config names; none when it is left at a default that the table does not have."""
+    """The column named in the config, or None for a default name that the table does not have."""
     name = getattr(data, key)
     if name in names:
         return name
@@ -81,7 +81,7 @@ def _holds_bytes(pa: Any, kind: Any) -> bool:
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...]:
-    """Names of a ClassLabel feature, which `datasets` keeps in the schema's metadata."""
+    """The names of a ClassLabel feature, stored by `datasets` in the metadata of the schema."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[label]["names"])

@@ -25,7 +25,7 @@ FOLDERS = ("", "data", "default", "train", "validation", "val", "test")
 
 
 def read_hf(path: Path, data: DataConfig, split: str | None) -> Samples:
-    """The samples of a split. Raises UsageError for an unknown split, or without pyarrow where it is needed."""
+    """The samples of a split. Raises UsageError for an unknown split, or if pyarrow is needed and missing."""
     splits = split_files(path)
     if not splits:
         raise DataError(f"{path}: holds no parquet file, no save_to_disk data set and no metadata.jsonl or .csv")
@@ -45,7 +45,7 @@ def read_hf(path: Path, data: DataConfig, split: str | None) -> Samples:
 
 
 def split_files(path: Path) -> dict[str, list[Path]]:
-    """Files by split: of a dataset_dict.json or state.json, of metadata files, or of parquet names and folders."""
+    """The files of each split, from dataset_dict.json or state.json, metadata files, or names of parquet files and folders."""
     if path.is_file():
         known = path.suffix in {".parquet", ".arrow", ".jsonl"} or path.name in METADATA
         return {_split_of(path): [path]} if known else {}
@@ -77,7 +77,7 @@ def _split_of(file: Path) -> str:
 
 
 def _saved(folder: Path) -> list[Path]:
-    """The arrow files of one split that save_to_disk wrote."""
+    """The arrow files of one split written by save_to_disk."""
     state = folder / "state.json"
     names = read_json(state).get("_data_files", []) if state.is_file() else []
     files = [folder / str(entry.get("filename")) for entry in names]
@@ -92,7 +92,7 @@ def _samples(name: str, tables: Mapping[Path, Table], data: DataConfig) -> Sampl
     rows: dict[str, tuple[Picture, list[str]]] = {}
     labels: dict[str, int] = {}
     classes = _classes(tables, data)
-    alike = len({file.stem for file in tables}) < len(tables)  # save_to_disk names files alike in every split
+    alike = len({file.stem for file in tables}) < len(tables)  # save_to_disk uses the same file names in every split
     for file, table in tables.items():
         columns = table.columns
         pictures = table.pictures or locate(file, data.images, [str(row[columns.image]) for row in table.rows])
@@ -102,7 +102,7 @@ def _samples(name: str, tables: Mapping[Path, Table], data: DataConfig) -> Sampl
                 rows[key] = picture, texts(row[columns.text])
                 continue
             label = row[columns.label or ""]
-            if label is not None and 0 <= label < len(classes):  # −1 and nothing: a test split without labels
+            if label is not None and 0 <= label < len(classes):  # −1 or None in a test split without labels
                 rows[key], labels[key] = (picture, [CAPTION.format(classes[label])]), label
             else:
                 rows[key] = picture, []
@@ -115,7 +115,7 @@ def _samples(name: str, tables: Mapping[Path, Table], data: DataConfig) -> Sampl
 
 
 def _classes(tables: Mapping[Path, Table], data: DataConfig) -> tuple[str, ...]:
-    """Names of the labels, or their numbers; none for data with captions."""
+    """Names of the labels, or their numbers as names; empty for data with captions."""
     file, first = next(iter(tables.items()))
     if first.columns.label is None:
         return ()

@@ -1,4 +1,4 @@
-"""Parquet and arrow files of Hugging Face data sets: rows, and where each row's image bytes are."""
+"""Tables of Hugging Face data sets in parquet and arrow files: their rows, and where the image bytes are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAVY = 64 * 2**20
 
 @dataclass(frozen=True)
 class Cell:
-    """Row `row` of row group `group` in column `column` of a parquet file; the two groups read last are kept."""
+    """An image in a parquet file: row `row` of row group `group` in column `column`; the last two groups are cached."""
 
     path: Path
     column: str
@@ -49,7 +49,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A file's rows without its images; pictures is empty when the image column holds names of files."""
+    """The rows of a file without images; pictures: the images, empty when the image column holds file names."""
 
     columns: Columns
     rows: list[dict[str, Any]]
@@ -58,7 +58,7 @@ class Table:
 
 
 def read_parquet(path: Path, data: DataConfig) -> Table:
-    """Texts and labels of a parquet file; images are read from it a row group at a time when they are needed."""
+    """Texts and labels of a parquet file; images are read when needed, one row group at a time."""
     parquet = arrow(".parquet")
     try:
         file = parquet.ParquetFile(path)
@@ -76,7 +76,7 @@ def read_parquet(path: Path, data: DataConfig) -> Table:
 
 
 def read_arrow(path: Path, data: DataConfig) -> Table:
-    """The rows of an arrow file that `save_to_disk` wrote; its images lie in it uncompressed, at places told here."""
+    """The rows of an arrow file written by `save_to_disk`, with the offsets of its uncompressed images."""
     pa = arrow("")
     try:
         with pa.memory_map(str(path)) as source:
@@ -99,7 +99,7 @@ def read_arrow(path: Path, data: DataConfig) -> Table:
 
 
 def _places(column: Any, whole: Any, path: Path) -> Iterator[tuple[int, int]]:
-    """(offset in the file, length) of every cell's bytes."""
+    """(offset in the file, length) of the bytes of every cell."""
     cells = column.field("bytes") if hasattr(column, "field") else column
     _, offsets, data = cells.buffers()
     wide = np.int64 if str(cells.type).startswith("large") else np.int32
@@ -111,7 +111,7 @@ def _places(column: Any, whole: Any, path: Path) -> Iterator[tuple[int, int]]:
 
 
 def _light(columns: Columns) -> list[str]:
-    """The columns that are read at once: all that is wanted but the images' bytes."""
+    """The columns read immediately: all but the image bytes."""
     wanted = (None if columns.embedded else columns.image, columns.text, columns.label)
     return [name for name in wanted if name]
 

@@ -1,1 +1,1 @@
-"""WebDataset tar shards."""
+"""Reader of WebDataset tar shards."""

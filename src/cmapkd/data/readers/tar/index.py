@@ -1,4 +1,4 @@
-"""Where the members of a tar lie: headers only, several times faster than `tarfile`, which parses owners and times too."""
+"""The offsets of the members of a tar, from its headers; several times faster than `tarfile`, which parses them in full."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 BLOCK = 512
 REGULAR, LONG_NAME, EXTENDED = (b"0", b"\0"), b"L", b"x"
-LONGEST = 2**20  # bytes of a name or an extended header; more is no tar
+LONGEST = 2**20  # bytes of a name or an extended header; anything longer is not a tar
 
 
 class Entry(NamedTuple):
-    """A regular file in the archive: `size` bytes from `offset`."""
+    """A regular file in a tar: `size` bytes from `offset`."""
 
     name: str
     offset: int
@@ -20,13 +20,13 @@ class Entry(NamedTuple):
 
 
 class CutOff(Exception):
-    """The archive ends, or stops making sense, before its end mark."""
+    """The archive ends or becomes invalid before its end marker."""
 
 
 def entries(file: int, length: int) -> Iterator[Entry]:
-    """The regular files of the tar open as descriptor `file`, `length` bytes long: ustar, GNU long names, pax.
+    """Yield the regular files of a tar of `length` bytes, open as descriptor `file`; reads ustar, GNU long names and pax.
 
-    Raises CutOff, after all that stands before the cut.
+    Raises CutOff for an incomplete archive, after yielding the complete files.
     """
     at, name, size = 0, None, None
     while True:
@@ -66,7 +66,7 @@ def _name(header: bytes) -> str:
 
 
 def _number(digits: bytes) -> int:
-    """Octal text, or GNU's base 256 for what does not fit."""
+    """A number of a header: octal text, or base 256 for large ones (GNU)."""
     if digits[0] & 0x80:
         return int.from_bytes(digits[1:], "big")
     try:
@@ -76,7 +76,7 @@ def _number(digits: bytes) -> int:
 
 
 def _records(data: bytes) -> dict[str, str]:
-    """`length key=value` lines of a pax header."""
+    """The `length key=value` records of a pax header."""
     found = {}
     while data and (match := data.split(b" ", 1)[0]).isdigit() and int(match) > len(match) + 1:
         key, _, value = data[len(match) + 1 : int(match) - 1].partition(b"=")

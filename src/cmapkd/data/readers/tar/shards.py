@@ -1,4 +1,4 @@
-"""Tar shards: which files a pattern means, and where in a shard its members lie, found in one pass over the headers."""
+"""Tar shards: expansion of shard patterns, and the images and captions of one shard, found from its headers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = {".txt", ".json"}
 
 @dataclass
 class Shard:
-    """What a tar holds by key (a name up to its first dot). lost: samples that it should hold and does not, with why."""
+    """The images and captions of a tar by key, a name up to its first dot. lost: number of missing samples; why: the reason."""
 
     path: Path
     pictures: dict[str, Member] = field(default_factory=dict)
@@ -30,12 +30,12 @@ class Shard:
 
 
 def is_pattern(location: str) -> bool:
-    """Whether it names several files: `{00000..00010}.tar`, `{a,b}.tar` or `*.tar`."""
+    """Whether a location is a pattern for several files: `{00000..00010}.tar`, `{a,b}.tar` or `*.tar`."""
     return bool(BRACES.search(location)) or any(mark in location for mark in "*?[")
 
 
 def expand(location: str) -> list[Path]:
-    """The files that a pattern or a folder means, in order; braces name files whether they are there or not."""
+    """The files of a pattern or a folder, in order; braces also yield files that do not exist."""
     path = Path(location).expanduser()
     if path.is_dir():
         return sorted(p for p in path.iterdir() if p.suffix == ".tar")
@@ -50,7 +50,7 @@ def expand(location: str) -> list[Path]:
 
 
 def braces(text: str) -> Iterator[str]:
-    """As a shell expands `{x..y}`, with leading zeros kept, and `{a,b}`."""
+    """Brace expansion of `{x..y}`, with leading zeros, and `{a,b}`, as in a shell."""
     match = BRACES.search(text)
     if match is None:
         yield text
@@ -66,7 +66,7 @@ def braces(text: str) -> Iterator[str]:
 
 
 def read_shard(path: Path) -> Shard:
-    """Offsets of pictures and the texts of captions. A shard that is cut off keeps what stands before the cut."""
+    """The image offsets and captions of a shard; of a truncated shard, those before the cut."""
     shard = Shard(path)
     try:
         with path.open("rb", buffering=0) as file:
@@ -98,7 +98,7 @@ def _take(shard: Shard, file: int, entry: Entry) -> None:
 
 
 def _caption(data: bytes, suffix: str) -> str:
-    """The text of a .txt, or `caption` of img2dataset's .json, which stands in for a .txt that is not there."""
+    """The caption in a .txt file, or the `caption` in img2dataset's .json, used where there is no .txt."""
     text = data.decode("utf-8", errors="replace")
     if suffix == ".txt":
         return text
@@ -111,7 +111,7 @@ def _caption(data: bytes, suffix: str) -> str:
 
 
 def _successes(path: Path) -> int | None:
-    """How many samples img2dataset says that it wrote, in NNNNN_stats.json beside NNNNN.tar."""
+    """The number of samples in NNNNN.tar according to img2dataset's NNNNN_stats.json beside it."""
     try:
         count = json.loads(path.with_name(f"{path.stem}_stats.json").read_text())["successes"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""WebDataset as img2dataset writes it (CC3M, CC12M, LAION): tar shards of .jpg, .txt and .json, read at their places."""
+"""WebDataset as written by img2dataset (CC3M, CC12M, LAION): tar shards of .jpg, .txt and .json, read by offset."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SHOWN = 3
 
 
 def read_webdataset(path: Path, data: DataConfig, split: str | None = None) -> Samples:
-    """A sample a picture, `shard/key`, in the order of the shards; only headers and texts are read here.
+    """One sample per image, named `shard/key`, in the order of the shards; only headers and texts are read here.
 
-    path: a tar, a folder of them, or a pattern such as `{00000..00331}.tar`; a folder may hold one folder a split.
-    Raises DataError when shards that are missing or cut off lose more samples than data.bad_budget allows.
+    path: a tar, a folder of them, or a pattern such as `{00000..00331}.tar`; a folder may hold one folder per split.
+    Raises DataError when missing or truncated shards lose more samples than data.bad_budget allows.
     """
     location = str(_split_folder(path, split))
     files = expand(location)
@@ -54,7 +54,7 @@ def _within_budget(location: str, broken: list[Shard], found: int, data: DataCon
 
 
 def split_folders(path: Path) -> list[str]:
-    """Subfolders that hold shards, as a split each."""
+    """The subfolders that hold shards; each is a split."""
     if is_pattern(str(path)) or not path.is_dir() or any(p.suffix == ".tar" for p in path.iterdir()):
         return []
     return sorted(p.name for p in path.iterdir() if p.is_dir() and any(f.suffix == ".tar" for f in p.iterdir()))

@@ -1,31 +1,31 @@
-"""Where a cache may be written: a folder of its own with room for all of it."""
+"""A cache is written only to a folder of its own with enough disk space."""
 
 import pytest
 
 import world
 from cmapkd.core.errors import DataError, DiskError, UsageError
-from cmapkd.store import place
-from cmapkd.store.place import refuse_place
+from cmapkd.store import folder_check
+from cmapkd.store.folder_check import check_folder
 from cmapkd.train.prepare import build_cache
 
 
 def test_a_file_or_a_folder_of_other_things_does_not_become_a_cache(tmp_path):
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(UsageError, match="is a file"):
-        refuse_place(tmp_path / "photo.jpg", 1)
+        check_folder(tmp_path / "photo.jpg", 1)
     with pytest.raises(UsageError, match=r"holds other files \(photo.jpg\)"):
-        refuse_place(tmp_path, 1)
-    refuse_place(tmp_path / "new", 1)
+        check_folder(tmp_path, 1)
+    check_folder(tmp_path / "new", 1)
 
 
 def test_a_cache_that_a_kill_left_is_gone_on_with(tmp_path):
     for name in ("calibration.safetensors.tmp.12", "image"):
         (tmp_path / name).mkdir()
-    refuse_place(tmp_path, 1)
+    check_folder(tmp_path, 1)
 
 
 def test_a_cache_that_will_not_fit_is_refused_before_the_teacher_runs(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(place.fsio, "free_bytes", lambda path: 1000)
+    monkeypatch.setattr(folder_check.fsio, "free_bytes", lambda path: 1000)
     with pytest.raises(DiskError, match=r"and 0.0 MB are free, nothing written"):
         build_cache(world.config(root, cache__path=str(tmp_path / "cache")))
     assert not (tmp_path / "cache").exists()

@@ -1,4 +1,4 @@
-"""Whether a folder can become a cache: nobody else's files in it, and room for what will be written."""
+"""The check that a folder can become a cache: no other files in it, and enough free disk space."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ OURS = re.compile(r"(image|text|pixels-\d+|calibration\.(json|safetensors)|teach
 BEGUN = "calibration.json"  # the first file of a cache
 
 
-def refuse_place(folder: Path, size: int) -> None:
-    """Raise UsageError for a file or a folder with other files, DiskError where `size` bytes have no room.
+def check_folder(folder: Path, size: int) -> None:
+    """Raise UsageError for a file or a folder with other files, DiskError where `size` bytes do not fit on the disk.
 
-    A cache that is begun already is left to its stores: they know how much of it is still to be written.
+    The space for a cache that has been begun is checked by its stores, which know how much is still to be written.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"cache {folder}: is a file; give a folder in cache.path")
