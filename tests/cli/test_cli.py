@@ -14,11 +14,12 @@ import pytest
 
 from cmapkd.cli import doctor
 from cmapkd.cli import main as cli
+from cmapkd.cli.command_table import COMMANDS
 from cmapkd.cli.listing import LISTS
-from cmapkd.cli.table import COMMANDS
 from cmapkd.config.load import load_config
 from cmapkd.config.suite import ScoredData
 from cmapkd.core import errors
+from cmapkd.experiments.plan import RunPlan
 from pictures import coco
 
 ROOT = Path(__file__).parents[2]
@@ -120,9 +121,9 @@ def test_overrides_may_stand_anywhere_and_reach_the_config(called):
 def test_overrides_do_not_end_up_among_the_methods(called):
     calls = called("cmapkd.experiments.compare", "compare")
     assert run("compare", "--config", "scenes", "--methods", "kd", "cmapkd", "train.steps=7", "--seeds", "2") == 0
-    ((config, methods, seeds, out, budgets, tune, jobs),) = calls
-    assert (config.train.steps, methods, seeds, out) == (7, ["kd", "cmapkd"], 2, Path("runs/compare"))
-    assert (budgets, tune, jobs) == ([1.0], False, 1)
+    ((config, methods, plan, out),) = calls
+    assert (config.train.steps, methods, out) == (7, ["kd", "cmapkd"], Path("runs/compare"))
+    assert plan == RunPlan(seeds=2, budgets=[1.0], tune=False, jobs=1)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +143,12 @@ def test_overrides_do_not_end_up_among_the_methods(called):
 def test_a_command_calls_its_implementation_with_what_was_given(called, argv, module, name, expected):
     calls = called(module, name)
     assert run(*argv) == 0 and calls == [expected]
+
+
+def test_the_groups_of_ablate_are_those_that_there_are():
+    from cmapkd.experiments.ablation_groups import GROUPS
+
+    assert dict(COMMANDS["ablate"].arguments)[("group",)]["choices"] == list(GROUPS)
 
 
 def test_cache_estimate_is_passed_on(called):

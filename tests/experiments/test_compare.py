@@ -13,23 +13,28 @@ from msgspec import structs
 import world
 from cmapkd.config.load import dump_config
 from cmapkd.core.errors import DataError, IntegrityError, PeerLostError, UsageError
-from cmapkd.experiments.ablation import DESIGN, GROUPS, ablation
+from cmapkd.experiments.ablate import ablate
+from cmapkd.experiments.ablation_groups import DESIGN, GROUPS, group_arms
 from cmapkd.experiments.arms import Arm, arm_config, method_arm, run_arms
-from cmapkd.experiments.compare import ablate, compare
-from cmapkd.experiments.side_by_side import side_by_side
+from cmapkd.experiments.compare import compare
+from cmapkd.experiments.parallel import run_parallel
+from cmapkd.experiments.plan import RunPlan
 from cmapkd.experiments.tune import FACTORS, RATES, trials, tune
 from cmapkd.methods import METHODS, resolve
 from cmapkd.policy import POLICIES
+from cmapkd.report.comparison import Comparison, arm_rows, significant
 from cmapkd.report.comparison_page import write_page
+from cmapkd.report.comparison_tables import lead_grid, write_tables
 from cmapkd.report.curves import curves
-from cmapkd.report.results import Result, final_row
+from cmapkd.report.run_results import RunResult, final_row
 from cmapkd.report.stats import differ, interval, paired
-from cmapkd.report.tables import leads, rows_of, significant, write_tables
 from cmapkd.train.schedule import resolve_schedule
 
 
 def result(arm, seed, value, budget=1.0, seconds=5.0):
-    return Result(arm, seed, budget, round(100 * budget), round(12800 * budget), 9.0, seconds, {"mean_recall@1": value})
+    return RunResult(
+        arm, seed, budget, round(100 * budget), round(12800 * budget), 9.0, seconds, {"mean_recall@1": value}
+    )
 
 
 def test_the_interval_is_students_t():
@@ -46,10 +51,10 @@ def test_a_difference_counts_only_when_its_paired_interval_excludes_zero():
 
 def test_only_a_lead_over_every_other_arm_is_bold():
     clear = [result("a", s, 0.5 + s / 100) for s in range(3)] + [result("b", s, 0.4 + s / 100) for s in range(3)]
-    assert significant(rows_of(clear), "mean_recall@1") == {"a"}
+    assert significant(arm_rows(clear), "mean_recall@1") == {"a"}
     third = [result("c", s, 0.5 + (s - 1) / 50) for s in range(3)]
-    assert significant(rows_of(clear + third), "mean_recall@1") == set()
-    assert significant(rows_of([result("a", 0, 0.9), result("b", 0, 0.1)]), "mean_recall@1") == set()
+    assert significant(arm_rows(clear + third), "mean_recall@1") == set()
+    assert significant(arm_rows([result("a", 0, 0.9), result("b", 0, 0.1)]), "mean_recall@1") == set()
 
 
 def test_tables_are_written_in_four_forms(tmp_path):
@@ -59,7 +64,7 @@ def test_tables_are_written_in_four_forms(tmp_path):
         for s in range(3)
         for b in (0.5, 1.0)
     ]
-    text = write_tables(runs, tmp_path, {"mean_recall@1": 0.5}, "kd")
+    text = write_tables(Comparison(runs, {"mean_recall@1": 0.5}, "kd"), tmp_path)
     assert "50 steps" in text and "**41.0 ± 2.5**" in text and "+20.0 ± 0.0" in text and "82.0" in text
     assert r"our\_own" in (tmp_path / "table.tex").read_text() and r"\toprule" in (tmp_path / "table.tex").read_text()
     assert "**" not in (tmp_path / "table.csv").read_text()
@@ -72,10 +77,10 @@ def test_leads_pair_by_seed_and_are_bold_only_where_the_interval_excludes_zero()
     near = [result("near", s, v) for s, v in enumerate((0.29, 0.33, 0.33))]
     far = [result("far", s, v) for s, v in enumerate((0.20, 0.221, 0.239))]
     once = [result("once", 0, 0.1)]
-    header, body = leads(rows_of(ours + near + far + once), "cmapkd")
+    header, body = lead_grid(arm_rows(ours + near + far + once), "cmapkd")
     assert header == ["cmapkd minus", "mean R@1"]
     assert body == [["near", "+0.3 ± 2.9"], ["far", "**+10.0 ± 0.2**"]], "an arm of other seeds does not pair"
-    assert leads(rows_of(near), "cmapkd") == ([], [])
+    assert lead_grid(arm_rows(near), "cmapkd") == ([], [])
 
 
 def test_a_comparison_becomes_one_offline_page(root):
@@ -86,7 +91,8 @@ def test_a_comparison_becomes_one_offline_page(root):
         for b in (0.5, 1)
     ]
     config = world.config(root)
-    path = write_page(runs, root, config, {"mean_recall@1": 0.5}, None, "cmapkd", ["a <note>"])
+    found = Comparison(runs, {"mean_recall@1": 0.5}, None, "cmapkd", ["a <note>"])
+    path = write_page(found, root, "a student", config.data, dump_config(config))
     text = path.read_text()
     assert "50 steps" in text and "100 steps" in text and text.count("<svg") == 2 and "cmapkd minus" in text
     assert (
@@ -99,8 +105,8 @@ def test_a_comparison_becomes_one_offline_page(root):
 def test_curves_follow_samples_and_training_seconds():
     runs = [result("kd", s, 0.2 * b, b, 10 * b) for s in range(2) for b in (1.0, 0.5)]
     by_samples, by_seconds = curves(runs)
-    assert by_samples == {"kd": ([6400, 12800], [10.0, 20.0])}
-    assert by_seconds == {"kd": ([5.0, 10.0], [10.0, 20.0])}
+    assert by_samples.series == {"kd": ([6400, 12800], [10.0, 20.0])}
+    assert by_seconds.series == {"kd": ([5.0, 10.0], [10.0, 20.0])}
 
 
 def test_a_methods_own_numbers_are_not_lent_to_another(root):
@@ -126,7 +132,7 @@ def test_a_budget_scales_the_length_and_nothing_else(root):
 @pytest.mark.parametrize("group", [name for name in GROUPS if name != "all"])
 def test_every_arm_of_every_ablation_is_a_valid_config(root, group):
     config = world.config(root)
-    for arm in ablation(config, group):
+    for arm in group_arms(group, config.cache.path):
         changed = arm_config(config, arm, 0, 1.0, root / "x")
         method = resolve(changed.method, changed.weights, changed.share)
         assert resolve_schedule(changed.schedule, method) and changed.policy.name in POLICIES
@@ -134,24 +140,22 @@ def test_every_arm_of_every_ablation_is_a_valid_config(root, group):
 
 def test_sparse_matching_is_compared_with_caches_of_its_own(root):
     config = world.config(root, train__steps=2, eval__every=None)
-    arms = world.arms_of(ablate(config, "sparse", 1, root / "sparse"))[1:]
+    arms = world.arms_of(ablate(config, "sparse", RunPlan(1), root / "sparse"))[1:]
     assert arms == ["whole", "pooled", "key_tokens", "top_tokens"]
     kept = [json.loads((root / f"cache-{arm}" / "image" / "manifest.json").read_text()) for arm in arms]
     assert len({json.dumps(manifest, sort_keys=True) for manifest in kept}) == 4, "each arm reads a cache of its own"
 
 
 def test_the_policy_arms_all_train_on_the_same_images(root):
-    shares = {
-        arm_config(world.config(root), arm, 0, 1.0, root / "x").data.holdout
-        for arm in ablation(world.config(root), "policy")
-    }
-    assert len(shares) == 1 and shares.pop() > 0
+    arms = group_arms("policy", None)
+    held_out = {arm_config(world.config(root), arm, 0, 1.0, root / "x").data.holdout for arm in arms}
+    assert len(held_out) == 1 and held_out.pop() > 0
 
 
 @pytest.mark.parametrize("group", ["policy", "robust"])
 def test_what_the_config_says_of_the_policy_holds_in_every_arm_of_it(root, group):
     config = world.config(root, policy__every=3, policy__cost=0.1)
-    arms = {arm.name: arm_config(config, arm, 0, 1.0, root / "x") for arm in ablation(config, group)}
+    arms = {arm.name: arm_config(config, arm, 0, 1.0, root / "x") for arm in group_arms(group, None)}
     assert {(own.policy.every, own.policy.cost) for own in arms.values()} == {(3, 0.1)}
     assert arms["uniform"].policy.name == "uniform" and arms["rl"].policy.name == "rl"
     faults = {name: own.corrupt.level for name, own in arms.items()}
@@ -160,16 +164,18 @@ def test_what_the_config_says_of_the_policy_holds_in_every_arm_of_it(root, group
 
 def test_ablations_are_of_cmapkd_and_of_known_groups(root):
     with pytest.raises(UsageError, match="ablations are of cmapkd"):
-        ablate(world.config(root, method="kd"), "losses", 1, root / "no")
+        ablate(world.config(root, method="kd"), "losses", RunPlan(1), root / "no")
     with pytest.raises(UsageError, match="no such group"):
-        ablate(world.config(root), "loss", 1, root / "no")
+        ablate(world.config(root), "loss", RunPlan(1), root / "no")
     with pytest.raises(UsageError, match="budgets are"):
-        compare(world.config(root), ["kd"], 1, root / "no", [2.0])
+        RunPlan(1, [2.0])
+    with pytest.raises(UsageError, match="seeds is 0"):
+        RunPlan(0)
 
 
 def test_an_ablation_runs_and_pairs_with_the_full_method(root):
     config = world.config(root, train__steps=2, eval__every=None)
-    path = ablate(config, "pyramid", 1, root / "ablate")
+    path = ablate(config, "pyramid", RunPlan(1), root / "ablate")
     assert world.arms_of(path) == ["teacher", "recipe", "no_visual", "no_language", "no_cross"]
 
 
@@ -177,7 +183,7 @@ def test_all_ablations_keep_their_own_first_arms(root, monkeypatch):
     monkeypatch.setattr(
         "cmapkd.experiments.compare.run_arms", lambda config, arms, *_: [result(a.name, 0, 0.5) for a in arms]
     )
-    text = ablate(world.config(root), "all", 3, root / "every").read_text()
+    text = ablate(world.config(root), "all", RunPlan(3), root / "every").read_text()
     assert [line for line in text.splitlines() if line.startswith("## ")] == [f"## {group}" for group in DESIGN]
     assert {"vs recipe", "vs uniform", "vs all_on"} <= {cell.strip() for cell in text.split("|")}
     assert all((root / "every" / group / "table.tex").is_file() for group in DESIGN)
@@ -185,12 +191,12 @@ def test_all_ablations_keep_their_own_first_arms(root, monkeypatch):
 
 def test_a_finished_run_of_other_settings_is_refused_and_kept(root):
     config = world.config(root, train__steps=2, eval__every=None, method="kd")
-    compare(config, ["kd"], 1, root / "once")
+    compare(config, ["kd"], RunPlan(1), root / "once")
     row = final_row(root / "once" / "kd-0")
     longer = world.config(root, train__steps=3, eval__every=None, method="kd")
     with pytest.raises(IntegrityError, match=r"'train.steps' is now 3 but was 2; give another --out"):
-        compare(longer, ["kd"], 1, root / "once")
-    compare(config, ["kd"], 1, root / "once")
+        compare(longer, ["kd"], RunPlan(1), root / "once")
+    compare(config, ["kd"], RunPlan(1), root / "once")
     assert final_row(root / "once" / "kd-0") == row
 
 
@@ -216,7 +222,7 @@ def test_seconds_of_training_leave_validation_out(root):
     assert run.samples == 16 and run.train_seconds is not None and run.train_seconds <= run.seconds
 
 
-def test_runs_side_by_side_are_the_runs_one_after_the_other(root):
+def test_parallel_runs_equal_runs_one_after_the_other(root):
     config = world.config(root, train__steps=2, eval__every=None)
     alone = run_arms(config, [Arm("cmapkd")], range(2), [1.0], root / "alone")
     beside = run_arms(config, [Arm("cmapkd")], range(2), [1.0], root / "beside", jobs=2)
@@ -232,13 +238,13 @@ def test_a_run_that_fails_beside_others_ends_the_comparison_with_its_own_line(ro
 
 def test_a_process_that_dies_is_told_and_not_waited_for(tmp_path):
     with pytest.raises(PeerLostError, match="--jobs 2"):
-        side_by_side(os._exit, [(1,), (1,)], [tmp_path / "a.log", tmp_path / "b.log"], 2)
+        run_parallel(os._exit, [(1,), (1,)], [tmp_path / "a.log", tmp_path / "b.log"], 2)
 
 
 def test_a_comparison_without_anything_to_compare_by_is_refused_and_a_method_named_twice_runs_once(root, tmp_path):
     with pytest.raises(UsageError, match="data.val is not set"):
-        compare(world.config(root, data__val=None), ["scratch"], 1, tmp_path)
-    table = compare(world.config(root, train__steps=1), ["scratch", "scratch"], 1, tmp_path / "out")
+        compare(world.config(root, data__val=None), ["scratch"], RunPlan(1), tmp_path)
+    table = compare(world.config(root, train__steps=1), ["scratch", "scratch"], RunPlan(1), tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").glob("scratch-*")] == ["scratch-0"]
     assert "| scratch | 1 |" in table.read_text()
 

@@ -1,6 +1,6 @@
-"""The few lines behind each command. Imports no torch.
+"""One function per command, from parsed arguments to the implementation. Imports no torch.
 
-Implementations are imported when they are called, after the config is checked: a typo is answered at once.
+Each implementation is imported after the config is checked, so that a typo is reported at once.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from cmapkd.core.errors import UsageError
 
 if TYPE_CHECKING:
     from cmapkd.config.schema import Config
+    from cmapkd.experiments.plan import RunPlan
 
 
 def config(got: Namespace) -> Config:
-    """The config that the arguments name, with their overrides."""
+    """The config that the arguments name, with the overrides applied."""
     from cmapkd.config.load import load_config
 
     return load_config(got.config, got.overrides)
@@ -44,7 +45,7 @@ def init(got: Namespace) -> None:
 
 
 def found_data(place: str) -> str | None:
-    """The data section of what lies at a path; None where nothing does yet. Raises DataError for what is no captions."""
+    """The `data:` section for a path; None where nothing is there yet. Raises UsageError for data without captions."""
     if not place.startswith("scenes:") and not Path(place).expanduser().exists():
         return None
     from cmapkd.data.inspect.blocks import config_block
@@ -65,6 +66,15 @@ def data(got: Namespace) -> None:
 
 def cache(got: Namespace) -> None:
     checked = config(got)
+    if got.what == "verify":
+        if got.estimate:
+            raise UsageError("cache verify: writes nothing, so there is no size to estimate; leave --estimate out")
+        if checked.cache.path is None:
+            raise UsageError("cache verify: cache.path is not set in the config; give it")
+        from cmapkd.store.verify import verify_cache
+
+        print(verify_cache(checked.cache.path))
+        return
     from cmapkd.train.prepare import build_cache
 
     print(build_cache(checked, got.estimate))
@@ -91,16 +101,25 @@ def evaluate(got: Namespace) -> None:
 
 def compare(got: Namespace) -> None:
     checked = config(got)
+    plan = run_plan(got)
     from cmapkd.experiments.compare import compare
 
-    print(compare(checked, got.methods, got.seeds, got.out, got.budgets, got.tune, got.jobs))
+    print(compare(checked, got.methods, plan, got.out))
 
 
 def ablate(got: Namespace) -> None:
     checked = config(got)
-    from cmapkd.experiments.compare import ablate
+    plan = run_plan(got)
+    from cmapkd.experiments.ablate import ablate
 
-    print(ablate(checked, got.group, got.seeds, got.out, got.budgets, got.tune, got.jobs))
+    print(ablate(checked, got.group, plan, got.out))
+
+
+def run_plan(got: Namespace) -> RunPlan:
+    """The runs that --seeds, --budgets, --tune and --jobs ask for."""
+    from cmapkd.experiments.plan import RunPlan
+
+    return RunPlan(got.seeds, got.budgets, got.tune, got.jobs)
 
 
 def train_head(got: Namespace) -> None:
@@ -135,14 +154,14 @@ def suite(got: Namespace) -> None:
 
 
 def report(got: Namespace) -> None:
-    _needs_run(got.run)
+    _require_run(got.run)
     from cmapkd.report.run_report import report_run
 
     print(report_run(got.run))
 
 
 def export(got: Namespace) -> None:
-    _needs_run(got.run)
+    _require_run(got.run)
     from cmapkd.export.run import export_run
 
     export_run(got.run, got.to, got.out)
@@ -168,7 +187,7 @@ def listing(got: Namespace) -> None:
     print(table(LISTS[got.what]()))
 
 
-def _needs_run(run: Path) -> None:
+def _require_run(run: Path) -> None:
     if not run.is_dir():
-        what = "is a file" if run.is_file() else "no such folder"
-        raise UsageError(f"run {run}: {what}; give the folder of a finished run")
+        found = "is a file" if run.is_file() else "no such folder"
+        raise UsageError(f"run {run}: {found}; give the folder of a finished run")
