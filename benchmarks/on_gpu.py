@@ -1,7 +1,8 @@
-"""ViT-L/14 → ViT-B/16 on one GPU: `python -m benchmarks.on_gpu`. Milliseconds, peak memory and share of the GEMM rate of
-a plain step, a cached CMAPKD step (store read, checked and copied to the GPU for every step, one step ahead by a thread,
-as in training) and one with the teacher in the step; bf16, random weights, the same batch, a few steps of each in turn.
-One JSON line a figure, on standard output.
+"""ViT-L/14 → ViT-B/16 on one GPU: `python -m benchmarks.on_gpu`, one JSON line per measurement on standard output.
+
+Milliseconds, peak memory and fraction of the GEMM rate of a plain step, a cached CMAPKD step (the store is read, verified
+and copied to the GPU for every step, one step ahead in a thread, as in training) and a step with the teacher in it; bf16,
+random weights, the same batch, a few steps of each in turn.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from cmapkd.pyramid.targets import Targets, rank_for
 from cmapkd.teacher.live import LiveTeacher
 from cmapkd.towers.load import load_tower
 from cmapkd.train import step as stepping
-from cmapkd.train.schedule import SCHEDULES, at
+from cmapkd.train.learner import Learner
+from cmapkd.train.objective import Objective
+from cmapkd.train.schedule import SCHEDULES, Moment, at
 
 STUDENT, TEACHER, BATCH, ROUNDS, STEPS = "ViT-B-16", "ViT-L-14", 256, 5, 4
 GFLOP = {
@@ -42,6 +45,23 @@ def main() -> None:
 
 
 def measure(folder: Path) -> None:
+    ms, peak = interleaved(step_kinds(folder))
+    rate = gemm()
+    card = torch.cuda.get_device_name()
+    for name, values in ms.items():
+        median = statistics.median(values)
+        flops = {"teacher": GFLOP["teacher"], "online": sum(GFLOP.values())}.get(name, GFLOP["student"])
+        fraction = flops * BATCH / median / rate
+        print(json.dumps({"kind": name, "ms": round(median, 2), "samples_per_s": round(1e3 * BATCH / median),
+                          "peak_mib": round(peak[name]), "share_of_gemm": round(fraction, 3), "gemm_tflops": round(rate, 1),
+                          "batch": BATCH, "student": STUDENT, "teacher": TEACHER, "card": card, "torch": torch.__version__}))  # fmt: skip
+    base = statistics.median(ms["cached"])
+    for against in ("online", "plain"):
+        print(json.dumps({"ratio": f"{against} / cached", "value": round(statistics.median(ms[against]) / base, 3)}))
+
+
+def step_kinds(folder: Path) -> dict[str, Callable[[], object]]:
+    """STEPS steps of each kind: plain, cached, with the teacher in the step, and the teacher alone."""
     student = load_tower(TowerConfig(model=STUDENT))
     learner, objective = cmapkd_learner(student)
     learner.to(DEVICE)
@@ -63,50 +83,45 @@ def measure(folder: Path) -> None:
         align(final.image.float(), final.text.float(), student.scale).backward()
         optimizer.step()
 
-    def step(teaching: Teaching) -> None:
-        moved = move(batch, DEVICE)
+    def distil(teaching: Teaching) -> None:
+        distilling_step(learner, objective, optimizer, move(batch, DEVICE), teaching, moment)
 
-        def losses_of(outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
-            losses = objective.losses(outputs, teaching, moved, moment)
-            return objective.total(losses, moment), losses
-
-        optimizer.zero_grad(set_to_none=True)
-        stepping.whole(learner, moved, LEVELS, None, losses_of, torch.bfloat16)
-        optimizer.step()
-
-    def hear() -> Teaching:
+    def online() -> Teaching:
         return live.teach(move(batch, DEVICE), LEVELS)
 
     def cached() -> None:
         for teaching in ahead(lambda _: stored.teach(batch, LEVELS), range(STEPS)):
-            step(teaching)
+            distil(teaching)
 
-    kinds: dict[str, Callable[[], object]] = {
+    return {
         "plain": lambda: [plain() for _ in range(STEPS)],
         "cached": cached,
-        "online": lambda: [step(hear()) for _ in range(STEPS)],
-        "teacher": lambda: [hear() for _ in range(STEPS)],
+        "online": lambda: [distil(online()) for _ in range(STEPS)],
+        "teacher": lambda: [online() for _ in range(STEPS)],
     }
-    ms, peak = interleaved(kinds)
-    rate = gemm()
-    card = torch.cuda.get_device_name()
-    for name, values in ms.items():
-        best = statistics.median(values)
-        flops = {"teacher": GFLOP["teacher"], "online": sum(GFLOP.values())}.get(name, GFLOP["student"])
-        share = flops * BATCH / best / rate
-        print(json.dumps({"kind": name, "ms": round(best, 2), "samples_per_s": round(1e3 * BATCH / best),
-                          "peak_mib": round(peak[name]), "share_of_gemm": round(share, 3), "gemm_tflops": round(rate, 1),
-                          "batch": BATCH, "student": STUDENT, "teacher": TEACHER, "card": card, "torch": torch.__version__}))  # fmt: skip
-    base = statistics.median(ms["cached"])
-    for against in ("online", "plain"):
-        print(json.dumps({"ratio": f"{against} / cached", "value": round(statistics.median(ms[against]) / base, 3)}))
+
+
+def distilling_step(
+    learner: Learner, objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, teaching: Teaching, moment: Moment
+) -> None:  # fmt: skip
+    """One CMAPKD step on a batch and its teacher outputs, with the update."""
+
+    def losses_of(outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = objective.losses(outputs, teaching, batch, moment)
+        return objective.total(losses, moment), losses
+
+    optimizer.zero_grad(set_to_none=True)
+    stepping.whole(learner, batch, LEVELS, None, losses_of, torch.bfloat16)
+    optimizer.step()
 
 
 def both(student: Batch, theirs: Inputs) -> Batch:
+    """The student's batch with the teacher's inputs."""
     return Batch(student.samples, student.captions, student.views, student.student, theirs)
 
 
 def random_targets() -> Targets:
+    """A random calibration of the teacher's levels and bridge."""
     tensors = {f"pairs/{k}": torch.full((4, 4), 0.1) for k in ("temperatures", "information", "recall", "alpha")}
     for name, width in zip(IMAGE_LEVELS + TEXT_LEVELS, LARGE.image_widths + LARGE.text_widths, strict=True):
         tensors[f"{name}/mean"] = torch.zeros(width)
@@ -117,7 +132,7 @@ def random_targets() -> Targets:
 
 
 def interleaved(kinds: dict[str, Callable[[], object]]) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """(milliseconds by events, peak MiB) of each kind, round by round after two warm-up rounds."""
+    """(milliseconds by CUDA events, peak MiB) of each kind, in turns, after two warm-up rounds."""
     ms: dict[str, list[float]] = {name: [] for name in kinds}
     peak = dict.fromkeys(kinds, 0.0)
     for turn in range(ROUNDS + 2):

@@ -1,11 +1,10 @@
-"""Ratios a, b1, b2 and c1: the cached CMAPKD step against a plain step, an online teacher, features in RAM, and
-open_clip's own distillation; random-weight open_clip towers, bf16, one thread, CPU seconds, A/B/A/B.
+"""Ratios a, b1, b2 and c1: the cached CMAPKD step against a plain step, an online teacher, teacher outputs in RAM, and
+open_clip's distillation; open_clip towers with random weights, bf16, one thread, CPU seconds, A/B/A/B.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.contenders import interleaved, ratio_row
 from cmapkd.config.schema import CacheConfig, TowerConfig
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Teaching
 from cmapkd.losses import logits
@@ -44,7 +44,7 @@ LONGEST = "two dogs, one brown and one white, run after a red ball on the beach 
 
 
 def run(quick: bool = True) -> list[dict[str, Any]]:
-    """All rows. Quick has two rounds of the online teacher instead of four."""
+    """All rows; quick has two rounds of the online teacher instead of four."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     agree_with_references()
@@ -55,12 +55,12 @@ def run(quick: bool = True) -> list[dict[str, Any]]:
 def _rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
     world = World(folder)
     world.check()
-    fast = interleaved(rounds + 2, {"plain": world.plain, "store": world.cached, "ram": world.in_ram})
+    fast = timed(rounds + 2, {"plain": world.plain, "store": world.cached, "ram": world.in_ram})
     world.wake_teacher()
-    slow = interleaved(rounds - 1, {"store": world.cached, "online": world.online, "open_clip": world.open_clip})
+    slow = timed(rounds - 1, {"store": world.cached, "online": world.online, "open_clip": world.open_clip})
     a, b = ({name: min(values) for name, values in seconds.items()} for seconds in (fast, slow))
     return [
-        row(
+        _row(
             "a",
             "full pyramid step (cached, read, verified) / plain CLIP step",
             a["store"] / a["plain"],
@@ -68,9 +68,9 @@ def _rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
             "<=",
             fast,
         ),
-        row("b1", "online-teacher step / cached step", b["online"] / b["store"], 5.0, ">=", slow),
-        row("b2", "step with the store / with features in RAM", a["store"] / a["ram"], 1.02, "<=", fast),
-        row(
+        _row("b1", "online-teacher step / cached step", b["online"] / b["store"], 5.0, ">=", slow),
+        _row("b2", "step with the store / with features in RAM", a["store"] / a["ram"], 1.02, "<=", fast),
+        _row(
             "c1",
             "our cached step / open_clip's online distillation step",
             b["store"] / b["open_clip"],
@@ -82,7 +82,7 @@ def _rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 class World:
-    """Student, store, learner and, once woken, the teacher; each method is one forward and backward."""
+    """Student, store, learner and, once loaded, the teacher; each method is one forward and backward pass."""
 
     def __init__(self, folder: Path, distils: bool = True) -> None:
         self.student = load_tower(TowerConfig(model=STUDENT))
@@ -98,7 +98,7 @@ class World:
         self.theirs = random_batch(self.teacher).student
 
     def check(self) -> None:
-        """The losses of stored and of held features must agree to the bit."""
+        """Raise where the losses of teacher outputs from the store and from RAM differ in any bit."""
         outputs = stepping.forward(self.learner, self.batch.student, LEVELS, None, torch.float32)
         a, b = (
             self.objective.losses(outputs, t, self.batch, self.moment)
@@ -111,7 +111,7 @@ class World:
                 )
 
     def plain(self) -> None:
-        """What open_clip does without a teacher: two encoders, one contrastive loss."""
+        """A plain CLIP step as in open_clip: two encoders, one contrastive loss."""
         image, text = self._encode()
         scores = self.student.clip.logit_scale.exp() * image @ text.T
         target = torch.arange(BATCH)
@@ -124,13 +124,13 @@ class World:
         self._distil(self.held)
 
     def online(self) -> None:
-        """The teacher runs in the step; the levels it would be projected to stand in RAM."""
+        """The teacher runs in the step; its projected levels come from RAM."""
         with torch.no_grad():
             self.teacher(self.theirs)
         self._distil(self.held)
 
     def open_clip(self) -> None:
-        """open_clip's DistillClipLoss, whose only mode is to run the teacher in the step."""
+        """open_clip's DistillClipLoss, which always runs the teacher in the step."""
         import open_clip
 
         image, text = self._encode()
@@ -158,29 +158,24 @@ class World:
         stepping.whole(self.learner, self.batch, LEVELS, None, losses_of, torch.bfloat16)
 
 
-def row(
+def _row(
     key: str, name: str, ratio: float, target: float, better: str, seconds: dict[str, list[float]]
 ) -> dict[str, Any]:
     shown = ", ".join(f"{k} {1e3 * min(v) / BATCH:.0f}" for k, v in seconds.items())
-    return {"id": key, "name": name, "ratio": ratio, "target": target, "better": better,
-            "detail": f"CPU ms/sample, min of {len(next(iter(seconds.values())))}: {shown}; {STUDENT} from {TEACHER}, batch {BATCH}"}  # fmt: skip
+    rounds = len(next(iter(seconds.values())))
+    detail = f"CPU ms/sample, min of {rounds}: {shown}; {STUDENT} from {TEACHER}, batch {BATCH}"
+    return ratio_row(key, name, ratio, target, better, detail)
 
 
-def interleaved(rounds: int, contenders: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """CPU seconds of each contender, round by round, after one warm-up each."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+def timed(rounds: int, contenders: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """CPU seconds of each contender in each round, after one warm-up each."""
     for contender in contenders.values():
         contender()
-    for _ in range(rounds):
-        for name, contender in contenders.items():
-            start = time.process_time()
-            contender()
-            seconds[name].append(time.process_time() - start)
-    return seconds
+    return interleaved(rounds, contenders)
 
 
 def cached_teacher(folder: Path, words: int, rows: int = ROWS) -> CachedTeacher:
-    """A store of random records in ViT-L/14's layout, written and read as real ones are."""
+    """A teacher on a store of random records in ViT-L/14's layout, written and read like a real cache."""
     rng = np.random.default_rng(0)
     for name, layout in zip(("image", "text"), fields(LARGE, words, CONFIG), strict=True):
         writer = StoreWriter(folder / name, layout, rows, rows, {"random": "yes"})
@@ -216,7 +211,7 @@ def random_batch(tower: Tower, size: int = BATCH) -> Batch:
 
 
 def agree_with_references() -> None:
-    """Fast paths against their references in value and gradient; raises where they differ."""
+    """Raise where a fast path differs from its reference in value or gradient."""
     import open_clip
 
     student, teacher = (
