@@ -15,7 +15,7 @@ Argument = tuple[tuple[str, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Command:
-    """One command. run: gets the parsed arguments, returns an exit code or None; overrides: it takes key=value words."""
+    """One command. run: gets the parsed arguments, returns an exit code or None; overrides: it takes key=value words for --config."""
 
     about: str
     run: Callable[[Namespace], int | None]

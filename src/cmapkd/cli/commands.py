@@ -1,6 +1,7 @@
 """One function per command, from parsed arguments to the implementation. Imports no torch.
 
-Each implementation is imported after the config is checked, so that a typo is reported at once.
+`got.config` is a checked config, or None. Each implementation is imported in its command, after the arguments are checked,
+so that a typo is reported at once.
 """
 
 from __future__ import annotations
@@ -12,15 +13,7 @@ from typing import TYPE_CHECKING
 from cmapkd.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from cmapkd.config.schema import Config
     from cmapkd.experiments.plan import RunPlan
-
-
-def config(got: Namespace) -> Config:
-    """The config that the arguments name, with the overrides applied."""
-    from cmapkd.config.load import load_config
-
-    return load_config(got.config, got.overrides)
 
 
 def demo(got: Namespace) -> None:
@@ -65,26 +58,24 @@ def data(got: Namespace) -> None:
 
 
 def cache(got: Namespace) -> None:
-    checked = config(got)
     if got.what == "verify":
         if got.estimate:
             raise UsageError("cache verify: writes nothing, so there is no size to estimate; leave --estimate out")
-        if checked.cache.path is None:
+        if got.config.cache.path is None:
             raise UsageError("cache verify: cache.path is not set in the config; give it")
         from cmapkd.store.verify import verify_cache
 
-        print(verify_cache(checked.cache.path))
+        print(verify_cache(got.config.cache.path))
         return
     from cmapkd.train.prepare import build_cache
 
-    print(build_cache(checked, got.estimate))
+    print(build_cache(got.config, got.estimate))
 
 
 def distill(got: Namespace) -> None:
-    checked = config(got)
     from cmapkd.train.run import distill
 
-    folder = distill(checked, got.resume, got.dry_run)
+    folder = distill(got.config, got.resume, got.dry_run)
     if not got.dry_run:
         print(folder)
 
@@ -92,27 +83,24 @@ def distill(got: Namespace) -> None:
 def evaluate(got: Namespace) -> None:
     from cmapkd.config.suite import scored_data
 
-    checked = None if got.config is None else config(got)
     data = scored_data(got.data, got.split, got.images, got.classes)
     from cmapkd.evaluation.evaluate import evaluate_folder
 
-    evaluate_folder(got.model, data, got.tasks, checked, got.protocol, got.per_class, got.out)
+    evaluate_folder(got.model, data, got.tasks, got.config, got.protocol, got.per_class, got.out)
 
 
 def compare(got: Namespace) -> None:
-    checked = config(got)
     plan = run_plan(got)
     from cmapkd.experiments.compare import compare
 
-    print(compare(checked, got.methods, plan, got.out))
+    print(compare(got.config, got.methods, plan, got.out))
 
 
 def ablate(got: Namespace) -> None:
-    checked = config(got)
     plan = run_plan(got)
     from cmapkd.experiments.ablate import ablate
 
-    print(ablate(checked, got.group, plan, got.out))
+    print(ablate(got.config, got.group, plan, got.out))
 
 
 def run_plan(got: Namespace) -> RunPlan:
@@ -147,10 +135,10 @@ def score(got: Namespace) -> None:
 def suite(got: Namespace) -> None:
     from cmapkd.config.suite import load_suite
 
-    tasks, checked = load_suite(got.suite), None if got.config is None else config(got)
+    tasks = load_suite(got.suite)
     from cmapkd.evaluation.suite import suite
 
-    print(suite(got.models, tasks, got.out, checked))
+    print(suite(got.models, tasks, got.out, got.config))
 
 
 def report(got: Namespace) -> None:

@@ -76,7 +76,10 @@ def dispatch(argv: list[str]) -> int:
     command = COMMANDS[name]
     overrides = [word for word in rest if command.overrides and OVERRIDE.fullmatch(word)]
     got = parser(name, command).read([word for word in rest if word not in overrides])
-    got.overrides = overrides
+    if command.overrides and got.config is not None:
+        from cmapkd.config.load import load_config
+
+        got.config = load_config(got.config, overrides)
     return command.run(got) or 0
 
 
