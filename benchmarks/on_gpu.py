@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def measure(folder: Path) -> None:
-    ms, peak = interleaved(step_kinds(folder))
+    ms, peak = gpu_interleaved(step_kinds(folder))
     rate = gemm()
     card = torch.cuda.get_device_name()
     for name, values in ms.items():
@@ -131,7 +131,7 @@ def random_targets() -> Targets:
     return Targets(tensors, CONFIG.grid).to(DEVICE)
 
 
-def interleaved(kinds: dict[str, Callable[[], object]]) -> tuple[dict[str, list[float]], dict[str, float]]:
+def gpu_interleaved(kinds: dict[str, Callable[[], object]]) -> tuple[dict[str, list[float]], dict[str, float]]:
     """(milliseconds by CUDA events, peak MiB) of each kind, in turns, after two warm-up rounds."""
     ms: dict[str, list[float]] = {name: [] for name in kinds}
     peak = dict.fromkeys(kinds, 0.0)
@@ -153,7 +153,7 @@ def interleaved(kinds: dict[str, Callable[[], object]]) -> tuple[dict[str, list[
 def gemm(side: int = 8192) -> float:
     """TFLOP/s of a bf16 product of random side × side matrices."""
     a, b = (torch.randn(side, side, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
-    ms, _ = interleaved({"gemm": lambda: [a @ b for _ in range(STEPS)]})
+    ms, _ = gpu_interleaved({"gemm": lambda: [a @ b for _ in range(STEPS)]})
     return 2 * side**3 / statistics.median(ms["gemm"]) / 1e9
 
 

@@ -1,3 +1,5 @@
+"""Pages written from finished runs and comparisons."""
+
 import pytest
 
 import world

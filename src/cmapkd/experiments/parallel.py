@@ -23,7 +23,7 @@ PRELOAD = ["cmapkd.experiments.arms"]  # imported once, in the fork server; it h
 def run_parallel(
     call: Callable[..., Answer], tasks: Sequence[tuple[Any, ...]], logs: Sequence[Path], jobs: int
 ) -> list[Answer]:
-    """[call(*task) for task in tasks] in `jobs` processes; task k writes its output to logs[k].
+    """Call `call(*task)` for every task in `jobs` processes; returns the results in order. Task k writes to logs[k].
 
     The first error is raised after the other processes got SIGTERM, on which runs save a checkpoint and end. Raises
     PeerLostError when a process dies, for instance by the out-of-memory killer.

@@ -29,7 +29,7 @@ class Curves:
 
 
 def curves(results: Sequence[RunResult]) -> list[Curves]:
-    """Mean over seeds against samples seen and against training seconds, without an axis that nothing is known of."""
+    """Mean over seeds against samples seen and against training seconds; an axis without data is left out."""
     rows = arm_rows(results)
     key = key_metric(rows)
     by_samples: dict[str, tuple[list[float], list[float]]] = {}

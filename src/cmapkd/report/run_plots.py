@@ -19,7 +19,7 @@ Log = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class LevelMatrices:
-    """What is known of the pyramid's levels; None: not shown.
+    """Matrices about the pyramid's levels; None for one that is not known.
 
     stages: stages × levels, 1 where the level teaches. samples: weights, samples × levels. coupling: the prior α of image
     × text levels. factor: the policy's mean factor on α. bridge: R@1 between image level i and text level j, a fraction.
