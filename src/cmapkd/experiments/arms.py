@@ -31,7 +31,7 @@ class Arm:
 
 
 def method_arm(config: Config, method: str) -> Arm:
-    """A method as an arm; the config's weights, shares, schedule and policy apply to its own method alone.
+    """A method as an arm; the config's weights, gradient ratios, schedule and policy apply to its own method only.
 
     The user's task is no part of a method: every trained student that needs no served model learns it too.
     """

@@ -109,7 +109,7 @@ def level_weights(levels: Mapping[str, Series], boundaries: Sequence[float], sta
     ax.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
     ax.set_ylim(0, 1)
     ax.set_xlabel("step")
-    ax.set_ylabel("share of the level weights")
+    ax.set_ylabel("fraction of the level weights")
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _to_svg(figure, name)
