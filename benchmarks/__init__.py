@@ -1,1 +1,1 @@
-"""Speed and memory ratios, each side by side in one run; `python -m benchmarks` prints them against their targets."""
+"""Speed and memory ratios, both sides measured in one run; `python -m benchmarks` prints them with their targets."""

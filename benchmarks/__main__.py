@@ -1,7 +1,7 @@
-"""`python -m benchmarks [--quick] [--only d,e]`: all ratios with their targets, and one JSON line of each on disk.
+"""`python -m benchmarks [--quick] [--only d,e]`: measure all ratios, print them with their targets, append JSON lines.
 
 A missed target is printed as a miss and is no failure: machines differ. A benchmark that raises (its two sides gave
-different results, or could not be measured) ends the run with exit code 1.
+different results, or could not be measured) makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -33,12 +33,7 @@ SUITES = {
     "g": "benchmarks.memory:run",
     "i": "benchmarks.loader:run",
 }
-BETTER: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "higher": operator.ge,
-    "lower": operator.le,
-}
+BETTER: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("cmapkd", "torch", "open_clip_torch", "timm", "numpy", "msgspec")
 
@@ -60,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def collect(functions: dict[str, None], quick: bool) -> tuple[list[Row], list[str]]:
-    """(rows of all that ran, names of those that raised); a failure does not stop the others."""
+    """(rows of the benchmarks that ran, names of those that raised); a failure does not stop the others."""
     rows, failed = [], []
     for name in functions:
         module, _, function = name.partition(":")
@@ -76,11 +71,10 @@ def collect(functions: dict[str, None], quick: bool) -> tuple[list[Row], list[st
 
 
 def table(rows: list[Row]) -> str:
-    """One line a ratio: name, measured, target, ok or miss, detail."""
+    """One line per ratio: name, measured value, target, ok or miss, detail."""
     width = max((len(title(row)) for row in rows), default=0)
-    signs = {"higher": ">=", "lower": "<="}
     return "\n".join(
-        f"{title(row):<{width}}  {row['ratio']:>9.3f} {signs.get(row['better'], row['better'])} {row['target']:<7g} "
+        f"{title(row):<{width}}  {row['ratio']:>9.3f} {row['better']} {row['target']:<7g} "
         f"{'ok  ' if row['ok'] else 'miss'}  {row.get('detail', '')}"
         for row in rows
     )
@@ -91,7 +85,7 @@ def title(row: Row) -> str:
 
 
 def write(path: Path, rows: list[Row], argv: list[str] | None) -> None:
-    """Append the rows with what is needed to repeat them: command, versions, processor."""
+    """Append the rows with the command, versions and processor that repeat them."""
     words = sys.argv[1:] if argv is None else argv
     facts = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -116,7 +110,7 @@ def version(package: str) -> str | None:
 
 
 def processor() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name from the operating system."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Ratio e2: COCO average precision of one result file by pycocotools, as everybody calls it, against ours."""
+"""Ratio e2: COCO average precision of one result file, pycocotools with its usual calls against ours."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.contenders import ratio_row
 from cmapkd.tasks.detection.average_precision import average_precision, installed
 
 QUICK, FULL = (200, 7400), (2000, 74000)  # images, boxes found
-TARGETS = {QUICK: 3.0, FULL: 4.0}  # of a few images the fixed cost per class and size weighs more
+TARGETS = {QUICK: 3.0, FULL: 4.0}  # with few images the fixed cost per class and size weighs more
 CLASSES, TRUE = 80, 7.4  # COCO: 80 classes, 7.4 boxes an image
 NAMES = ("mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100")
 
 
 def world(images: int, boxes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(truth, results): per image some true boxes, one in 50 a crowd; half of the results near one, half anywhere."""
+    """(truth, results): true boxes in each image, one in 50 a crowd; half of the results near one, half anywhere."""
     rng = np.random.default_rng(0)
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
@@ -58,7 +59,7 @@ def world(images: int, boxes: int) -> tuple[dict[str, Any], list[dict[str, Any]]
 
 
 def by_pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, float]:
-    """The nine figures as its own demo gets them; its −1 is our NaN."""
+    """The nine metrics as in its own demo; its −1 is our NaN."""
     coco, evaluation = (importlib.import_module(f"pycocotools.{name}") for name in ("coco", "cocoeval"))
     with contextlib.redirect_stdout(io.StringIO()):
         true = coco.COCO()
@@ -76,7 +77,7 @@ def by_pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict
 def seconds(
     rounds: int, contenders: dict[str, Callable[[Any, Any], Any]], given: tuple[Any, Any]
 ) -> dict[str, list[float]]:
-    """CPU seconds of each contender, A/B/A/B so that a busy machine is busy for all; each gets a copy of its own."""
+    """CPU seconds of each contender, A/B/A/B, each on its own copy of the data; copying is not timed."""
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
@@ -88,9 +89,9 @@ def seconds(
 
 
 def run(quick: bool = True) -> list[dict[str, Any]]:
-    """Rows {id, name, ratio, target, better, detail}: pycocotools over ours, and the largest difference of a figure.
+    """Rows of pycocotools over ours, and the largest difference of a metric.
 
-    Raises UsageError or ImportError where faster-coco-eval or pycocotools is not installed: then nothing is compared.
+    Raises UsageError or ImportError where faster-coco-eval or pycocotools is not installed.
     """
     sizes = QUICK if quick else FULL
     truth, results = world(*sizes)
@@ -103,19 +104,17 @@ def run(quick: bool = True) -> list[dict[str, Any]]:
     )
     figures = ", ".join(f"{name} {ours[name]:.4f}" for name in NAMES[:3])
     return [
-        {
-            "id": "e2", "name": "average precision: pycocotools / ours", "ratio": best["pycocotools"] / best["ours"],
-            "target": TARGETS[sizes], "better": ">=", "detail": detail,
-        },
-        {
-            "id": "e2", "name": "average precision: largest difference of a figure", "ratio": apart, "target": 1e-12,
-            "better": "<=", "detail": f"{len(NAMES)} figures; {figures}",
-        },
+        ratio_row(
+            "e2", "average precision: pycocotools / ours", best["pycocotools"] / best["ours"], TARGETS[sizes], ">=", detail
+        ),
+        ratio_row(
+            "e2", "average precision: largest difference of a figure", apart, 1e-12, "<=", f"{len(NAMES)} figures; {figures}"
+        ),
     ]  # fmt: skip
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="2000 images, 74000 boxes (about a minute)")
-    for row in run(quick=not parser.parse_args().full):
-        print(json.dumps(row, ensure_ascii=False))
+    for found in run(quick=not parser.parse_args().full):
+        print(json.dumps(found, ensure_ascii=False))

@@ -1,7 +1,7 @@
-"""Ratios d: random reads of the feature store, checked, beside a row copy in memory and beside other stores.
+"""Ratios d: random verified reads of the feature store against a row copy in memory and other stores.
 
-Every reader fills a batch with the same random rows of the same data from warm files; rounds are interleaved, the
-figure is the least CPU time of all rounds. A reader that gives other bytes than were stored raises RuntimeError.
+Every reader fills a batch with the same random rows of the same data from warm files; rounds are interleaved and the
+least CPU time of all rounds counts. A reader that returns other bytes than were stored raises RuntimeError.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from benchmarks.contenders import ratio_row
 from cmapkd.store.shards import Field
 from cmapkd.store.store import Store, StoreWriter
 
@@ -36,7 +37,7 @@ BATCH_BYTES = 8 << 20
 
 
 def run(quick: bool = True) -> list[dict[str, Any]]:
-    """Rows d1 (one a record size) and d2 (one a peer that is installed); quick takes about 15 s."""
+    """Rows d1 (one per record size) and d2 (one per installed peer); quick takes about 15 s."""
     megabytes, rounds = (96, 5) if quick else (256, 9)
     speeds = {size: measure(size, megabytes << 20, rounds) for size in TARGETS}
     rows = []
@@ -46,7 +47,7 @@ def run(quick: bool = True) -> list[dict[str, Any]]:
             f"GB/s: memory {found['memory']:.1f}, checked {found['checked']:.1f}, unchecked {found['unchecked']:.1f}"
         )
         name = f"checked read / row copy in memory, {size} KB"
-        rows.append(_row("d1", name, found["checked"] / found["memory"], target, detail))
+        rows.append(ratio_row("d1", name, found["checked"] / found["memory"], target, ">=", detail))
     for peer, ours, target in PEERS:
         if peer not in speeds[SHOWN]:
             continue
@@ -54,12 +55,12 @@ def run(quick: bool = True) -> list[dict[str, Any]]:
         detail = "; ".join(
             f"{size} KB {ratio:.2f} (peer {speeds[size][peer]:.1f} GB/s)" for size, ratio in ratios.items()
         )
-        rows.append(_row("d2", f"{ours} read / {peer}, {SHOWN} KB", ratios[SHOWN], target, detail))
+        rows.append(ratio_row("d2", f"{ours} read / {peer}, {SHOWN} KB", ratios[SHOWN], target, ">=", detail))
     return rows
 
 
 def measure(kilobytes: int, total: int, rounds: int) -> dict[str, float]:
-    """GB/s of each reader at records of so many KB."""
+    """GB/s of each reader with records of `kilobytes` KB."""
     width, n = kilobytes << 9, total // (kilobytes << 10)
     rng = np.random.default_rng(kilobytes)
     data = rng.integers(0, 1000, (n, width), dtype=np.uint16).view(np.float16)
@@ -85,7 +86,7 @@ def measure(kilobytes: int, total: int, rounds: int) -> dict[str, float]:
 
 
 def memory_reader(data: np.ndarray, batch: int) -> Reader:
-    """The limit: rows copied one by one from one array in memory into another that is always the same."""
+    """The upper limit: rows copied one by one between two arrays in memory."""
     out = np.empty((batch, data.shape[1]), data.dtype)
 
     def read(rows: np.ndarray) -> np.ndarray:
@@ -97,7 +98,7 @@ def memory_reader(data: np.ndarray, batch: int) -> Reader:
 
 
 def ours(folder: Path, data: np.ndarray) -> dict[str, Reader]:
-    """The store with and without its checksums."""
+    """Our store with and without its checksums."""
     shard_rows = max(1, (16 << 20) // data[0].nbytes)
     with StoreWriter(folder, {"x": Field(data.shape[1:], "float16")}, len(data), shard_rows, {}) as writer:
         for rows in writer.missing_shards():
@@ -108,21 +109,21 @@ def ours(folder: Path, data: np.ndarray) -> dict[str, Reader]:
 
 
 def safetensors_rows(folder: Path, data: np.ndarray) -> Reader:
-    """One tensor [n, width], a slice a record."""
+    """One tensor [n, width], one slice per record."""
     save_file({"x": data}, folder / "rows.safetensors")
     part = safe_open(folder / "rows.safetensors", framework="numpy").get_slice("x")
     return _gather(data, lambda row: part[row])
 
 
 def safetensors_names(folder: Path, data: np.ndarray) -> Reader:
-    """One named tensor a record."""
+    """One named tensor per record."""
     save_file({str(row): data[row] for row in range(len(data))}, folder / "names.safetensors")
     file = safe_open(folder / "names.safetensors", framework="numpy")
     return _gather(data, lambda row: file.get_tensor(str(row)))
 
 
 def lmdb_values(folder: Path, data: np.ndarray) -> Reader:
-    """One value a record, read in place in one transaction."""
+    """One value per record, read in place in one transaction."""
     lmdb: Any = importlib.import_module("lmdb")
     environment = lmdb.open(str(folder / "lmdb"), map_size=4 * data.nbytes + (64 << 20))
     with environment.begin(write=True) as writing:
@@ -133,7 +134,7 @@ def lmdb_values(folder: Path, data: np.ndarray) -> Reader:
 
 
 def mds_samples(folder: Path, data: np.ndarray) -> Reader:
-    """One sample a record, of a local MosaicML Streaming data set without its optional hashes."""
+    """One sample per record in a local MosaicML Streaming dataset without its optional hashes."""
     streaming: Any = importlib.import_module("streaming")
     with streaming.MDSWriter(out=str(folder / "mds"), columns={"x": f"ndarray:float16:{data.shape[1]}"}) as writer:
         for record in data:
@@ -158,7 +159,3 @@ OTHERS: dict[str, tuple[str, Callable[[Path, np.ndarray], Reader]]] = {
     "MDS": ("streaming", mds_samples),
     "LMDB": ("lmdb", lmdb_values),
 }
-
-
-def _row(name: str, what: str, ratio: float, target: float, detail: str) -> dict[str, Any]:
-    return {"id": name, "name": what, "ratio": ratio, "target": target, "better": ">=", "detail": detail}

@@ -1,10 +1,9 @@
-"""Ratio i: decode and augment, images a second and core: ours against open_clip's training transform."""
+"""Ratio i: images decoded and augmented per second and core, ours against open_clip's training transform."""
 
 from __future__ import annotations
 
 import io
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.contenders import interleaved, ratio_row
 from cmapkd.data.images import decode
 from cmapkd.data.views import View, render, view_of
 
@@ -32,32 +32,18 @@ def run(quick: bool = True) -> list[dict[str, Any]]:
             "ours": lambda: [render(decode(f), view_of(k, 0, 2, (0.9, 1.0), False), SIZE) for k, f in enumerate(files)],
             "open_clip": lambda: [theirs(Image.open(f)) for f in files],
         }
-        rates: dict[str, list[float]] = {name: [] for name in sides}
-        for _ in range(rounds):
-            for name, side in sides.items():
-                start = time.process_time()
-                side()
-                rates[name].append(count / (time.process_time() - start))
+        seconds = interleaved(rounds, sides)
         agree(files[0])
-    best = {name: max(values) for name, values in rates.items()}
+    best = {name: count / min(values) for name, values in seconds.items()}
     detail = (
         f"JPEG {WIDTH}×{HEIGHT} to {SIZE}, images/s/core: ours {best['ours']:.0f}, open_clip {best['open_clip']:.0f}"
     )
     name = "decode and augment, ours / open_clip's transform"
-    return [
-        {
-            "id": "i",
-            "name": name,
-            "ratio": best["ours"] / best["open_clip"],
-            "target": 2.4,
-            "better": ">=",
-            "detail": detail,
-        }
-    ]
+    return [ratio_row("i", name, best["ours"] / best["open_clip"], 2.4, ">=", detail)]
 
 
 def agree(file: Path) -> None:
-    """The whole image resized by both must differ by at most two grey levels on average; raises otherwise."""
+    """Raise where the whole image, resized by both, differs by more than two grey levels on average."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.functional import resize
 
@@ -72,7 +58,7 @@ def agree(file: Path) -> None:
 
 
 def photographs(folder: Path, count: int) -> list[Path]:
-    """JPEG files with the detail of photographs: noise of several scales added up."""
+    """JPEG files with about the detail of photographs: noise of several scales."""
     rng, files = np.random.default_rng(0), []
     for k in range(count):
         layers = [

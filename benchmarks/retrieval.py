@@ -1,4 +1,4 @@
-"""Ratio e1: six retrieval recalls by dense scores and top-k, as clip-benchmark does them, against rank counting."""
+"""Ratio e1: six retrieval recalls by dense scores and top-k, as in clip-benchmark, against rank counting."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.contenders import interleaved, ratio_row
 from cmapkd.evaluation.device import peak_megabytes, reset_peak
 from cmapkd.tasks.retrieval.recall import recalls
 
 KS = (1, 5, 10)
 QUICK, FULL = (1000, 5000, 512), (5000, 25000, 768)
-# Peer / ours and ours / GEMM. At the quick size the peer's one-hot matrices fit the cache, so that it loses less,
-# and what every tile costs once weighs more.
+# Peer / ours and ours / GEMM. At the quick size the peer's one-hot matrices fit the processor's cache, so that it
+# loses less, and the fixed cost of every tile weighs more.
 TARGETS = {QUICK: (4.0, 1.25), FULL: (10.0, 1.15)}
 RESIDENT_GB = 0.7
 
 
 def dense_topk_recalls(image: Tensor, text: Tensor, owner: Tensor, batch: int = 64) -> dict[str, float]:
-    """The usual way: all scores, a matrix of right pairs, per k and direction a top-k and a one-hot of it per batch."""
+    """The usual way: all scores and a matrix of right pairs; per k, direction and batch a top-k and its one-hot."""
     scores = text @ image.T
     right = torch.zeros_like(scores, dtype=torch.bool)
     right[torch.arange(len(text)), owner] = True
@@ -58,26 +57,15 @@ def embeddings(images: int, captions: int, width: int) -> tuple[Tensor, Tensor, 
     return image, F.normalize(image[owner] + 6 * noise, dim=-1), owner
 
 
-def interleaved(rounds: int, contenders: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """CPU seconds of each contender, A/B/A/B so that a busy machine is busy for all."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, contender in contenders.items():
-            start = time.process_time()
-            contender()
-            seconds[name].append(time.process_time() - start)
-    return seconds
-
-
 def run(quick: bool = True) -> list[dict[str, Any]]:
-    """Rows {name, ratio, target, better, detail}: peer over ours, ours over the bare product, equality of figures."""
+    """Rows of peer over ours, ours over the bare product, equality of the recalls, and peak memory."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         sizes = QUICK if quick else FULL
         image, text, owner = embeddings(*sizes)
         theirs, ours = dense_topk_recalls(image, text, owner), recalls(image, text, owner)
-        # They print float32 means, we exact quotients: equal means equal in every digit that they have.
+        # The peer returns float32 means, ours exact quotients: equal in every digit of a float32 counts as equal.
         equal = sum(float(torch.tensor(ours[key], dtype=torch.float32)) == value for key, value in theirs.items())
         peer = interleaved(2 if quick else 1, {"peer": lambda: dense_topk_recalls(image, text, owner)})["peer"]
         seconds = interleaved(5, {"ours": lambda: recalls(image, text, owner), "gemm": lambda: image @ text.T})
@@ -90,26 +78,28 @@ def run(quick: bool = True) -> list[dict[str, Any]]:
         for name, values in {"peer": peer, **seconds}.items()
     )
     return [
-        _row("retrieval: dense top-k / ours", best["peer"] / best["ours"], TARGETS[sizes][0], "higher", detail),
-        _row("retrieval: ours / bare GEMM", best["ours"] / best["gemm"], TARGETS[sizes][1], "lower", detail),
-        _row("retrieval: figures equal", equal / len(theirs), 1.0, "higher", f"{equal} of {len(theirs)} recalls"),
-        _row("retrieval: peak resident GB", *resident(quick)),
+        ratio_row("e1", "retrieval: dense top-k / ours", best["peer"] / best["ours"], TARGETS[sizes][0], ">=", detail),
+        ratio_row("e1", "retrieval: ours / bare GEMM", best["ours"] / best["gemm"], TARGETS[sizes][1], "<=", detail),
+        ratio_row(
+            "e1", "retrieval: figures equal", equal / len(theirs), 1.0, ">=", f"{equal} of {len(theirs)} recalls"
+        ),
+        ratio_row("e1", "retrieval: peak resident GB", *resident(quick)),
     ]
 
 
 def resident(quick: bool) -> tuple[float, float, str, str]:
-    """(ours, target, better, detail): the largest resident sets of processes that do nothing else, in 10^9 bytes."""
+    """(ours, target, better, detail): peak resident memory of processes that do nothing else, in 10^9 bytes."""
     found = {}
     for contender in ("ours", "peer"):
         words = [sys.executable, "-m", "benchmarks.retrieval", "--resident", contender, *([] if quick else ["--full"])]
         done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
         found[contender] = float(done.stdout)
     detail = f"interpreter and torch included; dense top-k {found['peer']:.3f} GB"
-    return found["ours"], RESIDENT_GB, "lower", detail
+    return found["ours"], RESIDENT_GB, "<=", detail
 
 
 def peak(contender: str, quick: bool) -> float:
-    """10^9 bytes of this process while the contender runs once; the making of its input is forgotten."""
+    """Peak memory of this process in 10^9 bytes while the contender runs once, its input not counted."""
     torch.set_num_threads(1)
     given = embeddings(*(QUICK if quick else FULL))
     reset_peak(torch.device("cpu"))
@@ -117,17 +107,13 @@ def peak(contender: str, quick: bool) -> float:
     return peak_megabytes(torch.device("cpu")) / 1e3
 
 
-def _row(name: str, ratio: float, target: float, better: str, detail: str) -> dict[str, Any]:
-    return {"id": "e1", "name": name, "ratio": ratio, "target": target, "better": better, "detail": detail}
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="5000 images, 25000 captions, width 768 (about a minute)")
-    parser.add_argument("--resident", choices=["ours", "peer"], help="only this one's largest resident set, in GB")
+    parser.add_argument("--resident", choices=["ours", "peer"], help="print only this contender's peak memory, in GB")
     given = parser.parse_args()
     if given.resident:
         print(peak(given.resident, not given.full))
     else:
-        for row in run(quick=not given.full):
-            print(json.dumps(row, ensure_ascii=False))
+        for found in run(quick=not given.full):
+            print(json.dumps(found, ensure_ascii=False))

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# The child reads its own figures: what the parent is told of a child's peak memory includes the parent's own.
+from benchmarks.contenders import ratio_row
+
+# The child reads its own peak memory: the value that the parent gets for a child includes the parent's own.
 PROBE = """
 import contextlib, io, json, sys, time
 with contextlib.redirect_stdout(io.StringIO()):
@@ -33,7 +35,7 @@ def run(quick: bool = True) -> list[dict[str, Any]]:
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in BODIES}
     for turn in range(rounds + 1):
         for name, body in BODIES.items():
-            if name == "open_clip" and turn > 2:  # it takes seconds, and two rounds tell enough
+            if name == "open_clip" and turn > 2:  # it takes seconds, and two rounds are enough
                 continue
             milliseconds, megabytes, torch = probe(body)
             if torch and name != "open_clip":
@@ -46,11 +48,11 @@ def run(quick: bool = True) -> list[dict[str, Any]]:
         f"{name} {best[name]:.0f} ({statistics.median(ms for ms, _ in values):.0f})" for name, values in found.items()
     )
     return [
-        _row("f1", "cmapkd --help, CPU ms", best["help"], CPU_MS, "<=", detail),
-        _row("f2", "cmapkd --help, peak MB", peak["help"], MEGABYTES, "<=", "peak resident set of the process"),
-        _row("f3", "config check, CPU ms", best["config"], CPU_MS, "<=", detail),
-        _row("f4", "config check, peak MB", peak["config"], MEGABYTES, "<=", "peak resident set of the process"),
-        _row("f5", "import open_clip / cmapkd --help, CPU", best["open_clip"] / best["help"], RATIO, ">=", detail),
+        ratio_row("f1", "cmapkd --help, CPU ms", best["help"], CPU_MS, "<=", detail),
+        ratio_row("f2", "cmapkd --help, peak MB", peak["help"], MEGABYTES, "<=", "peak resident set of the process"),
+        ratio_row("f3", "config check, CPU ms", best["config"], CPU_MS, "<=", detail),
+        ratio_row("f4", "config check, peak MB", peak["config"], MEGABYTES, "<=", "peak resident set of the process"),
+        ratio_row("f5", "import open_clip / cmapkd --help, CPU", best["open_clip"] / best["help"], RATIO, ">=", detail),
     ]
 
 
@@ -63,7 +65,3 @@ def probe(body: str) -> tuple[float, float, bool]:
     )
     milliseconds, megabytes, torch = json.loads(done.stdout.splitlines()[-1])
     return milliseconds, megabytes, torch
-
-
-def _row(name: str, what: str, ratio: float, target: float, better: str, detail: str) -> dict[str, Any]:
-    return {"id": name, "name": what, "ratio": ratio, "target": target, "better": better, "detail": detail}

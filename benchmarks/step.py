@@ -1,11 +1,10 @@
-"""Ratios a, b1, b2 and c1: the cached CMAPKD step against a plain step, an online teacher, features in RAM, and
-open_clip's own distillation; random-weight open_clip towers, bf16, one thread, CPU seconds, A/B/A/B.
+"""Ratios a, b1, b2 and c1: the cached CMAPKD step against a plain step, an online teacher, teacher outputs in RAM, and
+open_clip's distillation; open_clip towers with random weights, bf16, one thread, CPU seconds, A/B/A/B.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.contenders import interleaved, ratio_row
 from cmapkd.config.schedules import SCHEDULES
 from cmapkd.config.schema import CacheConfig, TowerConfig
-from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Teaching
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Inputs, TeacherOutputs
 from cmapkd.losses import logits
 from cmapkd.methods import METHODS
+from cmapkd.methods.objective import Facts, Objective
+from cmapkd.methods.term import TermSizes
 from cmapkd.pyramid import grid
 from cmapkd.pyramid.levels import Shape
 from cmapkd.pyramid.targets import Targets, rank_for
@@ -29,9 +31,9 @@ from cmapkd.teacher.layout import fields
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import load_tower
 from cmapkd.train import step as stepping
-from cmapkd.train.learner import Learner, build_learner
-from cmapkd.train.objective import Objective
-from cmapkd.train.schedule import at
+from cmapkd.train.learner import Learner, build_learner, build_terms
+from cmapkd.train.schedule import stage_at
+from cmapkd.train.step import StepInputs
 
 STUDENT, TEACHER = "ViT-B-32", "ViT-L-14"
 LARGE = Shape(
@@ -45,7 +47,7 @@ LONGEST = "two dogs, one brown and one white, run after a red ball on the beach 
 
 
 def run(quick: bool = True) -> list[dict[str, Any]]:
-    """All rows. Quick has two rounds of the online teacher instead of four."""
+    """All rows; quick has two rounds of the online teacher instead of four."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     agree_with_references()
@@ -56,12 +58,12 @@ def run(quick: bool = True) -> list[dict[str, Any]]:
 def _rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
     world = World(folder)
     world.check()
-    fast = interleaved(rounds + 2, {"plain": world.plain, "store": world.cached, "ram": world.in_ram})
+    fast = timed(rounds + 2, {"plain": world.plain, "store": world.cached, "ram": world.in_ram})
     world.wake_teacher()
-    slow = interleaved(rounds - 1, {"store": world.cached, "online": world.online, "open_clip": world.open_clip})
+    slow = timed(rounds - 1, {"store": world.cached, "online": world.online, "open_clip": world.open_clip})
     a, b = ({name: min(values) for name, values in seconds.items()} for seconds in (fast, slow))
     return [
-        row(
+        _row(
             "a",
             "full pyramid step (cached, read, verified) / plain CLIP step",
             a["store"] / a["plain"],
@@ -69,9 +71,9 @@ def _rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
             "<=",
             fast,
         ),
-        row("b1", "online-teacher step / cached step", b["online"] / b["store"], 5.0, ">=", slow),
-        row("b2", "step with the store / with features in RAM", a["store"] / a["ram"], 1.02, "<=", fast),
-        row(
+        _row("b1", "online-teacher step / cached step", b["online"] / b["store"], 5.0, ">=", slow),
+        _row("b2", "step with the store / with features in RAM", a["store"] / a["ram"], 1.02, "<=", fast),
+        _row(
             "c1",
             "our cached step / open_clip's online distillation step",
             b["store"] / b["open_clip"],
@@ -83,28 +85,25 @@ def _rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 class World:
-    """Student, store, learner and, once woken, the teacher; each method is one forward and backward."""
+    """Student, store, learner and, once loaded, the teacher; each method is one forward and backward pass."""
 
     def __init__(self, folder: Path, distils: bool = True) -> None:
         self.student = load_tower(TowerConfig(model=STUDENT))
-        self.batch, self.moment = random_batch(self.student), at(SCHEDULES["all_on"], 0.0)
+        self.batch, self.stage = random_batch(self.student), stage_at(SCHEDULES["all_on"], 0.0)
         if not distils:
             return
         self.store = cached_teacher(folder, self.student.words)
         self.learner, self.objective = cmapkd_learner(self.student)
-        self.held = self.store.teach(self.batch, LEVELS)
+        self.needs = self.objective.needs(self.stage)
+        self.held = self.store.outputs(self.batch, self.needs)
 
     def wake_teacher(self) -> None:
         self.teacher = load_tower(TowerConfig(model=TEACHER)).requires_grad_(False).eval().bfloat16()
         self.theirs = random_batch(self.teacher).student
 
     def check(self) -> None:
-        """The losses of stored and of held features must agree to the bit."""
-        outputs = stepping.forward(self.learner, self.batch.student, LEVELS, None, torch.float32)
-        a, b = (
-            self.objective.losses(outputs, t, self.batch, self.moment)
-            for t in (self.held, self.store.teach(self.batch, LEVELS))
-        )
+        """Raise where the losses of teacher outputs from the store and from RAM differ in any bit."""
+        a, b = (self._losses(teacher) for teacher in (self.held, self.store.outputs(self.batch, self.needs)))
         for name in a:
             if not torch.equal(a[name], b[name]):
                 raise AssertionError(
@@ -112,26 +111,26 @@ class World:
                 )
 
     def plain(self) -> None:
-        """What open_clip does without a teacher: two encoders, one contrastive loss."""
+        """A plain CLIP step as in open_clip: two encoders, one contrastive loss."""
         image, text = self._encode()
         scores = self.student.clip.logit_scale.exp() * image @ text.T
         target = torch.arange(BATCH)
         (0.5 * (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target))).backward()
 
     def cached(self) -> None:
-        self._distil(self.store.teach(self.batch, LEVELS))
+        self._distil(self.store.outputs(self.batch, self.needs))
 
     def in_ram(self) -> None:
         self._distil(self.held)
 
     def online(self) -> None:
-        """The teacher runs in the step; the levels it would be projected to stand in RAM."""
+        """The teacher runs in the step; its projected levels come from RAM."""
         with torch.no_grad():
             self.teacher(self.theirs)
         self._distil(self.held)
 
     def open_clip(self) -> None:
-        """open_clip's DistillClipLoss, whose only mode is to run the teacher in the step."""
+        """open_clip's DistillClipLoss, which always runs the teacher in the step."""
         import open_clip
 
         image, text = self._encode()
@@ -150,38 +149,35 @@ class World:
             text = self.student.clip.encode_text(self.batch.student.ids, normalize=True)
         return image.float(), text.float()
 
-    def _distil(self, teaching: Teaching) -> None:
-        def losses_of(outputs):
-            losses = self.objective.losses(outputs, teaching, self.batch, self.moment)
-            return self.objective.total(losses, self.moment), losses
+    def _losses(self, teacher: TeacherOutputs) -> dict[str, Tensor]:
+        given = StepInputs(self.batch, teacher, self.stage, self.needs)
+        outputs = stepping.forward(self.learner, self.batch.student, teacher, self.needs, None, torch.float32)
+        return stepping.losses_of(self.objective, self.learner, outputs, given)[1]
 
+    def _distil(self, teacher: TeacherOutputs) -> None:
         self.learner.zero_grad(set_to_none=True)
-        stepping.whole(self.learner, self.batch, LEVELS, None, losses_of, torch.bfloat16)
+        given = StepInputs(self.batch, teacher, self.stage, self.needs)
+        stepping.backward(self.objective, self.learner, given, torch.bfloat16)
 
 
-def row(
+def _row(
     key: str, name: str, ratio: float, target: float, better: str, seconds: dict[str, list[float]]
 ) -> dict[str, Any]:
     shown = ", ".join(f"{k} {1e3 * min(v) / BATCH:.0f}" for k, v in seconds.items())
-    return {"id": key, "name": name, "ratio": ratio, "target": target, "better": better,
-            "detail": f"CPU ms/sample, min of {len(next(iter(seconds.values())))}: {shown}; {STUDENT} from {TEACHER}, batch {BATCH}"}  # fmt: skip
+    rounds = len(next(iter(seconds.values())))
+    detail = f"CPU ms/sample, min of {rounds}: {shown}; {STUDENT} from {TEACHER}, batch {BATCH}"
+    return ratio_row(key, name, ratio, target, better, detail)
 
 
-def interleaved(rounds: int, contenders: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """CPU seconds of each contender, round by round, after one warm-up each."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+def timed(rounds: int, contenders: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """CPU seconds of each contender in each round, after one warm-up each."""
     for contender in contenders.values():
         contender()
-    for _ in range(rounds):
-        for name, contender in contenders.items():
-            start = time.process_time()
-            contender()
-            seconds[name].append(time.process_time() - start)
-    return seconds
+    return interleaved(rounds, contenders)
 
 
 def cached_teacher(folder: Path, words: int, rows: int = ROWS) -> CachedTeacher:
-    """A store of random records in ViT-L/14's layout, written and read as real ones are."""
+    """A teacher on a store of random records in ViT-L/14's layout, written and read like a real cache."""
     rng = np.random.default_rng(0)
     for name, layout in zip(("image", "text"), fields(LARGE, words, CONFIG), strict=True):
         writer = StoreWriter(folder / name, layout, rows, rows, {"random": "yes"})
@@ -203,9 +199,10 @@ def cmapkd_learner(student: Tower) -> tuple[Learner, Objective]:
             torch.zeros(width, rank_for(width, CONFIG.rank)),
         )
     targets = Targets(tensors, CONFIG.grid)
-    learner = build_learner(student, LARGE, targets, METHODS["cmapkd"].weights).train()
     method = METHODS["cmapkd"]
-    return learner, Objective(learner, method, dict(method.weights), targets.pairs)
+    terms = build_terms(method.weights, TermSizes(student.shape, LARGE))
+    learner = build_learner(terms, student, LARGE, targets).train()
+    return learner, Objective(method, learner.terms_by_name, dict(method.weights), Facts(targets.pairs))
 
 
 def random_batch(tower: Tower, size: int = BATCH) -> Batch:
@@ -217,7 +214,7 @@ def random_batch(tower: Tower, size: int = BATCH) -> Batch:
 
 
 def agree_with_references() -> None:
-    """Fast paths against their references in value and gradient; raises where they differ."""
+    """Raise where a fast path differs from its reference in value or gradient."""
     import open_clip
 
     student, teacher = (

@@ -1,4 +1,4 @@
-"""The Python entry: the same run as the command line's, from keyword arguments."""
+"""`cmapkd.distill`: the same run as `cmapkd distill`, from keyword arguments."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def distill(
     """Distil `teacher` into `student` on `data` and return the run folder; its `student/` loads in open_clip.
 
     teacher, student: as in a config's model key (`ViT-L-14:/path.safetensors`, `local-dir:PATH`, a known name), or their
-    whole section (`{"model": …, "tokenizer": "teacher"}`); teacher None: for methods without one. data, val: captions
-    files or folders, or the whole section; cache: where the teacher's features are kept (written first if absent), None
-    runs the teacher in every step. steps: 1000 unless train has steps or epochs; settings: further config sections by
-    name, as dicts.
+    whole section (`{"model": …, "tokenizer": "teacher"}`); teacher=None for methods without a teacher. data, val: captions
+    files or folders, or the whole section; cache: folder of the teacher's outputs (written first if absent), None runs
+    the teacher in every step. steps: 1000 unless train has steps or epochs; settings: other config sections by name, as
+    dicts.
     Raises the errors of cmapkd.core.errors.
     """
     from cmapkd.config.load import check
@@ -57,7 +57,7 @@ def distill(
 
 
 def _section(given: Any, key: str) -> Any:
-    """A config section: as it is, or its one key from a plain value."""
+    """A config section: as given, or made of one key from a plain value."""
     if isinstance(given, Mapping):
         return dict(given)
     return {key: str(given) if isinstance(given, Path) else given}

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from cmapkd.cli import doctor
 from cmapkd.cli import main as cli
+from cmapkd.cli.command_table import COMMANDS
 from cmapkd.cli.listing import LISTS
-from cmapkd.cli.table import COMMANDS
 from cmapkd.config.load import load_config
 from cmapkd.config.suite import ScoredData
 from cmapkd.core import errors
+from cmapkd.experiments.plan import RunPlan
 from pictures import coco
 from waiting import LIMIT
 
@@ -121,9 +121,9 @@ def test_overrides_may_stand_anywhere_and_reach_the_config(called):
 def test_overrides_do_not_end_up_among_the_methods(called):
     calls = called("cmapkd.experiments.compare", "compare")
     assert run("compare", "--config", "scenes", "--methods", "kd", "cmapkd", "train.steps=7", "--seeds", "2") == 0
-    ((config, methods, seeds, out, budgets, tune, jobs),) = calls
-    assert (config.train.steps, methods, seeds, out) == (7, ["kd", "cmapkd"], 2, Path("runs/compare"))
-    assert (budgets, tune, jobs) == ([1.0], False, 1)
+    ((config, methods, plan, out),) = calls
+    assert (config.train.steps, methods, out) == (7, ["kd", "cmapkd"], Path("runs/compare"))
+    assert plan == RunPlan(seeds=2, budgets=[1.0], tune=False, jobs=1)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,12 @@ def test_overrides_do_not_end_up_among_the_methods(called):
 def test_a_command_calls_its_implementation_with_what_was_given(called, argv, module, name, expected):
     calls = called(module, name)
     assert run(*argv) == 0 and calls == [expected]
+
+
+def test_the_groups_of_ablate_are_those_that_there_are():
+    from cmapkd.experiments.ablation_groups import GROUPS
+
+    assert dict(COMMANDS["ablate"].arguments)[("group",)]["choices"] == list(GROUPS)
 
 
 def test_cache_estimate_is_passed_on(called):
@@ -230,35 +236,3 @@ def test_list_prints_names_that_a_config_may_use(what, capsys):
     expected = {"methods": "cmapkd", "policies": "uniform", "tasks": "retrieval", "towers": "ViT-B-16",
                 "schedules": "all_on", "recipes": "scenes", "protocols": "first-caption", "suites": "photographs"}  # fmt: skip
     assert expected[what] in names and len(names) == len(set(names))
-
-
-def test_doctor_tells_what_is_missing_and_how_to_get_it(monkeypatch):
-    found = {"torch": "2.5.1+cpu", "transformers": None}
-    monkeypatch.setattr(doctor, "version", lambda name: found.get(name, "99.0"))
-    monkeypatch.setattr(doctor, "probe_torch", lambda: (True, "2 threads; device: cpu"))
-    text, works = doctor.doctor()
-    assert not works
-    assert "TOO OLD torch 2.5.1+cpu: pip install --upgrade 'torch>=2.6'" in text
-    assert "MISSING transformers: pip install 'transformers>=5.3'" in text
-
-
-def test_doctor_survives_a_torch_that_cannot_be_imported(monkeypatch):
-    monkeypatch.setattr(doctor, "PROBE", "raise ImportError('libcudart is missing')")
-    assert doctor.probe_torch() == (False, "ImportError: libcudart is missing")
-    monkeypatch.setattr(doctor, "PROBE", "import os; os.abort()")
-    assert not doctor.probe_torch()[0]
-
-
-def test_doctor_reports_an_extra_with_the_way_to_get_it(monkeypatch):
-    monkeypatch.setattr(doctor, "version", lambda name: None if name == "wandb" else "1")
-    assert doctor.extra("track", ("tensorboard", "wandb")).endswith(
-        "without wandb; get it with: pip install 'cmapkd[track]'"
-    )
-
-
-def test_doctor_imports_no_torch_itself():
-    code = (
-        "import sys; from cmapkd.cli import doctor; doctor.probe_torch = lambda: (True, '')\n"
-        "doctor.doctor(); assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)

@@ -9,7 +9,7 @@ from cmapkd.data import loader as loading
 from cmapkd.data.images import Unreadable
 from cmapkd.data.pixels import open_pixels, write_pixels
 from cmapkd.data.readers import open_samples
-from cmapkd.report.results import final_row
+from cmapkd.report.run_results import final_row
 from cmapkd.train.prepare import build_cache
 from cmapkd.train.run import distill
 

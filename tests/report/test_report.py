@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmapkd.report import figures, log_series
-from cmapkd.report.figures import Matrix
-from cmapkd.report.page import Report, Retrieved, render, write_report
-from cmapkd.report.scores import COLUMNS, ScoreRow, retention, score_table, to_csv, to_markdown
+from cmapkd.report import log_series, plots
+from cmapkd.report.plots import Matrix
+from cmapkd.report.run_page import Retrieved, RunPage, render, write_run_page
+from cmapkd.report.run_plots import LevelMatrices, run_plots
+from cmapkd.report.score_table import COLUMNS, ScoreRow, retention, score_table, to_csv, to_markdown
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -38,9 +39,9 @@ LOG = (
 )  # fmt: skip
 SQUARE = Matrix(("P2", "P3"), ("L1", "L2"), ((0.125, 0.5), (float("nan"), 1.0)))
 PICTURE = np.zeros((300, 200, 3), dtype=np.uint8)
-FULL = Report(
-    title="A run", subtitle="today", synthetic=True, scores=ROWS, data=("scenes/test · data 0123abcd",), metrics=LOG,
-    stages=("shallow", "deep"), example_weights=SQUARE, coupling=SQUARE, bridge=SQUARE,
+FULL = RunPage(
+    title="A run", subtitle="today", synthetic=True, scores=ROWS, data=("scenes/test · data 0123abcd",), log=LOG,
+    plots=run_plots(LOG, ("shallow", "deep"), LevelMatrices(samples=SQUARE, coupling=SQUARE, bridge=SQUARE)),
     examples=(Retrieved("a red cube", (PICTURE,) * 5, 1), Retrieved("two balls", (PICTURE,) * 5, None)),
     config="seed: 0", environment={"torch": "2.15"}, command="cmapkd train run.yaml",
 )  # fmt: skip
@@ -101,18 +102,18 @@ def test_elements_are_nested_and_ids_unique_across_figures() -> None:
 
 @pytest.mark.parametrize("field", ["title", "subtitle", "config", "command"])
 def test_user_text_is_escaped(field: str) -> None:
-    page = render(Report(**{"title": "t", field: "<img src=x onerror=alert(1)>"}))
+    page = render(RunPage(**{"title": "t", field: "<img src=x onerror=alert(1)>"}))
     assert "<img" not in page and "&lt;img" in page
 
 
 def test_text_in_tables_pictures_and_figures_is_escaped() -> None:
     evil = "<b>&"
+    log = [{"step": 1, f"loss/{evil}": 1.0}, {"kind": "balance", "step": 1, "term": evil}]
     page = render(
-        Report(
+        RunPage(
             "t", scores=(ScoreRow(evil, "ours", metrics(0.1)),), data=(evil,), environment={evil: evil},
             warnings=(evil,), examples=(Retrieved(evil, (PICTURE,), None),),
-            coupling=Matrix((evil,), (evil,), ((1.0,),)),
-            metrics=[{"step": 1, f"loss/{evil}": 1.0}, {"kind": "balance", "step": 1, "term": evil}],
+            plots=run_plots(log, (), LevelMatrices(coupling=Matrix((evil,), (evil,), ((1.0,),)))), log=log,
         )
     )  # fmt: skip
     assert "<b>" not in page and page.count("&lt;b&gt;&amp;") >= 9
@@ -120,11 +121,11 @@ def test_text_in_tables_pictures_and_figures_is_escaped() -> None:
 
 def test_a_synthetic_run_carries_a_warning_and_a_real_one_does_not() -> None:
     assert "Synthetic data" in render(FULL)
-    assert 'class="warning"' not in render(Report("t"))
+    assert 'class="warning"' not in render(RunPage("t"))
 
 
 def test_a_section_without_content_is_left_out() -> None:
-    assert "<h2>" not in render(Report("only a title"))
+    assert "<h2>" not in render(RunPage("only a title"))
 
 
 def test_the_right_image_is_framed_and_its_absence_is_said() -> None:
@@ -134,14 +135,14 @@ def test_the_right_image_is_framed_and_its_absence_is_said() -> None:
     assert page.count("data:image/jpeg;base64,") == 10
 
 
-def test_figures_take_their_ink_from_the_page() -> None:
-    svg = figures.heat_map(SQUARE, "m")
-    assert svg.startswith("<svg") and "currentColor" in svg and figures.INK not in svg
+def test_plots_take_their_ink_from_the_page() -> None:
+    svg = plots.heat_map(SQUARE, "m")
+    assert svg.startswith("<svg") and "currentColor" in svg and plots.INK not in svg
     assert "nan" not in svg
 
 
 def test_files_are_written_beside_each_other(tmp_path: Path) -> None:
-    page = write_report(tmp_path / "out", FULL)
+    page = write_run_page(tmp_path / "out", FULL)
     assert page.name == "report.html" and page.read_text() == render(FULL)
     assert {path.name for path in page.parent.iterdir()} == {"report.html", "scores.md", "scores.csv"}
 
@@ -181,14 +182,14 @@ def test_stage_changes_and_validation_lines_are_found() -> None:
 def test_values_that_are_not_finite_leave_a_gap_and_no_error() -> None:
     log = [{"step": s, "loss/itc": float("nan") if s < 3 else 1.0} for s in range(5)]
     assert log_series.series(log, "loss/") == {"itc": ([3, 4], [1.0, 1.0])}
-    assert np.isfinite(figures.running_mean([1.0, float("nan"), 3.0], 2)).all()
+    assert np.isfinite(plots.running_mean([1.0, float("nan"), 3.0], 2)).all()
 
 
 def test_the_running_mean_is_a_mean_of_the_last_values() -> None:
-    assert figures.running_mean([1, 2, 3, 4], 2).tolist() == [1, 1.5, 2.5, 3.5]
+    assert plots.running_mean([1, 2, 3, 4], 2).tolist() == [1, 1.5, 2.5, 3.5]
 
 
 def test_labels_at_one_height_are_moved_apart() -> None:
-    placed = figures.spread_out([5.0, 1.0, 1.0, 1.1], 0.5)
+    placed = plots.spread_out([5.0, 1.0, 1.0, 1.1], 0.5)
     assert placed[0] == 5.0
     assert np.diff(sorted(placed)).min() >= 0.5 - 1e-12

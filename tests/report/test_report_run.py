@@ -1,8 +1,11 @@
+"""Pages written from finished runs and comparisons."""
+
 import pytest
 
 import world
 from cmapkd.core.errors import UsageError
 from cmapkd.experiments.compare import compare
+from cmapkd.experiments.plan import RunPlan
 from cmapkd.report.run_report import report_comparison, report_run
 from cmapkd.train.run import distill
 from cmapkd.train.run_folder import prepare_folder
@@ -11,11 +14,11 @@ from cmapkd.train.run_folder import prepare_folder
 def test_a_comparison_is_finished_once_and_its_table_has_teacher_and_methods(root, capsys, monkeypatch):
     config = world.config(root, train__steps=3, eval__every=None)
     out = root / "compare"
-    compare(config, ["scratch", "fd", "cmapkd"], 2, out)
+    compare(config, ["scratch", "fd", "cmapkd"], RunPlan(2), out)
     assert world.arms_of(out / "table.md") == ["teacher", "scratch", "fd", "cmapkd"]
     monkeypatch.setattr("cmapkd.experiments.arms.distill", lambda *_, **__: pytest.fail("ran again"))
-    compare(config, ["scratch", "fd", "cmapkd"], 2, out)
-    page = report_comparison(config, ["scratch", "fd", "cmapkd"], out, "cmapkd compare").read_text()
+    compare(config, ["scratch", "fd", "cmapkd"], RunPlan(2), out)
+    page = report_comparison("cmapkd", ["scratch", "fd", "cmapkd"], out, "cmapkd compare").read_text()
     assert "Synthetic data" in page and "http" not in page.split("<body")[1].split("Configuration")[0].replace(
         "http://www.w3.org", ""
     )
@@ -55,5 +58,5 @@ def test_the_report_of_a_learnt_policy_shows_what_it_earned_and_decided(root):
     over = {"policy__name": "rl", "policy__every": 1, "policy__collect": 0.2, "data__holdout": 0.1, "train__steps": 6}
     folder = distill(world.config(root, run=str(root / "learnt"), **over))
     page = report_run(folder).read_text()
-    for title in ("Policy", "Evidence", "Level weights of single samples", "What the policy makes of the coupling"):
+    for title in ("Policy", "Evidence", "Level weights of single samples", "The policy&#39;s factor on the coupling"):
         assert f">{title}<" in page

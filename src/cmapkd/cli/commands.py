@@ -1,6 +1,7 @@
-"""The few lines behind each command. Imports no torch.
+"""One function per command, from parsed arguments to the implementation. Imports no torch.
 
-Implementations are imported when they are called, after the config is checked: a typo is answered at once.
+`got.config` is a checked config, or None. Each implementation is imported in its command, after the arguments are checked,
+so that a typo is reported at once.
 """
 
 from __future__ import annotations
@@ -12,14 +13,7 @@ from typing import TYPE_CHECKING
 from cmapkd.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from cmapkd.config.schema import Config
-
-
-def config(got: Namespace) -> Config:
-    """The config that the arguments name, with their overrides."""
-    from cmapkd.config.load import load_config
-
-    return load_config(got.config, got.overrides)
+    from cmapkd.experiments.plan import RunPlan
 
 
 def demo(got: Namespace) -> None:
@@ -44,7 +38,7 @@ def init(got: Namespace) -> None:
 
 
 def found_data(place: str) -> str | None:
-    """The data section of what lies at a path; None where nothing does yet. Raises DataError for what is no captions."""
+    """The `data:` section for a path; None where nothing is there yet. Raises UsageError for data without captions."""
     if not place.startswith("scenes:") and not Path(place).expanduser().exists():
         return None
     from cmapkd.data.inspect.blocks import config_block
@@ -64,17 +58,24 @@ def data(got: Namespace) -> None:
 
 
 def cache(got: Namespace) -> None:
-    checked = config(got)
+    if got.what == "verify":
+        if got.estimate:
+            raise UsageError("cache verify: writes nothing, so there is no size to estimate; leave --estimate out")
+        if got.config.cache.path is None:
+            raise UsageError("cache verify: cache.path is not set in the config; give it")
+        from cmapkd.store.verify import verify_cache
+
+        print(verify_cache(got.config.cache.path))
+        return
     from cmapkd.train.prepare import build_cache
 
-    print(build_cache(checked, got.estimate))
+    print(build_cache(got.config, got.estimate))
 
 
 def distill(got: Namespace) -> None:
-    checked = config(got)
     from cmapkd.train.run import distill
 
-    folder = distill(checked, got.resume, got.dry_run)
+    folder = distill(got.config, got.resume, got.dry_run)
     if not got.dry_run:
         print(folder)
 
@@ -82,25 +83,31 @@ def distill(got: Namespace) -> None:
 def evaluate(got: Namespace) -> None:
     from cmapkd.config.suite import scored_data
 
-    checked = None if got.config is None else config(got)
     data = scored_data(got.data, got.split, got.images, got.classes)
     from cmapkd.evaluation.evaluate import evaluate_folder
 
-    evaluate_folder(got.model, data, got.tasks, checked, got.protocol, got.per_class, got.out)
+    evaluate_folder(got.model, data, got.tasks, got.config, got.protocol, got.per_class, got.out)
 
 
 def compare(got: Namespace) -> None:
-    checked = config(got)
+    plan = run_plan(got)
     from cmapkd.experiments.compare import compare
 
-    print(compare(checked, got.methods, got.seeds, got.out, got.budgets, got.tune, got.jobs))
+    print(compare(got.config, got.methods, plan, got.out))
 
 
 def ablate(got: Namespace) -> None:
-    checked = config(got)
-    from cmapkd.experiments.compare import ablate
+    plan = run_plan(got)
+    from cmapkd.experiments.ablate import ablate
 
-    print(ablate(checked, got.group, got.seeds, got.out, got.budgets, got.tune, got.jobs))
+    print(ablate(got.config, got.group, plan, got.out))
+
+
+def run_plan(got: Namespace) -> RunPlan:
+    """The runs that --seeds, --budgets, --tune and --jobs ask for."""
+    from cmapkd.experiments.plan import RunPlan
+
+    return RunPlan(got.seeds, got.budgets, got.tune, got.jobs)
 
 
 def train_head(got: Namespace) -> None:
@@ -128,21 +135,21 @@ def score(got: Namespace) -> None:
 def suite(got: Namespace) -> None:
     from cmapkd.config.suite import load_suite
 
-    tasks, checked = load_suite(got.suite), None if got.config is None else config(got)
+    tasks = load_suite(got.suite)
     from cmapkd.evaluation.suite import suite
 
-    print(suite(got.models, tasks, got.out, checked))
+    print(suite(got.models, tasks, got.out, got.config))
 
 
 def report(got: Namespace) -> None:
-    _needs_run(got.run)
+    _require_run(got.run)
     from cmapkd.report.run_report import report_run
 
     print(report_run(got.run))
 
 
 def export(got: Namespace) -> None:
-    _needs_run(got.run)
+    _require_run(got.run)
     from cmapkd.export.run import export_run
 
     export_run(got.run, got.to, got.out)
@@ -168,7 +175,7 @@ def listing(got: Namespace) -> None:
     print(table(LISTS[got.what]()))
 
 
-def _needs_run(run: Path) -> None:
+def _require_run(run: Path) -> None:
     if not run.is_dir():
-        what = "is a file" if run.is_file() else "no such folder"
-        raise UsageError(f"run {run}: {what}; give the folder of a finished run")
+        found = "is a file" if run.is_file() else "no such folder"
+        raise UsageError(f"run {run}: {found}; give the folder of a finished run")

@@ -1,4 +1,4 @@
-"""`cmapkd doctor`: what this machine has, what is missing and how to get it. Imports no torch in this process."""
+"""`cmapkd doctor`: installed and missing packages, hardware and disk. Imports no torch in this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from cmapkd.core import fsio
 from cmapkd.core.prefetch import processors
 
-MINIMUM = {  # floors; torch's and transformers' are security floors
+MINIMUM = {  # lowest versions; torch's and transformers' are for security
     "torch": (2, 6),
     "torchvision": (0, 21),
     "open_clip_torch": (3, 2),
@@ -40,7 +40,7 @@ PROBE_SECONDS = 120
 
 
 def doctor() -> tuple[str, bool]:
-    """(the report, whether the tool can work here)."""
+    """(the report, whether CMAPKD can run here)."""
     needed = [requirement(name, floor) for name, floor in MINIMUM.items()]
     works, torch_line = probe_torch()
     lines = [
@@ -55,6 +55,7 @@ def doctor() -> tuple[str, bool]:
 
 
 def requirement(name: str, floor: tuple[int, ...]) -> tuple[bool, str]:
+    """(fulfilled, its line) of one required package."""
     found, least = version(name), ".".join(map(str, floor))
     if found is None:
         return False, f"MISSING {name}: pip install '{name}>={least}'"
@@ -64,6 +65,7 @@ def requirement(name: str, floor: tuple[int, ...]) -> tuple[bool, str]:
 
 
 def extra(name: str, packages: tuple[str, ...]) -> str:
+    """The line of one optional group of packages."""
     missing = [package for package in packages if version(package) is None]
     if missing:
         return f"extra {name}: without {', '.join(missing)}; get it with: pip install 'cmapkd[{name}]'"
@@ -71,7 +73,7 @@ def extra(name: str, packages: tuple[str, ...]) -> str:
 
 
 def probe_torch() -> tuple[bool, str]:
-    """(runs, what it says), asked of another process: a torch that is broken must not take the doctor down."""
+    """(works, threads and device, or the error), from another process: a broken torch must not end the doctor."""
     try:
         done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -82,6 +84,7 @@ def probe_torch() -> tuple[bool, str]:
 
 
 def version(package: str) -> str | None:
+    """The installed version; None where the package is missing."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""`cmapkd list`: the names that a config may use, each with a line about it."""
+"""`cmapkd list`: the names that a config may use, each with one line of description."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def policies() -> list[tuple[str, str]]:
 
 
 def tasks() -> list[tuple[str, str]]:
-    """What `eval` scores; and what a head has to be trained for."""
+    """The tasks of `cmapkd eval`, then those that need a trained head."""
     from cmapkd.tasks.table import HEADS, TASKS
 
     rows = [(name, _first_line(task)) for name, task in TASKS.items()]
-    return rows + [(name, f"by a head on the frozen model: cmapkd train-head {name}, or a suite") for name in HEADS]
+    return rows + [(name, f"needs a head on the frozen model: cmapkd train-head {name}, or a suite") for name in HEADS]
 
 
 def protocols() -> list[tuple[str, str]]:
@@ -84,7 +84,7 @@ LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
 
 
 def table(rows: list[tuple[str, str]]) -> str:
-    """Names in one column, what they are in the next."""
+    """Two columns: names and descriptions."""
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{name:<{width}}  {about}".rstrip() for name, about in rows)
 
@@ -95,12 +95,12 @@ def _architecture(path: Path, source: str) -> tuple[str, str]:
 
 
 def _about(path: Path) -> str:
-    """The comment that a YAML file begins with."""
+    """The first line of a YAML file where it is a comment, else nothing."""
     first = path.read_text(encoding="utf-8").split("\n", 1)[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 def _first_line(thing: object) -> str:
-    """The first line of a docstring; "" for a value that has none of its own."""
+    """The first line of a function's or class's docstring, or the value's own `about`."""
     text = inspect.getdoc(thing) if inspect.isroutine(thing) or inspect.isclass(thing) else getattr(thing, "about", "")
     return (text or "").split("\n", 1)[0]

@@ -1,7 +1,7 @@
-"""`main`: from the command line to a command, and from an error to one line and an exit code. Imports no torch.
+"""The command line: runs one command and turns errors into one line and an exit code. Imports no torch.
 
 Exit codes: 0 ok, 1 a bug (with its traceback), 2 usage or config, 3 data, 4 integrity or stale, 5 disk,
-6 non-finite, 7 peer lost, 130 interrupted, 141 the reader of our output left, 143 terminated.
+6 non-finite, 7 a process of a comparison was lost, 130 interrupted, 141 output pipe closed, 143 terminated.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import threading
 import traceback
 from typing import NoReturn
 
-from cmapkd.cli.table import COMMANDS, Command
+from cmapkd.cli.command_table import COMMANDS, Command
 from cmapkd.core.errors import CmapkdError, DiskError, UsageError, did_you_mean
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UsageError with the nearest right option, instead of printing a page and ending the process."""
+    """An argument parser that raises UsageError with the nearest valid option instead of ending the process."""
 
     def read(self, words: list[str]) -> argparse.Namespace:
-        """Parse; an option that does not exist is told before what is missing, since it may be what was meant by it."""
+        """Parse; an unknown option is reported before a missing one, since it may be its misspelling."""
         flags = [flag for action in self._actions for flag in action.option_strings]
         wrong = next((w for word in words if (w := word.partition("=")[0]).startswith("--") and w not in flags), "--")
         if wrong != "--":
@@ -38,30 +38,30 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; an error that the user can act on becomes one line on stderr and its exit code."""
+    """Run one command and return its exit code; errors that the user can act on are one line on stderr."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        return run(sys.argv[1:] if argv is None else argv)
+        return dispatch(sys.argv[1:] if argv is None else argv)
     except CmapkdError as error:
         return fail(str(error), error.code)
     except KeyboardInterrupt:
-        return fail("interrupted; what was committed is intact", 128 + signal.SIGINT)
+        return fail("interrupted; what was saved is intact", 128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails once more
         return 128 + signal.SIGPIPE
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return fail(f"disk full: {error}; what was committed is intact; free some room and repeat", DiskError.code)
+            return fail(f"disk full: {error}; what was saved is intact; free some space and repeat", DiskError.code)
         if isinstance(error, OSError) and error.filename is not None and error.strerror:
-            said = f"{os.fsdecode(error.filename)}: {error.strerror}; what was committed before is intact"
-            return fail(f"{said}; check that path, its permissions and the disk, then repeat", DiskError.code)
+            message = f"{os.fsdecode(error.filename)}: {error.strerror}; what was saved before is intact"
+            return fail(f"{message}; check that path, its permissions and the disk, then repeat", DiskError.code)
         traceback.print_exc()
         return 1
 
 
-def run(argv: list[str]) -> int:
-    """Parse and call. Raises UsageError for a wrong command line, and whatever the command raises."""
+def dispatch(argv: list[str]) -> int:
+    """Parse and call the command. Raises UsageError for a wrong command line, and what the command raises."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return 0 if argv else UsageError.code
@@ -76,12 +76,15 @@ def run(argv: list[str]) -> int:
     command = COMMANDS[name]
     overrides = [word for word in rest if command.overrides and OVERRIDE.fullmatch(word)]
     got = parser(name, command).read([word for word in rest if word not in overrides])
-    got.overrides = overrides
+    if command.overrides and got.config is not None:
+        from cmapkd.config.load import load_config
+
+        got.config = load_config(got.config, overrides)
     return command.run(got) or 0
 
 
 def parser(name: str, command: Command) -> Parser:
-    """The parser of one command; key=value words are taken out before it reads, so they may stand anywhere."""
+    """The parser of one command; key=value words are removed before it parses, so they may stand anywhere."""
     note = "KEY=VALUE words set keys of the config for this call: train.steps=100" if command.overrides else None
     out = Parser(prog=f"cmapkd {name}", description=command.about, epilog=note, allow_abbrev=False)
     for names, settings in command.arguments:
@@ -90,7 +93,7 @@ def parser(name: str, command: Command) -> Parser:
 
 
 def usage() -> str:
-    """The page of `cmapkd --help`."""
+    """The text of `cmapkd --help`."""
     rows = "\n".join(f"  {name:<11} {command.about}" for name, command in COMMANDS.items())
     return f"""\
 usage: cmapkd COMMAND [OPTIONS]
@@ -105,7 +108,7 @@ Distil a CLIP-like model into a smaller one.
 
 
 def fail(message: str, code: int) -> int:
-    """Say each line of the message as an error and return the code."""
+    """Print each line of the message as an error and return the code."""
     from cmapkd.core.log import say
 
     for line in message.splitlines() or [""]:

@@ -1,1 +1,1 @@
-"""Comparisons of methods, ablations, tuning, and the demo: many runs of one config."""
+"""Comparisons, ablations, tuning and the demo: many runs of one config."""

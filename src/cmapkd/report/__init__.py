@@ -1,1 +1,1 @@
-"""Tables, figures and pages made from result files and run logs."""
+"""Tables, plots and pages from finished runs and their logs."""

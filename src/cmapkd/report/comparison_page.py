@@ -1,4 +1,4 @@
-"""comparison.html: a comparison as one offline page: a table a budget, paired leads, accuracy against cost."""
+"""comparison.html: a comparison as one offline page with its tables, paired leads and curves."""
 
 from __future__ import annotations
 
@@ -7,64 +7,53 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from cmapkd.config.load import dump_config
-from cmapkd.config.schema import Config
+from cmapkd.config.schema import DataConfig
 from cmapkd.core import fsio
-from cmapkd.report import figures
+from cmapkd.report.comparison import ArmRow, Comparison, arm_rows, budgets_of
+from cmapkd.report.comparison_tables import lead_grid, score_grid
 from cmapkd.report.curves import curves
-from cmapkd.report.page import SYNTHETIC, Section, page
-from cmapkd.report.results import Result
-from cmapkd.report.tables import Row, cells, key_of, leads, rows_of, short
+from cmapkd.report.html import SYNTHETIC, PlotSection, fill
 
 SCORES = (
-    "In per cent, mean over seeds ± half of the 95 % t-interval. Coloured: the lead over every other arm is significant "
-    "(paired by seed). Retention is the share of the teacher's figure."
+    "In percent, mean over seeds ± half of the 95 % t-interval. Coloured: the lead over every other arm is significant "
+    "(paired by seed). Retention: the score divided by the teacher's."
 )
-LEADS = "Paired differences by seed ± half of the 95 % t-interval; coloured where it excludes 0."
+LEADS = "Paired differences by seed ± half of the 95 % t-interval; coloured where the interval excludes 0."
+CURVES = {
+    "samples": ("Accuracy against samples seen", "Each point is a run of its own length."),
+    "seconds": ("Accuracy against training time", "Without validation; one machine."),
+}
 
 
-def write_page(
-    results: Sequence[Result],
-    out: Path,
-    config: Config,
-    teacher: dict[str, float],
-    base: str | None,
-    ours: str | None,
-    notes: Sequence[str],
-) -> Path:
-    """The page of finished runs in `out`; returns its path."""
-    rows = rows_of(results)
-    budgets = sorted({row.budget for row in rows})
-    text = page(
+def write_page(found: Comparison, out: Path, models: str, data: DataConfig, config: str) -> Path:
+    """Write the page to `out` and return its path. models: for the title; config: the YAML that all runs share."""
+    rows = arm_rows(found.results)
+    budgets = budgets_of(rows)
+    text = fill(
         "comparison.html.j2",
-        title="Comparison: " + (config.student.model + (f" from {config.teacher.model}" if config.teacher else "")),
-        subtitle=f"{len({row.arm for row in rows})} arms, train {config.data.train}, scored on {config.data.val}",
-        warnings=(SYNTHETIC,) if config.data.train.startswith("scenes:") else (),
-        budgets=[_budget([row for row in rows if row.budget == budget], teacher, base, ours) for budget in budgets],
-        sections=_sections(results) if len(budgets) > 1 else [],
-        notes=list(notes),
-        config=dump_config(config),
+        title=f"Comparison: {models}",
+        subtitle=f"{len({row.arm for row in rows})} arms, train {data.train}, scored on {data.val}",
+        warnings=(SYNTHETIC,) if data.train.startswith("scenes:") else (),
+        budgets=[_budget(part, found) for part in budgets],
+        sections=_curve_sections(found) if len(budgets) > 1 else [],
+        notes=list(found.notes),
+        config=config,
     )
     fsio.write_bytes(out / "comparison.html", text.encode())
     return out / "comparison.html"
 
 
-def _budget(rows: Sequence[Row], teacher: dict[str, float], base: str | None, ours: str | None) -> dict[str, object]:
-    tables = [(*cells(rows, teacher, base), SCORES)]
-    if (lead := leads(rows, ours))[1]:
-        tables.append((*lead, LEADS))
+def _budget(rows: Sequence[ArmRow], found: Comparison) -> dict[str, object]:
+    tables = [(*score_grid(rows, found.teacher, found.base), SCORES)]
+    if (leads := lead_grid(rows, found.ours))[1]:
+        tables.append((*leads, LEADS))
     shown = [{"header": header, "body": body, "caption": caption} for header, body, caption in tables]
     return {"title": f"{rows[0].steps} steps", "tables": shown}
 
 
-def _sections(results: Sequence[Result]) -> list[Section]:
-    label = f"{short(key_of(rows_of(results)))} (%)"
-    by_samples, by_seconds = curves(results)
-    found = []
-    for name, title, series, x, caption in (
-        ("samples", "Accuracy against samples seen", by_samples, "samples seen", "Each point is a run of its own length."),
-        ("seconds", "Accuracy against training time", by_seconds, "training seconds", "Without validation; one machine."),
-    ):  # fmt: skip
-        if series:
-            found.append(Section(title, Markup(figures.lines(series, (), label, name, x)), caption))
-    return found
+def _curve_sections(found: Comparison) -> list[PlotSection]:
+    return [
+        PlotSection(title, Markup(each.svg()), caption)
+        for each in curves(found.results)
+        for title, caption in [CURVES[each.name]]
+    ]

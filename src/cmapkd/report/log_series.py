@@ -1,4 +1,8 @@
-"""What the lines of metrics.jsonl hold for a page: series by step, where stages change, calibrated terms, what is saved."""
+"""Series, stage boundaries and the weight balance from the rows of metrics.jsonl.
+
+Rows are {step, loss/<term>, weight/<level>, stage} while training, {kind: val, step, <metric>} or val/<metric> for
+validation, and {kind: balance, …} where terms were calibrated.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,17 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from cmapkd.report.figures import Series
-from cmapkd.report.scores import COLUMNS
+from cmapkd.report.metric_names import heading
+from cmapkd.report.plots import Series
+from cmapkd.report.score_table import COLUMNS
 from cmapkd.train.saving import saying
 
-CALIBRATION = {"step": "step", "term": "term", "share": "share", "norm": "‖∇ term‖", "final_norm": "‖∇ final‖",
-               "before": "weight before", "weight": "weight"}  # fmt: skip
+BALANCE = {"step": "step", "term": "term", "share": "share", "norm": "‖∇ term‖", "final_norm": "‖∇ final‖",
+           "before": "weight before", "weight": "weight"}  # fmt: skip
 
 
 def series(metrics: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, Series]:
-    """name → (steps, values) of the keys that begin with `prefix`, in order of first appearance."""
+    """The keys that begin with `prefix`: name → (steps, values), in order of first appearance."""
     found: dict[str, tuple[list[float], list[float]]] = {}
     for row in metrics:
         for key, value in row.items():
@@ -28,7 +33,7 @@ def series(metrics: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, Serie
 
 
 def validation_series(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
-    """Figures of validation lines, whether marked by `kind: val` or by keys val/<metric>."""
+    """Metrics of the validation rows, marked by `kind: val` or by keys val/<metric>."""
     marked = [
         {"step": row["step"], **{f"val/{key}": value for key, value in row.items() if key not in ("kind", "step")}}
         if row.get("kind") == "val"
@@ -38,32 +43,31 @@ def validation_series(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Series]
     return series(marked, "val/")
 
 
-def shown_validation(found: Mapping[str, Series]) -> dict[str, Series]:
-    """The figures at rank 1 in per cent, under their headings; R@5 and R@10 would only crowd the plot."""
+def validation_percent(found: Mapping[str, Series]) -> dict[str, Series]:
+    """The metrics at rank 1 in percent, by heading; R@5 and R@10 would only crowd the plot."""
     rank_one = [name for name in COLUMNS if name in found and name.endswith(("recall@1", "acc1"))]
-    return {COLUMNS[name]: (found[name][0], [100 * value for value in found[name][1]]) for name in rank_one}
+    return {heading(name): (found[name][0], [100 * value for value in found[name][1]]) for name in rank_one}
 
 
 def stage_boundaries(metrics: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Steps at which the stage differs from that of the line before."""
+    """The steps at which a new stage begins."""
     staged = [(row["step"], row["stage"]) for row in metrics if "stage" in row]
     return [step for (_, before), (step, now) in pairwise(staged) if now != before]
 
 
-def calibration(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Headings and rows of the lines that the balance of terms wrote; None without any."""
+def balance_table(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Headings and rows of the table of calibrated term weights; None where none was calibrated."""
     rows = [row for row in metrics if row.get("kind") == "balance"]
     if not rows:
         return None
     cells = [
-        [f"{row[key]:.4g}" if _is_number(row.get(key)) else str(row.get(key, "–")) for key in CALIBRATION]
-        for row in rows
+        [f"{row[key]:.4g}" if _is_number(row.get(key)) else str(row.get(key, "–")) for key in BALANCE] for row in rows
     ]
-    return {"headings": list(CALIBRATION.values()), "rows": cells}
+    return {"headings": list(BALANCE.values()), "rows": cells}
 
 
 def saved(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """What the levels that sleep at the end save of a step; "" where none does."""
+    """A sentence on the time that sleeping levels save in a step; "" where no level sleeps."""
     found = next((row["saving"] for row in reversed(metrics) if row.get("saving")), None)
     return f"{saying(found)}." if found else ""
 

@@ -180,8 +180,8 @@ class Store:
         """The records as float32 [len(rows), *shape], int8 fields dequantised."""
         return self.fields[field].decode(self.read(field, rows))
 
-    def verify_all(self) -> None:
-        """Check every file against the SHA-256 in the manifest, and that no other shards are there. Raises IntegrityError."""
+    def verify_all(self) -> tuple[int, int]:
+        """Check every file against the manifest's SHA-256; returns (files, bytes). Raises IntegrityError naming a bad one."""
         for name, stated in self._shards.items():
             file = self.path / name
             there = file.is_file() and file.stat().st_size == stated["bytes"]
@@ -190,6 +190,8 @@ class Store:
         for file in sorted(self.path.iterdir()):
             if file.suffix in (".npy", ".xxh3") and file.name not in self._shards:
                 raise IntegrityError(f"cache {self.path}: {file.name} is not in the manifest; {WAY_OUT}")
+        manifest = self.path / "manifest.json"
+        return len(self._shards) + 1, sum(stated["bytes"] for stated in self._shards.values()) + manifest.stat().st_size
 
     def _map(self, field: str, shard: int) -> tuple[memoryview, list[int]]:
         """(bytes of all records, their checksums) of a shard, memory-mapped on first use."""

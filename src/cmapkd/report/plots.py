@@ -1,4 +1,4 @@
-"""Figures as SVG text that takes its ink from the page, so that one drawing serves light and dark."""
+"""Plots as SVG text in the page's own text colour, so that one drawing serves light and dark pages."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Drawn in this colour, then replaced by the page's own text colour.
-INK = "#010203"
+INK = "#010203"  # drawn in this colour, which is then replaced by currentColor
 COLOURS = ("#3b7dd8", "#d9822b", "#3a9e6e", "#b8527f", "#7a6bd1", "#2aa3a3", "#b39b2e", "#8a8f98")
 LEVEL_COLOURS = {
     "P2": "#a9cbec", "P3": "#6fa5dc", "P4": "#3f7ec2", "P5": "#2a5a94",
@@ -35,7 +34,7 @@ POINTS = 300
 
 @dataclass(frozen=True)
 class Matrix:
-    """A named table of numbers: values[r][c] belongs to rows[r] and columns[c]."""
+    """Numbers with row and column names: values[r][c] belongs to rows[r] and columns[c]."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -47,14 +46,14 @@ Series = tuple[Sequence[float], Sequence[float]]
 
 @mpl.rc_context(STYLE)
 def small_multiples(series: Mapping[str, Series], boundaries: Sequence[float], name: str) -> str:
-    """One small plot per series, each with its own scale: the measured values pale, their running mean over it."""
+    """One small plot per series on its own scale: the values pale, their running mean over them."""
     columns = min(3, len(series))
     rows = -(-len(series) // columns)
     figure = Figure(figsize=(WIDTH, 1.75 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, (title, (x, y)), colour in zip(axes, series.items(), _colours(len(series)), strict=False):
         smooth = running_mean(y, max(1, len(y) // 40))
-        # More points than pixels would only make the page heavy.
+        # More points than pixels would only make the page large.
         kept = np.linspace(0, len(y) - 1, min(len(y), POINTS)).round().astype(int)
         x, y, smooth = np.asarray(x)[kept], np.asarray(y)[kept], smooth[kept]
         if len(x) > 20:
@@ -73,7 +72,7 @@ def small_multiples(series: Mapping[str, Series], boundaries: Sequence[float], n
 def lines(
     series: Mapping[str, Series], boundaries: Sequence[float], ylabel: str, name: str, xlabel: str = "step"
 ) -> str:
-    """All series on one pair of axes, each labelled at its end instead of in a legend."""
+    """All series in one plot, each labelled at its end instead of in a legend."""
     figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
     ax = figure.subplots()
     ends = []
@@ -92,17 +91,17 @@ def lines(
 
 @mpl.rc_context(STYLE)
 def level_weights(levels: Mapping[str, Series], boundaries: Sequence[float], stages: Sequence[str], name: str) -> str:
-    """Shares of the pyramid levels over the steps, stacked; stages named above."""
+    """The pyramid levels' fractions of their summed weight by step, stacked; stages named above."""
     names = [level for level in LEVEL_COLOURS if level in levels]
     steps = np.asarray(levels[names[0]][0], dtype=float)
     values = np.asarray([levels[level][1] for level in names], dtype=float)
     kept = np.linspace(0, len(steps) - 1, min(len(steps), POINTS)).round().astype(int)
     steps, values = steps[kept], values[:, kept]
     total = values.sum(0)
-    shares = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
+    fractions = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     ax = figure.subplots()
-    ax.stackplot(steps, shares, colors=[LEVEL_COLOURS[level] for level in names], labels=names, linewidth=0)
+    ax.stackplot(steps, fractions, colors=[LEVEL_COLOURS[level] for level in names], labels=names, linewidth=0)
     _mark(ax, boundaries)
     edges = [steps[0], *boundaries, steps[-1]]
     for stage, left, right in zip(stages, edges[:-1], edges[1:], strict=False):
@@ -110,7 +109,7 @@ def level_weights(levels: Mapping[str, Series], boundaries: Sequence[float], sta
     ax.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
     ax.set_ylim(0, 1)
     ax.set_xlabel("step")
-    ax.set_ylabel("share of the level weights")
+    ax.set_ylabel("fraction of the level weights")
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _to_svg(figure, name)
@@ -118,7 +117,7 @@ def level_weights(levels: Mapping[str, Series], boundaries: Sequence[float], sta
 
 @mpl.rc_context(STYLE)
 def heat_map(matrix: Matrix, name: str, decimals: int = 2, cell: float = 0.62) -> str:
-    """Cells shaded from smallest to largest, with their number written in; NaN cells stay empty."""
+    """A matrix with its numbers, cells shaded from smallest to largest; NaN cells stay empty."""
     values = np.asarray(matrix.values, dtype=float)
     width = min(WIDTH, 1.2 + cell * len(matrix.columns))
     figure = Figure(
@@ -143,7 +142,7 @@ def heat_map(matrix: Matrix, name: str, decimals: int = 2, cell: float = 0.62) -
 
 
 def running_mean(values: Sequence[float], window: int) -> np.ndarray:
-    """Mean over the last `window` values, over fewer at the start; what is not finite is left out."""
+    """Mean over the last `window` values, over fewer at the start; values that are not finite are left out."""
     y = np.asarray(values, dtype=float)
     known = np.isfinite(y)
     sums, counts = np.cumsum(np.where(known, y, 0.0)), np.cumsum(known)
@@ -152,7 +151,7 @@ def running_mean(values: Sequence[float], window: int) -> np.ndarray:
 
 
 def spread_out(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights moved up as little as keeps them `gap` apart, so that labels do not cover each other."""
+    """The heights of labels, moved up where needed so that they are at least `gap` apart."""
     placed = list(heights)
     for below, above in pairwise(np.argsort(heights).tolist()):
         placed[above] = max(placed[above], placed[below] + gap)
@@ -169,13 +168,13 @@ def _colours(n: int) -> list[str]:
 
 
 def _to_svg(figure: Figure, name: str) -> str:
-    """The bare <svg> element; ids carry `name`, since several figures share one page."""
+    """The bare <svg> element; ids begin with `name`, since several plots share one page."""
     text = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
-    # The page's font and line style hold in the figure too; matplotlib's own style element would hold in all the page.
+    # The page's style applies to the plot too; matplotlib's own style element would apply to the whole page.
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|font-family: [^;]*; ", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     return svg.replace(INK, "currentColor")

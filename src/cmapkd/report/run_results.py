@@ -1,4 +1,4 @@
-"""Results of finished runs: the figures of one run as a comparison reads them."""
+"""The final metrics of a finished run, read from its metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from cmapkd.core.log import read_rows
 
 
 @dataclass(frozen=True)
-class Result:
-    """One finished run. seconds: from start to end; train_seconds: without validation, None where a run was resumed."""
+class RunResult:
+    """One finished run of an arm. seconds: wall clock; train_seconds: without validation, None where a run was resumed."""
 
     arm: str
     seed: int
@@ -24,18 +24,18 @@ class Result:
 
 
 def final_row(folder: Path) -> dict[str, Any]:
-    """The last line of a finished run's metrics; {} while it is not finished."""
+    """The last row of a finished run's metrics; {} while it is not finished."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return {}
-    rows = read_rows(path)
-    return next((row for row in reversed(rows) if row.get("kind") == "final"), {})
+    return next((row for row in reversed(read_rows(path)) if row.get("kind") == "final"), {})
 
 
-def read_result(folder: Path, arm: str, seed: int, budget: float = 1.0) -> Result:
+def read_run_result(folder: Path, arm: str, seed: int, budget: float = 1.0) -> RunResult:
+    """The result of a finished run in `folder`."""
     row = final_row(folder)
     skipped = ("seconds", "train_seconds")
     metrics = {str(name): value for name, value in row.items() if isinstance(value, float) and name not in skipped}
-    return Result(
+    return RunResult(
         arm, seed, budget, row["step"], row.get("samples", 0), row["seconds"], row.get("train_seconds"), metrics
     )

@@ -1,11 +1,11 @@
-"""The ablations: CMAPKD with one thing changed, in the design's four groups and what was added to them."""
+"""The arms of each ablation group: CMAPKD with one thing changed per arm."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from msgspec import structs
 
-from cmapkd.config.schedules import SCHEDULES
-from cmapkd.config.schema import Config
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
 from cmapkd.experiments.arms import Arm
@@ -20,14 +20,10 @@ GROUPS = (*DESIGN, "robust", "sparse", "all")
 FAULT = {"corrupt.level": "P3", "corrupt.share": 1.0}
 
 
-def ablation(config: Config, group: str) -> list[Arm]:
-    """The arms of a group, the full method first. Raises UsageError for a group that does not exist."""
-    if config.method != "cmapkd":
-        raise UsageError(
-            f"ablate: the config's method is '{config.method}'; ablations are of cmapkd, set method: cmapkd"
-        )
+def group_arms(group: str, cache: Path | None) -> list[Arm]:
+    """The arms of a group, the full method first; cache: the folder beside which group `sparse` keeps its caches."""
     if group == "sparse":
-        return sparse(config)
+        return sparse(cache)
     arms = {"pyramid": pyramid, "policy": policy, "losses": losses, "progressive": progressive, "robust": robust}
     if group not in arms:
         raise UsageError(f"ablate {group}: no such group; known: {', '.join(GROUPS)}")
@@ -35,7 +31,7 @@ def ablation(config: Config, group: str) -> list[Arm]:
 
 
 def pyramid() -> list[Arm]:
-    """Without the visual pyramid, without the language hierarchy, without cross-modal alignment."""
+    """The recipe, then without the visual pyramid, the language hierarchy, or the cross-modal alignment."""
     return [
         Arm("recipe"),
         Arm("no_visual", {"weights.intra_v": 0.0, "schedule": _fading(TEXT_LEVELS)}, "no image level teaches"),
@@ -45,9 +41,9 @@ def pyramid() -> list[Arm]:
 
 
 def policy() -> list[Arm]:
-    """Who weighs the levels. All arms keep the same slice out of training, whether they learn from it or not.
+    """One arm per policy. All arms hold out the same slice of the train split, whether they learn from it or not.
 
-    What else the config says of the policy (how often it looks, its price, its entropy) holds in every arm.
+    The config's other policy settings (interval, cost, entropy) apply in every arm.
     """
     shallow = {"policy.weights": {"P2": 0.5, "P3": 0.75, "L1": 0.5, "L2": 0.75}}
     about = {"manual": "shallow levels at half and three quarters"}
@@ -63,13 +59,13 @@ def policy() -> list[Arm]:
 
 
 def robust() -> list[Arm]:
-    """The policies where one level is worthless: P3's targets belong to other samples. The first arm has no fault."""
+    """The policies with one worthless level: P3's targets belong to other samples. The first arm has no fault."""
     clean = Arm("clean", policy()[0].update, "uniform, without the fault")
     return [clean, *(Arm(arm.name, {**arm.update, **FAULT}, arm.about) for arm in policy() if arm.name != "manual")]
 
 
 def losses() -> list[Arm]:
-    """The recipe, all seven terms, only one of the three levels of distillation, none; then icl left out."""
+    """The recipe, all seven terms, one family of pyramid terms or none, and the recipe without icl."""
     return [
         Arm("recipe"),
         Arm("seven_terms", WITH_RELATIONS, "with both relations: cmapkd_full"),
@@ -82,21 +78,23 @@ def losses() -> list[Arm]:
 
 
 def progressive() -> list[Arm]:
-    """The order of levels: one, two and three stages, the design's own four, and the reverse."""
+    """One arm per schedule: one, two and three stages, the design's four, the reverse order, and fading levels."""
     names = ("all_on", "two_stage", "coarse_to_fine", "design", "fine_to_coarse", "all_then_drop", "all_then_anneal")
-    return [Arm(name, {"schedule": name}) for name in names if name in SCHEDULES]
+    return [Arm(name, {"schedule": name}) for name in names]
 
 
-def sparse(config: Config) -> list[Arm]:
-    """What is kept of P2–P4: the teacher's whole grid, 4 × 4 cells, or 16 key tokens, sampled or the likest. A cache each."""
-    if config.cache.path is None:
-        raise UsageError("ablate sparse: compares caches, but cache.path is not set; set it, the others lie beside it")
+def sparse(cache: Path | None) -> list[Arm]:
+    """Stored parts of P2–P4: the whole grid, 4 × 4 cells, or 16 key tokens (sampled, or the top 16). A cache per arm."""
+    if cache is None:
+        raise UsageError(
+            "ablate sparse: compares caches, but cache.path is not set; set it: the arms' caches lie beside it"
+        )
     kept = {"whole": {}, "pooled": {"cache.grid": 4}, "key_tokens": {"cache.tokens": 16},
             "top_tokens": {"cache.tokens": 16, "cache.sampling": "topk"}}  # fmt: skip
     base = {"cache.grid": None, "cache.tokens": None, "cache.sampling": "pps"}
-    path = config.cache.path
     return [
-        Arm(name, {**base, **keys, "cache.path": path.with_name(f"{path.name}-{name}")}) for name, keys in kept.items()
+        Arm(name, {**base, **keys, "cache.path": cache.with_name(f"{cache.name}-{name}")})
+        for name, keys in kept.items()
     ]
 
 
@@ -105,5 +103,5 @@ def _only(*kept: str) -> dict[str, object]:
 
 
 def _fading(levels: tuple[str, ...]) -> list[dict[str, object]]:
-    """The method's own order with fewer levels."""
+    """The method's own schedule with only these levels."""
     return [{**structs.asdict(stage), "levels": levels} for stage in METHODS["cmapkd"].stages]

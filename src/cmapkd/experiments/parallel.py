@@ -1,4 +1,4 @@
-"""Runs side by side, each in a process of its own: one small student leaves most of a GPU, or of many cores, idle."""
+"""Runs in parallel processes: one small student leaves most of a GPU, or of many cores, idle."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from cmapkd.core.errors import PeerLostError
 from cmapkd.core.log import Progress
 
 Answer = TypeVar("Answer")
-PRELOAD = ["cmapkd.experiments.arms"]  # imported once, in the process that the others are forked from; it holds no GPU
+PRELOAD = ["cmapkd.experiments.arms"]  # imported once, in the fork server; it holds no GPU
 
 
-def side_by_side(
+def run_parallel(
     call: Callable[..., Answer], tasks: Sequence[tuple[Any, ...]], logs: Sequence[Path], jobs: int
 ) -> list[Answer]:
-    """[call(*task) for task in tasks], `jobs` at a time; what task k says goes to logs[k].
+    """Call `call(*task)` for every task in `jobs` processes; returns the results in order. Task k writes to logs[k].
 
-    The first error ends the others by SIGTERM, after which runs are at a checkpoint, and is raised. Raises PeerLostError
-    when a process dies, which out-of-memory killers do.
+    The first error is raised after the other processes got SIGTERM, on which runs save a checkpoint and end. Raises
+    PeerLostError when a process dies, for instance by the out-of-memory killer.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -42,15 +42,15 @@ def side_by_side(
                     done += 1
                     progress.update(done, logs[futures.index(future)].stem)
         except BaseException as error:
-            if isinstance(error, SystemExit):  # ending already; `timeout` sends its signal twice
+            if isinstance(error, SystemExit):  # already ending; `timeout` sends its signal twice
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise PeerLostError(
-                    f"--jobs {jobs}: a run's process died; the last lines of the logs beside {logs[0]} say which and "
-                    "where; if memory ran out give fewer jobs, then repeat the command: finished runs are kept"
+                    f"--jobs {jobs}: a run's process died; the logs beside {logs[0]} end where it did; if memory ran out "
+                    "give fewer jobs, then repeat the command: finished runs are kept"
                 ) from None
             raise
         progress.close()
@@ -58,7 +58,7 @@ def side_by_side(
 
 
 def _logged(log: Path, call: Callable[..., Answer], task: tuple[Any, ...]) -> Answer:
-    """Run the task with both of this process's streams in the log; a run that was told to stop ends its process."""
+    """Run the task with stdout and stderr in the log; SystemExit ends this process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -70,7 +70,7 @@ def _logged(log: Path, call: Callable[..., Answer], task: tuple[Any, ...]) -> An
 
 
 def _end_with_parent() -> None:
-    """A comparison that was killed leaves no run behind: each gets SIGTERM, saves a checkpoint and ends."""
+    """Send this process SIGTERM when its parent dies: its run saves a checkpoint and ends."""
 
     def watch(parent: BaseProcess) -> None:
         parent.join()
