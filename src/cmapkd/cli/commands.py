@@ -80,13 +80,16 @@ def distill(got: Namespace) -> None:
 
 
 def evaluate(got: Namespace) -> None:
+    from cmapkd.config.names import require_evaluated_task
     from cmapkd.config.suite import scored_data
 
+    for task in got.tasks:
+        require_evaluated_task(task)
     checked = None if got.config is None else config(got)
     data = scored_data(got.data, got.split, got.images, got.classes)
     from cmapkd.evaluation.evaluate import evaluate_folder
 
-    evaluate_folder(got.model, data, got.tasks, checked, got.protocol, got.per_class, got.out)
+    evaluate_folder(got.model, data, got.tasks, checked, got.protocol, got.per_class, got.out, got.teacher)
 
 
 def compare(got: Namespace) -> None:
@@ -110,7 +113,7 @@ def train_head(got: Namespace) -> None:
     if got.out.is_file():
         raise UsageError(f"train-head --out {got.out}: is a file; give a folder")
     from cmapkd.evaluation.evaluate import open_model
-    from cmapkd.evaluation.heads import train_head
+    from cmapkd.evaluation.train_head import train_head
 
     print(train_head(got.task, open_model(got.model), data, got.out).said)
     print(got.out)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmapkd.cli import commands
+from cmapkd.config import names
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 
@@ -23,8 +24,8 @@ class Command:
     overrides: bool = False
 
 
-def argument(*names: str, **settings: Any) -> Argument:
-    return names, settings
+def argument(*flags: str, **settings: Any) -> Argument:
+    return flags, settings
 
 
 def flag(name: str, about: str) -> Argument:
@@ -96,6 +97,9 @@ COMMANDS: dict[str, Command] = {
             argument("--protocol", nargs="+", default=[], help="cmapkd list protocols; default: each task's first"),
             flag("--per-class", "name the worst and the best classes of zero-shot"),
             argument("--out", type=Path, help="also write the scores, every class among them, as JSON"),
+            argument(
+                "--teacher", help="also the agreement with this model: equal top-1 hits, correlation of similarities"
+            ),
             OPTIONAL_CONFIG,
         ),
         overrides=True,
@@ -127,10 +131,10 @@ COMMANDS: dict[str, Command] = {
         overrides=True,
     ),
     "train-head": Command(
-        "a VQA, detection or captioning head on a frozen model, and its scores",
+        "train a task's head on a frozen model and score it",
         commands.train_head,
         (
-            argument("task", choices=["vqa", "detection", "captioning"], help="which head"),
+            argument("task", choices=list(names.tasks("probe")), help="which task"),
             argument("model", help="a run folder, an open_clip folder or a model name"),
             argument("--train", required=True, help="questions, instances or captions to train on, or scenes:N:train"),
             argument("--val", required=True, help="what the head is scored on; holdout: a share of --train's images"),
@@ -151,7 +155,7 @@ COMMANDS: dict[str, Command] = {
         "a result file of VQA answers, boxes or captions against the truth",
         commands.score,
         (
-            argument("task", choices=["vqa", "detection", "captioning"], help="which"),
+            argument("task", choices=list(names.tasks("score")), help="which task"),
             argument("results", type=Path, help="a result file as the challenges take it"),
             argument("--data", required=True, help="questions, instances or captions file or folder, or scenes:N:val"),
             argument("--split", help="split of data that holds several"),
@@ -162,7 +166,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "suite": Command(
-        "models side by side on up to five tasks, one table",
+        "models side by side on several tasks, one table",
         commands.suite,
         (
             argument("suite", type=Path, help="a YAML file that names tasks and data, or `scenes`"),

@@ -1,13 +1,14 @@
-"""A suite: the data of the five tasks on which models are scored side by side. Imports no torch."""
+"""A suite: the data of each task on which models are scored side by side. Imports no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from msgspec import UNSET, Meta
+from msgspec import UNSET, Meta, defstruct
 from msgspec.structs import force_setattr
 
+from cmapkd.config import names
 from cmapkd.config.schema import HOLDOUT, Positive, Section, refuse_split_of_holdout
 from cmapkd.config.text import MAX_BYTES, parse
 from cmapkd.config.tree import read
@@ -19,13 +20,13 @@ Given = TypeVar("Given", bound=Section)
 Name = Annotated[str, Meta(pattern=r"^[\w. -]*\Z")]  # of a folder and of a heading
 Share = Annotated[float, Meta(gt=0.0, lt=1.0)]  # of images that are kept from training
 HEAD_SHARE = 0.3
-LEFT_OUT: Any = UNSET  # means HEAD_SHARE, and lets HeadData see whether a share was written
+LEFT_OUT: Any = UNSET  # means HEAD_SHARE; tells HeadData whether a share was given
 
 
 class ScoredData(Section, frozen=True, kw_only=True):
-    """Data that a model is scored on as it is. data: a path or scenes:N; split, images, classes as in a run's config.
+    """Data to score a model on as it is. data: a path or scenes:N; split, images, classes as in a run's config.
 
-    protocol: by name (cmapkd list protocols), default the task's first. name: tells entries of one task apart.
+    protocol: by name (cmapkd list protocols), default the task's first. name: distinguishes entries of one task.
     """
 
     name: Name = ""
@@ -37,7 +38,7 @@ class ScoredData(Section, frozen=True, kw_only=True):
 
 
 class ResultData(Section, frozen=True, kw_only=True):
-    """What a result file is of. holdout: only the share of the images that a head with the same share was scored on."""
+    """The truth of a result file. holdout: only the share of the images that a head with the same holdout was scored on."""
 
     data: str
     split: str | None = None
@@ -46,10 +47,10 @@ class ResultData(Section, frozen=True, kw_only=True):
 
 
 class HeadData(Section, frozen=True, kw_only=True):
-    """Data of a task with a head: it is trained on `train` and scored on `val`, the tower frozen.
+    """Data of a frozen probe: a head is trained on `train` and scored on `val`, the tower frozen.
 
     val: holdout trains on the rest of `train` and scores on a share `holdout` of its images, the same ones every time.
-    width: of the head, its own default unless given. head: of VQA, what fuses image and question.
+    width: of the head, its own default unless given. head: of VQA, how image and question are fused.
     """
 
     name: Name = ""
@@ -76,25 +77,32 @@ class HeadData(Section, frozen=True, kw_only=True):
             force_setattr(self, "holdout", HEAD_SHARE)
 
 
-class SuiteConfig(Section, frozen=True, kw_only=True):
-    """Which tasks, on what: an entry, or a list of named ones. A task that is left out is not in the table."""
+def _entries(task: str) -> Any:
+    """The type of a task's key: data to score on, or data to train a head on."""
+    return tuple[HeadData, ...] if task in names.tasks("probe") else tuple[ScoredData, ...]
 
-    retrieval: tuple[ScoredData, ...] = ()
-    zeroshot: tuple[ScoredData, ...] = ()
-    hard_negatives: tuple[ScoredData, ...] = ()
-    vqa: tuple[HeadData, ...] = ()
-    detection: tuple[HeadData, ...] = ()
-    captioning: tuple[HeadData, ...] = ()
+
+_Entries: Any = defstruct(
+    "_Entries",
+    [(task, _entries(task), ()) for task in names.tasks() if task in (*names.tasks("evaluate"), *names.tasks("probe"))],
+    bases=(Section,),
+    frozen=True,
+    kw_only=True,
+)
+
+
+class SuiteConfig(_Entries, frozen=True, kw_only=True):
+    """The data of each task: one entry, or a list of named ones. A task without data has no column in the table."""
 
     def __post_init__(self) -> None:
         for task in self.__struct_fields__:
-            names = [entry.name for entry in getattr(self, task)]
-            if len(set(names)) < len(names):
+            given = [entry.name for entry in getattr(self, task)]
+            if len(set(given)) < len(given):
                 raise ValueError(f"{task}: entries of one task need a name each, and no two the same")
 
 
 def scored_data(data: str | None, split: str | None, images: Path | None, classes: Path | None) -> ScoredData | None:
-    """What a command line says of data to score on; None where it names none. Raises UsageError for half of it."""
+    """The data that the options of `eval` name; None without --data. Raises UsageError for options that need --data."""
     if data is not None:
         return ScoredData(data=data, split=split, images=images, classes=classes)
     if lone := [name for name, given in (("split", split), ("images", images), ("classes", classes)) if given]:
@@ -103,23 +111,23 @@ def scored_data(data: str | None, split: str | None, images: Path | None, classe
 
 
 def head_data(given: dict[str, Any]) -> HeadData:
-    """What the command line of train-head says of data. Raises UsageError."""
+    """The data that the options of `train-head` name. Raises UsageError."""
     return _checked(HeadData, given, "train-head")
 
 
 def result_data(given: dict[str, Any]) -> ResultData:
-    """What the command line of score says of data. Raises UsageError."""
+    """The data that the options of `score` name. Raises UsageError."""
     return _checked(ResultData, given, "score")
 
 
 def _checked(kind: type[Given], given: dict[str, Any], command: str) -> Given:
-    """The data among a command's arguments; None is what was not given, and what is no key is passed over."""
+    """The data among a command's arguments; None means not given, and arguments that are no keys are ignored."""
     chosen = {key: given[key] for key in kind.__struct_fields__ if given.get(key) is not None}
     return read(kind, chosen, command)
 
 
 def read_suite(tree: dict[str, Any], where: str) -> SuiteConfig:
-    """The suite of a parsed tree. Raises UsageError: `where` and what is wrong, a line for each thing."""
+    """The suite of a parsed tree. Raises UsageError with a line per error, each beginning with `where`."""
     return read(SuiteConfig, {task: _listed(given) for task, given in tree.items()}, where)
 
 
@@ -131,9 +139,9 @@ def load_suite(path: Path) -> SuiteConfig:
     if path.is_dir():
         raise UsageError(f"suite {path}: is a folder; give the YAML file in it")
     if not path.is_file():
-        names = sorted(file.stem for file in SUITES.glob("*.yaml"))
-        hint = did_you_mean(path.stem, names)
-        raise UsageError(f"suite {path}: no such file, and no suite of that name; suites: {', '.join(names)}{hint}")
+        known = sorted(file.stem for file in SUITES.glob("*.yaml"))
+        hint = did_you_mean(path.stem, known)
+        raise UsageError(f"suite {path}: no such file, and no suite of that name; suites: {', '.join(known)}{hint}")
     with path.open(encoding="utf-8") as file:
         tree = parse(file.read(MAX_BYTES + 1), str(path))
     suite = read_suite(tree, f"config {path}")
@@ -143,5 +151,5 @@ def load_suite(path: Path) -> SuiteConfig:
 
 
 def _listed(given: Any) -> Any:
-    """One entry or a list of entries; an empty key is none."""
+    """A list of entries, from one entry or a list; an empty key is no entry."""
     return () if given is None else given if isinstance(given, list | tuple) else [given]

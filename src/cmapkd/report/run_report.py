@@ -63,7 +63,7 @@ def report_comparison(config: Config, methods: list[str], out: Path, command: st
 def _page(config: Config, runs: dict[str, list[Path]], main: Path, out: Path, command: str) -> Path:
     metrics = read_rows(main / "metrics.jsonl")
     targets = open_targets_of(config)
-    val = open_task(config, "retrieval") if config.data.val else None
+    val = open_task("retrieval", config.data, config.eval) if config.data.val else None
     student = load_tower(TowerConfig(model=f"local-dir:{main / 'student'}"))
     train = open_samples(config.data.train, config.data, config.data.train_split)
     weights, factor = decisions(config, main, train)

@@ -26,7 +26,7 @@ from cmapkd.policy import POLICIES
 from cmapkd.policy.base import Learning
 from cmapkd.pyramid.levels import Shape
 from cmapkd.pyramid.targets import Targets
-from cmapkd.tasks.open_loss import open_task
+from cmapkd.tasks.open_task_loss import HostRun, open_task_loss
 from cmapkd.tasks.validation import open_validation
 from cmapkd.teacher.calibration import fit_targets
 from cmapkd.teacher.class_texts import Bank, open_bank
@@ -74,11 +74,17 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     stages = resolve_schedule(config.schedule, method)
     if config.policy.name not in POLICIES:
         raise UsageError(f"policy.name '{config.policy.name}' is unknown; known: {', '.join(POLICIES)}")
-    make_task = open_task(config, "task" in method.weights, method.student == "trained")
+    host = HostRun(
+        config.method, config.seed, config.eval.batch, "task" in config.weights, "task" in method.weights,
+        method.student == "trained",
+    )  # fmt: skip
+    make_task = open_task_loss(config.task, config.data, host)
     samples = open_samples(config.data.train, config.data, config.data.train_split)
     for note in samples.notes:
         say(f"data: {note}")
-    validation = few(open_validation(config), evaluated)  # a wrong data.val is told before the teacher runs
+    validation = few(
+        open_validation(config.data, config.eval), evaluated
+    )  # a wrong data.val is told before the teacher runs
     pool, held = split_holdout(len(samples), config.data.holdout)
     device = pick_device(config.train.device)
     terms = list(method.weights)

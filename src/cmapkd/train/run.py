@@ -18,7 +18,7 @@ from cmapkd.core.lease import exclusive
 from cmapkd.core.log import MetricsLog, say
 from cmapkd.data.duplicates import shared_captions
 from cmapkd.export.run import export_student
-from cmapkd.tasks.headed import Headed, write_head
+from cmapkd.tasks.trained_head import TrainedHead, write_head
 from cmapkd.towers.named import warn_of_random
 from cmapkd.train import checkpoint
 from cmapkd.train.assemble import assemble
@@ -126,7 +126,7 @@ def warn(run: Run) -> None:
         )
 
 
-def keep_head(run: Run, done: Headed) -> None:
+def keep_head(run: Run, done: TrainedHead) -> None:
     """The task's head beside the student, and its figures in a line."""
     if done.said:
         say(done.said)

@@ -14,7 +14,7 @@ from cmapkd.core.device import pick_precision
 from cmapkd.core.types import Batch, Teaching
 from cmapkd.data.loader import Loader
 from cmapkd.policy import Policy
-from cmapkd.tasks.task_loss import TaskHead
+from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.teacher.protocol import Teacher
 from cmapkd.train.balance import Balance
 from cmapkd.train.learner import Learner
@@ -40,7 +40,7 @@ class Run:
     teacher: Teacher | None
     held_out: Loader | None
     validate: Callable[[], dict[str, float]]
-    task: TaskHead | None = None
+    task: TaskLoss | None = None
     best: float = float("-inf")
     validating: float = 0.0  # seconds
     warned: bool = False  # that the contrastive loss does not move

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,22 @@ def teacher_forcing(tokens: Int[Tensor, "b l"]) -> tuple[Int[Tensor, "b k"], Int
     return tokens[:, :-1], labels.masked_fill(labels == PAD, IGNORED)
 
 
+def next_token_logits(
+    captioner: Captioner, visual: Float[Tensor, "b n d"], tokens: Int[Tensor, "b l"]
+) -> Float[Tensor, "b k v"]:
+    """Logits of every next token of captions, by teacher forcing; `tokens` may be on another device."""
+    inputs, _ = teacher_forcing(tokens.long())
+    return captioner(visual, inputs.to(visual.device))
+
+
+def caption_loss(
+    logits: Float[Tensor, "b k v"], tokens: Int[Tensor, "b l"], smoothing: float = 0.0
+) -> Float[Tensor, ""]:
+    """Cross-entropy of `next_token_logits` of the same captions."""
+    _, labels = teacher_forcing(tokens.long())
+    return caption_cross_entropy(logits, labels.to(logits.device), smoothing)
+
+
 class Captioner(nn.Module):
     """Words one after another, each attending to the words before it and to the image's tokens.
 
@@ -104,6 +121,12 @@ class Captioner(nn.Module):
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.token.weight, std=width**-0.5)
         nn.init.normal_(self.position, std=0.02)
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """What head.json keeps beside the weights."""
+        known = torch.as_tensor(self.lexicon.known).tolist()
+        return {"tokens": known, "end": int(self.lexicon.end), "longest": self.longest}
 
     def forward(self, visual: Float[Tensor, "b n d"], tokens: Int[Tensor, "b l"]) -> Float[Tensor, "b l v"]:
         """Logits of the token after each of `tokens`."""

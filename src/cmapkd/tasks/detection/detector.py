@@ -28,10 +28,10 @@ GROUPS = 32  # of FCOS's group norms
 
 
 class Detector(nn.Module):
-    """Finds boxes of `num_classes` classes in squared images. The tower stays in eval mode, and still unless `train_trunk`.
+    """Finds boxes of `num_classes` classes in square images. The tower stays in eval mode, and frozen unless `train_trunk`.
 
     channels: width of the pyramid and of the head, a multiple of 32. convs: convolutions of either branch of the head.
-    score_threshold: boxes below are never returned; average precision wants it low. most: boxes an image.
+    score_threshold: boxes with a lower score are dropped; keep it low for average precision. most: boxes per image.
     """
 
     def __init__(
@@ -76,6 +76,13 @@ class Detector(nn.Module):
         int64 [k] from 0}, findings with {scores: float [k]} in falling order. A target may be empty, its boxes not.
         """
         return self.fcos(list(images.float()), None if targets is None else list(targets))
+
+    def losses(self, images: UInt8[Tensor, "b 3 s s"], targets: Sequence[dict[str, Tensor]]) -> tuple[Tensor, ...]:
+        """The losses of a batch from any device: classes, sides, centredness. Only while training."""
+        device = self.tower.device
+        found = self(images.to(device), [{key: value.to(device) for key, value in one.items()} for one in targets])
+        assert isinstance(found, dict), "the detector was left in eval mode"
+        return tuple(found.values())
 
     def train(self, mode: bool = True) -> Detector:
         """Training mode of all but the tower, whose batch statistics and dropout would move with small batches."""

@@ -32,6 +32,11 @@ class Vocabulary:
     def index(self) -> dict[str, int]:
         return {answer: place for place, answer in enumerate(self.answers)}
 
+    @property
+    def words(self) -> dict[str, list[str]]:
+        """What head.json keeps beside the weights."""
+        return {"answers": list(self.answers)}
+
     def targets(self, earned: Sequence[Mapping[str, float]]) -> Float[Tensor, "b v"]:
         """Soft targets: what each answer of the vocabulary would earn on each question, 0 for the rest."""
         out = torch.zeros(len(earned), len(self))
@@ -50,6 +55,29 @@ def build_vocabulary(earned: Iterable[Mapping[str, float]], size: int) -> Vocabu
             total[answer] += score
     # Rounded, so that the order of the questions cannot change the sums.
     return Vocabulary(tuple(sorted(total, key=lambda answer: (-round(total[answer], 6), answer))[:size]))
+
+
+@dataclass(frozen=True)
+class TrainingAnswers:
+    """The answers of training questions. earned: per question what each of its answers earns.
+
+    known: bool [questions], whether the vocabulary has any of them; the other questions are not trained on.
+    """
+
+    earned: Sequence[Mapping[str, float]]
+    vocabulary: Vocabulary
+    known: Bool[Tensor, " q"]
+
+    def loss(self, logits: Float[Tensor, "b v"], asked: Sequence[int]) -> Float[Tensor, ""]:
+        """The loss of the logits of the questions `asked`, by index."""
+        return soft_bce(logits, self.vocabulary.targets([self.earned[i] for i in asked]).to(logits.device))
+
+
+def training_answers(earned: Sequence[Mapping[str, float]], size: int) -> TrainingAnswers:
+    """The vocabulary of the `size` answers that earn most, and the targets of every question."""
+    vocabulary = build_vocabulary(earned, size)
+    known = [any(answer in vocabulary.index for answer in scores) for scores in earned]
+    return TrainingAnswers(earned, vocabulary, torch.tensor(known))
 
 
 def soft_bce(logits: Float[Tensor, "b v"], targets: Float[Tensor, "b v"]) -> Float[Tensor, ""]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +11,8 @@ from torch import Tensor
 from cmapkd.tasks.encoder import Encoder, embed_texts, spans
 from cmapkd.tasks.score import ClassScore
 
-Prompts = Literal["openai-80", "simple-7"]
-PROMPTS: tuple[Prompts, ...] = ("openai-80", "simple-7")
 
-
-def templates(name: Prompts) -> tuple[Callable[[str], str], ...]:
+def templates(name: str) -> tuple[Callable[[str], str], ...]:
     """The prompt templates of OpenAI's ImageNet notebook: all 80, or the 7 that do nearly as well."""
     import open_clip
 
