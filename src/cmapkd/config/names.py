@@ -23,7 +23,7 @@ OWN_HEAD = "head/"  # metrics of a method's own classifier, which any labelled v
 @cache
 def keys_of(folder: str, table: str) -> tuple[str, ...]:
     """Keys of every dictionary literal called `table` in the files of `cmapkd/folder`, in the files' order."""
-    found: list[str] = []
+    found: list[Any] = []
     for path in sorted((PACKAGE / folder).rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]

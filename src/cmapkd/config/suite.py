@@ -91,7 +91,7 @@ _Entries: Any = defstruct(
 )
 
 
-class SuiteConfig(_Entries, frozen=True, kw_only=True):
+class SuiteConfig(_Entries):
     """The data of each task: one entry, or a list of named ones. A task without data has no column in the table."""
 
     def __post_init__(self) -> None:

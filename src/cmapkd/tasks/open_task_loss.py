@@ -61,7 +61,11 @@ def open_task_loss(task: TaskConfig, data: DataConfig, run: HostRun) -> Callable
     train, val = read_data(task, data)
     for note in train.notes:
         say(f"task data: {note}")
-    loss.check(train, val)
+    for each in (train, val):
+        if each is not None and loss.check is not None:
+            loss.check(each)
+    if val is not None and loss.check_both is not None:
+        loss.check_both(train, val)
     return partial(_build, loss, Plan(task, data, run.seed, train, val, run.scoring))
 
 

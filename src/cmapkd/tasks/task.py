@@ -36,12 +36,14 @@ class Metric:
 class LossOnData:
     """A task loss on data of its own.
 
-    check: raises DataError or UsageError for training or validation data that cannot be used. build: the loss beside a
-    student. without_data: the error where task.train is not set; None where the run's own labels are used instead.
+    build: the loss beside a student. check: raises DataError for data that cannot be trained on or scored. check_both:
+    raises DataError or UsageError for training and validation data that do not fit together. without_data: the error
+    where task.train is not set; None where the run's own labels are used instead.
     """
 
-    check: Callable[[Any, Any], None]
     build: Callable[[Plan[Any], Tower], TaskLoss]
+    check: Callable[[Any], None] | None = None
+    check_both: Callable[[Any, Any], None] | None = None
     without_data: str | None = "needs data of its own; set task.train (and task.val to score it)"
 
 

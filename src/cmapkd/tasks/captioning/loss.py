@@ -10,18 +10,11 @@ from cmapkd.core.tree import move
 from cmapkd.core.types import IMAGE_LEVELS, Batch
 from cmapkd.data.samples import Samples
 from cmapkd.tasks.captioning.decoder import caption_loss, next_token_logits, text_decoder
-from cmapkd.tasks.captioning.probe import Settings, build_captioner, caption_tokens, require_captions, score_captioner
+from cmapkd.tasks.captioning.probe import Settings, build_captioner, caption_tokens, score_captioner
 from cmapkd.tasks.frozen_probe import Fitting
 from cmapkd.tasks.task_loss import Plan, ReadByLoader
 from cmapkd.tasks.trained_head import TrainedHead
 from cmapkd.towers.dual import Tower
-
-
-def check_captions(train: Samples, val: Samples | None) -> None:
-    """Raise DataError for images without captions."""
-    for samples in (train, val):
-        if samples is not None:
-            require_captions(samples)
 
 
 class CaptioningLoss(ReadByLoader):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cmapkd.tasks.captioning.loss import CaptioningLoss, check_captions
-from cmapkd.tasks.captioning.probe import captioning_probe
+from cmapkd.tasks.captioning.loss import CaptioningLoss
+from cmapkd.tasks.captioning.probe import captioning_probe, require_captions
 from cmapkd.tasks.captioning.results import score_caption_results
 from cmapkd.tasks.task import LossOnData, Metric, Task
 
@@ -21,11 +21,11 @@ METRICS = {
 }
 TASK = Task(
     name="captioning",
-    about="BLEU, ROUGE-L, CIDEr, METEOR, SPICE and CLIPScore",
+    about="BLEU, ROUGE-L, CIDEr, METEOR, SPICE and CLIPScore of a decoder",
     place=6,
     metrics=METRICS,
     probe=captioning_probe,
     score=score_caption_results,
     judged=True,
-    loss=LossOnData(check_captions, CaptioningLoss),
+    loss=LossOnData(CaptioningLoss, check=require_captions),
 )

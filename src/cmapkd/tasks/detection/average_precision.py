@@ -1,4 +1,4 @@
-"""COCO average precision of boxes, counted by faster-coco-eval or pycocotools; what a data set lacks is NaN, never −1."""
+"""COCO average precision of boxes, by faster-coco-eval or pycocotools; figures without true objects are NaN, never −1."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALL, SMALL, MEDIUM, LARGE = range(4)  # COCO's areas in pixels of the original i
 
 @dataclass(frozen=True)
 class Precision:
-    """Fractions in [0, 1]; NaN where the truth holds nothing that the figure could be of.
+    """Fractions in [0, 1]; NaN for a figure of objects that the truth does not have.
 
     metrics: mAP (mean over IoU 0.50:0.05:0.95 and classes), AP50, AP75, AP_small, AP_medium, AP_large (by true area) and
     AR1, AR10, AR100 (recall at that many boxes an image). per_class: mAP of each class by its name.

@@ -18,7 +18,7 @@ from cmapkd.tasks.result_file import ResultRow
 
 
 def detect(detector: Detector, boxes: Boxes, batch: int = 16) -> list[ResultRow]:
-    """COCO results of every image, boxes in the pixels of its original size. An unreadable image is a DataError here."""
+    """COCO results of every image, boxes in the pixels of its original size. Raises DataError for an unreadable image."""
     keys, was, results = sorted(boxes.categories), detector.training, []
     device = detector.tower.device
     progress = Progress(len(boxes), "detect")

@@ -1,4 +1,4 @@
-"""Detector: torchvision's FCOS head on a tower's levels P2..P5; boxes travel between an image's pixels and the tower's.
+"""Detector: torchvision's FCOS head on a tower's levels P2..P5, and the conversion of box coordinates.
 
 FCOS (Tian et al. 2019, arXiv:1904.01355) predicts a box, a class and a centredness at every cell of every level. A plain
 transformer has one grid, so that the levels' strides are formed by learnt resizing as in ViTDet (Li et al. 2022,
@@ -70,7 +70,7 @@ class Detector(nn.Module):
     def forward(
         self, images: UInt8[Tensor, "b 3 s s"], targets: Sequence[dict[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """While training the losses {classification, bbox_regression, bbox_ctrness}, else what was found in each image.
+        """While training the losses {classification, bbox_regression, bbox_ctrness}, else the boxes found in each image.
 
         targets and findings: per image {boxes: float [k, 4] left, top, right, bottom in the tower's pixels, labels:
         int64 [k] from 0}, findings with {scores: float [k]} in falling order. A target may be empty, its boxes not.

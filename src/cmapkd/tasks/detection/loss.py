@@ -11,7 +11,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.order import keyed
 from cmapkd.data.boxes import Boxes
 from cmapkd.tasks.detection.detector import Detector
-from cmapkd.tasks.detection.probe import check_sets, class_names, score_detector
+from cmapkd.tasks.detection.probe import class_names, score_detector
 from cmapkd.tasks.detection.training_images import Settings, TrainingImages
 from cmapkd.tasks.task_loss import TASK, Plan
 from cmapkd.tasks.trained_head import TrainedHead
@@ -19,12 +19,6 @@ from cmapkd.towers.dual import Tower, evaluating
 
 SCORING = 16  # images at a time
 Targets = list[dict[str, Tensor]]
-
-
-def check_boxes(train: Boxes, val: Boxes | None) -> None:
-    """Raise DataError or UsageError for sets that cannot be trained on or scored."""
-    if val is not None:
-        check_sets(train, val)
 
 
 class DetectionLoss:

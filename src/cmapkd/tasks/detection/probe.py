@@ -66,7 +66,7 @@ def score_detector(detector: Detector, val: Boxes, batch: int, *notes: str) -> T
 
 
 def class_names(boxes: Boxes) -> dict[str, Any]:
-    """What head.json keeps beside the weights: the classes by their COCO ids."""
+    """The part of head.json that explains the weights: the classes by their COCO ids."""
     return {"classes": {str(key): name for key, name in boxes.categories.items()}}
 
 

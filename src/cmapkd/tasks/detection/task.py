@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cmapkd.data.readers import open_boxes
-from cmapkd.tasks.detection.loss import DetectionLoss, check_boxes
-from cmapkd.tasks.detection.probe import detection_probe
+from cmapkd.tasks.detection.loss import DetectionLoss
+from cmapkd.tasks.detection.probe import check_sets, detection_probe
 from cmapkd.tasks.detection.results import score_detection_results
 from cmapkd.tasks.task import LossOnData, Metric, Task
 
@@ -21,11 +21,11 @@ METRICS = {
 }
 TASK = Task(
     name="detection",
-    about="COCO's average precision",
+    about="COCO's average precision of a head",
     place=5,
     metrics=METRICS,
     read=open_boxes,
     probe=detection_probe,
     score=score_detection_results,
-    loss=LossOnData(check_boxes, DetectionLoss),
+    loss=LossOnData(DetectionLoss, check_both=check_sets),
 )

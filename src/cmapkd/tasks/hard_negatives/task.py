@@ -18,7 +18,7 @@ METRICS = {
 }
 TASK = Task(
     name="hard_negatives",
-    about="Share of pairs whose true sentence is nearer, over all pairs and by what differs; built-in scenes only",
+    about="share of pairs whose true sentence is nearer, over all pairs and by what differs; built-in scenes only",
     place=3,
     metrics=METRICS,
     protocols={"one-change": "two sentences that differ in one attribute or relation"},

@@ -16,11 +16,10 @@ from cmapkd.tasks.trained_head import TrainedHead
 from cmapkd.towers.dual import Tower
 
 
-def check_captions(train: Samples, val: Samples | None) -> None:
+def require_pairs(samples: Samples) -> None:
     """Raise DataError for images without captions."""
-    for samples in (train, val):
-        if samples is not None and (not samples.n_captions or not all(samples.captions)):
-            raise DataError(f"{samples.name}: a contrastive loss needs images with captions")
+    if not samples.n_captions or not all(samples.captions):
+        raise DataError(f"{samples.name}: task.name: contrastive needs images with captions; give a captions file")
 
 
 class ContrastiveLoss(ReadByLoader):

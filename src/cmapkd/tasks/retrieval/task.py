@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cmapkd.tasks.retrieval.evaluate import score_retrieval
-from cmapkd.tasks.retrieval.loss import ContrastiveLoss, check_captions
+from cmapkd.tasks.retrieval.loss import ContrastiveLoss, require_pairs
 from cmapkd.tasks.retrieval.protocols import PROTOCOLS
 from cmapkd.tasks.task import LossOnData, Metric, Task
 
@@ -21,15 +21,15 @@ METRICS = {
 }
 TASK = Task(
     name="retrieval",
-    about="Recall in both directions and median ranks, by a named protocol",
+    about="recall in both directions and median ranks, by a named protocol",
     place=1,
     metrics=METRICS,
     protocols={name: protocol.about for name, protocol in PROTOCOLS.items()},
     evaluate=score_retrieval,
     loss_name="contrastive",
     loss=LossOnData(
-        check_captions,
         ContrastiveLoss,
+        check=require_pairs,
         without_data="on the run's own pairs is what `align` is already; set task.train",
     ),
 )

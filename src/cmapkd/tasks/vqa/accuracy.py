@@ -77,7 +77,7 @@ def normalise(answer: str) -> str:
 
 
 def strip(answer: str) -> str:
-    """What is done to every answer before anything else."""
+    """The first step of normalisation, applied to every answer."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
@@ -101,7 +101,7 @@ def earned(truths: Sequence[str]) -> dict[str, float]:
 
 
 def vqa_accuracy(predicted: Mapping[int, str], questions: Questions) -> Accuracy:
-    """Score one answer a question. Raises DataError unless exactly the questions of the set are answered."""
+    """Score one answer per question. Raises DataError unless exactly the questions of the set are answered."""
     check_ids(predicted, questions.ids, questions.name)
     if not questions.ids:
         raise DataError(f"{questions.name}: no question to score")
@@ -138,7 +138,7 @@ def check_ids(found: Iterable[int], ids: Iterable[int], name: str) -> None:
 
 
 def _judged(answer: str, truths: Sequence[str], lenient: bool) -> tuple[list[str], str]:
-    """(truths, answer) as they are compared."""
+    """(truths, answer) in the forms that are compared."""
     if lenient or len(set(truths)) > 1:
         return [normalise(truth) for truth in truths], normalise(answer)
     return list(truths), strip(answer)

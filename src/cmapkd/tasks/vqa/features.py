@@ -18,7 +18,7 @@ from cmapkd.towers.dual import Tower, evaluating
 
 @dataclass(frozen=True)
 class QuestionFeatures:
-    """What a head reads of a set's images and questions; `of` gives a batch by question index."""
+    """Inputs of a head for a set of questions; `of` gives a batch by question index."""
 
     image: ImageFeatures
     text: tuple[Tensor, ...]
@@ -64,7 +64,7 @@ def text_features(tower: Tower, texts: Sequence[str], tokens: bool, batch: int) 
 
 
 def question_tokens(tower: Tower, ids: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-    """(words and the end token [B, W + 1, D], which of them are real [B, W + 1]) of tokenised questions.
+    """(words and the end token [B, W + 1, D], mask of the real ones [B, W + 1]) of tokenised questions.
 
     The end token has read the whole question, also its words beyond L1's length, and is never absent.
     """

@@ -18,15 +18,8 @@ from cmapkd.tasks.trained_head import TrainedHead
 from cmapkd.tasks.vqa.accuracy import earned
 from cmapkd.tasks.vqa.features import question_tokens
 from cmapkd.tasks.vqa.head import training_answers
-from cmapkd.tasks.vqa.probe import Settings, build_head, require_answers, score_head
+from cmapkd.tasks.vqa.probe import Settings, build_head, score_head
 from cmapkd.towers.dual import Tower
-
-
-def check_questions(train: Questions, val: Questions | None) -> None:
-    """Raise DataError for questions that cannot be trained on or scored."""
-    for questions in (train, val):
-        if questions is not None:
-            require_answers(questions)
 
 
 class VqaLoss(ReadByLoader):

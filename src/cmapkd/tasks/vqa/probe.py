@@ -31,7 +31,7 @@ class Settings:
     """How a VQA head is trained. head: an MLP over the final embeddings, or tokens that attend to each other.
 
     answers: size of the vocabulary. width, dropout: of the head. extraction.level: the tokens of `coattention`;
-    `fusion` reads the final embedding whatever it says.
+    `fusion` always reads the final embedding.
     """
 
     head: Literal["fusion", "coattention"] = "fusion"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cmapkd.data.readers import open_questions
 from cmapkd.tasks.task import LossOnData, Metric, Task
-from cmapkd.tasks.vqa.loss import VqaLoss, check_questions
-from cmapkd.tasks.vqa.probe import vqa_probe
+from cmapkd.tasks.vqa.loss import VqaLoss
+from cmapkd.tasks.vqa.probe import require_answers, vqa_probe
 from cmapkd.tasks.vqa.results import score_vqa_results
 
 METRICS = {
@@ -18,12 +18,12 @@ METRICS = {
 }
 TASK = Task(
     name="vqa",
-    about="Official VQA accuracy",
+    about="official VQA accuracy of a head",
     place=4,
     metrics=METRICS,
     read=open_questions,
     probe=vqa_probe,
     options=("head",),
     score=score_vqa_results,
-    loss=LossOnData(check_questions, VqaLoss),
+    loss=LossOnData(VqaLoss, check=require_answers),
 )

@@ -18,14 +18,13 @@ from cmapkd.tasks.zeroshot.evaluate import PROTOCOLS, score_zeroshot
 from cmapkd.towers.dual import Tower
 
 
-def check_labels(train: Samples, val: Samples | None) -> None:
+def require_labels(samples: Samples) -> None:
     """Raise DataError for data without class labels."""
-    for samples in (train, val):
-        if samples is not None and (samples.labels is None or not samples.classes):
-            raise DataError(
-                f"{samples.name}: has captions only, but task.name: classification needs labels; "
-                "give a folder with a sub-folder a class"
-            )
+    if samples.labels is None or not samples.classes:
+        raise DataError(
+            f"{samples.name}: has captions only, but task.name: classification needs labels; "
+            "give a folder with a sub-folder a class"
+        )
 
 
 class ClassificationLoss(ReadByLoader):

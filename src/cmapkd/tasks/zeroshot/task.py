@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cmapkd.tasks.task import LossOnData, Metric, Task
 from cmapkd.tasks.zeroshot.evaluate import PROTOCOLS, score_zeroshot
-from cmapkd.tasks.zeroshot.loss import ClassificationLoss, check_labels
+from cmapkd.tasks.zeroshot.loss import ClassificationLoss, require_labels
 
 METRICS = {
     "acc1": Metric("share of images whose class is ranked first", "zero-shot top-1", main=True),
@@ -14,12 +14,12 @@ METRICS = {
 }
 TASK = Task(
     name="zeroshot",
-    about="Top-1, top-5, mean per class and each class, with the prompt ensemble that the protocol names",
+    about="top-1, top-5, mean per class and each class, with the prompt ensemble that the protocol names",
     place=2,
     metrics=METRICS,
     protocols=PROTOCOLS,
     labelled=True,
     evaluate=score_zeroshot,
     loss_name="classification",
-    loss=LossOnData(check_labels, ClassificationLoss, without_data=None),
+    loss=LossOnData(ClassificationLoss, check=require_labels, without_data=None),
 )
