@@ -1,6 +1,7 @@
 import torch
 
 from cmapkd.pyramid import levels as lv
+from cmapkd.pyramid import maps
 from cmapkd.pyramid.resample import area_matrix, sample_at
 
 
@@ -19,7 +20,7 @@ def test_any_depth_gives_taps_that_rise_to_the_last_block():
 
 def test_last_level_is_the_pooled_map_then_summary_then_mean():
     patches, summary = torch.randn(2, 16, 5), torch.randn(2, 5)
-    level = lv.last_level(patches, summary, 2)
+    level = maps.last_level(patches, summary, 2)
     expected = patches.unflatten(1, (2, 2, 2, 2)).mean((2, 4)).flatten(1, 2)
     torch.testing.assert_close(level[:, :4], expected)
     torch.testing.assert_close(level[:, 4], summary)

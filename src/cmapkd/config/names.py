@@ -29,7 +29,7 @@ def keys_of(folder: str, table: str) -> tuple[str, ...]:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             named = any(isinstance(target, ast.Name) and target.id == table for target in targets)
             if named and isinstance(value := getattr(node, "value", None), ast.Dict):
-                found += [key.value for key in value.keys if isinstance(key, ast.Constant)]
+                found += [str(key.value) for key in value.keys if isinstance(key, ast.Constant)]
     return tuple(found)
 
 

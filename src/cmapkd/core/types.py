@@ -1,4 +1,4 @@
-"""The nouns of the project: Pair, Inputs, Batch, Features, and the dimension key.
+"""The nouns of the project: pairs, batches, features, teacher and student outputs, and the dimension key.
 
 Dimension key: B batch, N tokens of a level, D width, E joint embedding width, L context length,
 W words, K = 4 levels per modality, H side of a square token grid, V views.
@@ -6,11 +6,12 @@ W words, K = 4 levels per modality, H side of a square token grid, V views.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -36,7 +37,7 @@ class Pair(Generic[T]):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one model is fed; teacher and student each have their own resolution and tokenizer.
+    """Inputs of one model; teacher and student each have their own resolution and tokenizer.
 
     images: uint8 [B, 3, H, W], normalised inside the tower with its own mean and std.
     ids: int64 [B, L] token ids. words: int64 [B, L] index of the word each token belongs to, -1 for
@@ -68,11 +69,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Features:
-    """What a tower says of one modality.
+    """Features of one modality, as a tower gives them.
 
     levels: four token tensors [B, N_k, D_k], shallow to deep (P2..P5 or L1..L4).
     masks: per level bool [B, N_k], True where a token is real, or None when all are.
-    pooled: four tensors [B, 2·D_k], what the bridge reads (mean ‖ max, or summary ‖ mean at the last level).
+    pooled: four tensors [B, 2·D_k], read by the bridge (mean ‖ max, or summary ‖ mean at the last level).
     final: [B, E] final embedding, not normalised.
     """
 
@@ -83,74 +84,78 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """What the teacher says of a batch, the same whether it ran just now or was read from the cache.
+class Tokens:
+    """The tokens of one level of a batch.
 
-    levels: calibrated targets T_k [B, N_k, r] of the levels asked for; masks: bool [B, N_k] of L1 and L2;
-    bridge: [B, 4, E] per modality, unit rows in the shared space; final: [B, E] per modality, unit rows;
-    scale: exp(logit_scale) of the teacher; places: int64 [B, N_k] cells of a side × side grid that the tokens of
-    P2-P4 stand at, when only key tokens are kept. others: (final, scale) of each further stored teacher; read: bytes of
-    the cache that it took.
+    values: [B, N, D]. mask: bool [B, N], True where a token is real; None when all are. places: int64 [B, N], the cells of a
+    side × side grid that key tokens stand at; None where `values` is a whole map or a sequence.
     """
 
-    levels: dict[str, Tensor]
-    masks: dict[str, Tensor]
-    bridge: Pair[Tensor]
-    final: Pair[Tensor]
-    scale: float
+    values: Tensor
+    mask: Tensor | None = None
     places: Tensor | None = None
     side: int = 0
-    others: tuple[tuple[Pair[Tensor], float], ...] = ()
-    read: int = 0
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What the learner says of a batch, before any loss: every tensor here has the batch as its first axis.
+class Needs:
+    """What the active terms and the policy read in one step. Nothing else is computed or read from the store.
 
-    final: student embeddings [B, E_s]; projected: the same in the teacher's width [B, E]; levels: predictions
-    S_k [B, N_k, r]; pooled: native level summaries [B, D_k]; bridge: [B, 4, E] or None; masks: of L1 and L2; masked: [B, E], projected image embeddings of masked images.
+    teacher: the teacher's final embeddings. levels: levels whose tokens student and teacher give. errors, tokens, summaries:
+    those of them whose per-sample errors, tokens, and vectors the terms read. bridge: the student's rows in the shared
+    space (and the teacher's). teacher_bridge: the teacher's rows. masked: the student's embeddings of masked images.
+    class_prompts: the student's embeddings of the class prompts.
+    """
+
+    teacher: bool = False
+    levels: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    summaries: tuple[str, ...] = ()
+    bridge: bool = False
+    teacher_bridge: bool = False
+    masked: bool = False
+    class_prompts: bool = False
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """Teacher outputs of a batch, the same whether the teacher ran now or its features were read from the store.
+
+    final: [B, E] per modality, unit rows. scale: exp(logit_scale) of the teacher. levels: calibrated targets T_k, values
+    [B, N_k, r], of the levels asked for. bridge: [B, 4, E] per modality, unit rows in the shared space, where asked for.
+    summaries: one vector a level, [B, r]. others: (final, scale) of each further stored teacher. read: bytes that were
+    read from the store.
+    """
+
+    final: Pair[Tensor]
+    scale: float
+    levels: dict[str, Tokens] = field(default_factory=dict)
+    bridge: Pair[Tensor] | None = None
+    summaries: dict[str, Tensor] = field(default_factory=dict)
+    others: tuple[tuple[Pair[Tensor], float], ...] = ()
+    read: int = 0
+
+    @property
+    def bridge_rows(self) -> Tensor:
+        """Rows of all eight levels in the shared space [B, 8, E]."""
+        assert self.bridge is not None, "the bridge was not asked for"
+        return torch.cat([self.bridge.image, self.bridge.text], 1)
+
+
+@dataclass(frozen=True)
+class StudentOutputs:
+    """Student outputs of a batch, before any loss: the batch is the first axis of every tensor here.
+
+    final: student embeddings [B, E_s]. projected: the same in the teacher's width [B, E]. levels: predictions S_k, values
+    [B, N_k, r]. errors: error of each level against the teacher's, [B]. summaries: one native vector a level, [B, D_k].
+    bridge: [B, 4, E] per modality. masked: projected image embeddings of masked images [B, E].
     """
 
     final: Pair[Tensor]
     projected: Pair[Tensor]
-    levels: dict[str, Tensor]
-    masks: dict[str, Tensor]
-    pooled: dict[str, Tensor]
-    bridge: Pair[Tensor] | None
+    levels: dict[str, Tokens] = field(default_factory=dict)
+    errors: dict[str, Tensor] = field(default_factory=dict)
+    summaries: dict[str, Tensor] = field(default_factory=dict)
+    bridge: Pair[Tensor] | None = None
     masked: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class View:
-    """All that a term may look at: student and teacher on one batch, gathered across ranks.
-
-    errors: normalised level errors [B, K_active] per modality, in the order of `levels`, or None;
-    coupling: α_ij [4, 4] or per sample [B, 4, 4]; temperatures: τ_ij [4, 4]; positives: bool [B, B];
-    labels: int64 [B], −1 where unknown; classes: class text embeddings [C, E_s] or None; bank: the teacher's class
-    texts, unit rows [C, E]; samples: int64 [B] image indices; parts: what is learnt for single terms, by term;
-    inputs: the teacher's own pixels and ids; progress: share of the training that is done; options: the switches that
-    the config sets, by term.
-    """
-
-    student: Outputs
-    scale: Tensor
-    positives: Tensor
-    teaching: Teaching | None = None
-    errors: Pair[Tensor | None] = Pair(None, None)
-    coupling: Tensor | None = None
-    temperatures: Tensor | None = None
-    labels: Tensor | None = None
-    classes: Tensor | None = None
-    bank: Tensor | None = None
-    samples: Tensor | None = None
-    parts: Mapping[str, nn.Module] = field(default_factory=dict)
-    inputs: Inputs | None = None
-    progress: float = 0.0
-    options: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
-
-    @property
-    def taught(self) -> Teaching:
-        """The teaching, for terms that read one."""
-        assert self.teaching is not None, "this term reads a teacher, and there is none"
-        return self.teaching

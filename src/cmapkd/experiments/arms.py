@@ -18,7 +18,8 @@ from cmapkd.core.log import say
 from cmapkd.experiments.side_by_side import side_by_side
 from cmapkd.methods import METHODS
 from cmapkd.report.results import Result, final_row, read_result
-from cmapkd.train.run import distill, refuse_other_config
+from cmapkd.train.run import distill
+from cmapkd.train.run_folder import refuse_other_config
 
 
 @dataclass(frozen=True)

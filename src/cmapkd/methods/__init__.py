@@ -12,11 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from cmapkd.core.errors import UsageError, did_you_mean
-from cmapkd.methods.term import Method, Read, Term
+from cmapkd.methods.method import Method
+from cmapkd.methods.term import Input, ServedTerm, Term
 
 
 def _found(name: str) -> dict[str, Any]:
-    """The entries called `name` of all files here, one dictionary; two files must not claim one name."""
+    """The entries called `name` of all files of this package in one dictionary; two files must not claim one name."""
     out: dict[str, Any] = {}
     for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
         for key, entry in getattr(importlib.import_module(f"{__name__}.{module}"), name, {}).items():
@@ -25,14 +26,33 @@ def _found(name: str) -> dict[str, Any]:
     return out
 
 
-TERMS: dict[str, Term] = _found("TERMS")
+TERMS: dict[str, type[Term]] = _found("TERMS")
 METHODS: dict[str, Method] = dict(sorted(_found("METHODS").items(), key=lambda m: (m[0] != "scratch", m[0])))
 FINAL = frozenset(name for name, term in TERMS.items() if term.final)
 
 
-def reading(what: Read, terms: Iterable[str]) -> frozenset[str]:
+def reading(what: Input, terms: Iterable[str]) -> frozenset[str]:
     """Those of `terms` that read `what`."""
     return frozenset(name for name in terms if what in TERMS[name].reads)
+
+
+def needs_teacher(terms: Iterable[str]) -> bool:
+    """Whether any of `terms` reads the teacher."""
+    return any(TERMS[name].reads_teacher() for name in terms)
+
+
+def reads_levels(terms: Iterable[str]) -> bool:
+    """Whether any of `terms` reads levels of the pyramid."""
+    return any(TERMS[name].reads_levels() for name in terms)
+
+
+def served_term(method: Method) -> type[ServedTerm] | None:
+    """The term whose modules belong to the method's result beside the student, if there is one."""
+    if method.served is None:
+        return None
+    term = TERMS[method.served]
+    assert issubclass(term, ServedTerm)
+    return term
 
 
 def resolve(name: str, weights: dict[str, float], share: dict[str, float]) -> Method:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cmapkd.core.types import View
-from cmapkd.losses import affinity as losses
-from cmapkd.methods.term import Method, Term, reads
+from cmapkd.losses import affinity
+from cmapkd.methods.method import Method
+from cmapkd.methods.term import Term
+from cmapkd.methods.view import View
 
 
-def affinity(view: View) -> Tensor:
+class Affinity(Term):
     """Soft cross-entropy of both affinity matrices, each side at its own scale."""
-    mine, teacher = view.student.final, view.taught.final
-    return losses.affinity(mine.image, mine.text, teacher.image, teacher.text, view.scale, view.taught.scale)
+
+    reads = frozenset({"teacher_image", "teacher_text"})
+
+    def forward(self, view: View) -> Tensor:
+        mine, teacher = view.student.final, view.teacher
+        final = teacher.final
+        return affinity.affinity(mine.image, mine.text, final.image, final.text, view.scale, teacher.scale)
 
 
-TERMS = {"affinity": Term(affinity, reads("teacher"))}
+TERMS = {"affinity": Affinity}
 METHODS = {
     "tinyclip_affinity": Method(
         {"align": 0.5, "affinity": 0.5}, about="TinyCLIP's affinity mimicking: half the task, half the affinities"
     ),
     "open_clip_distill": Method(
-        {"align": 1.0, "affinity": 1.0}, about="what open_clip's own --distill-model trains: task + soft cross-entropy"
+        {"align": 1.0, "affinity": 1.0}, about="open_clip's own --distill-model training: task + soft cross-entropy"
     ),
 }

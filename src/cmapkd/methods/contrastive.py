@@ -1,29 +1,35 @@
 """`scratch`: contrastive training without a teacher (Radford et al. 2021, arXiv 2103.00020), and the user's own task.
 
-`inherited` is the same from the teacher's weights (towers/inherit.py): what the start alone brings.
+`inherited` is the same from the teacher's weights (towers/inherit.py): the start alone, with no teacher after it.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from cmapkd.core.types import View
 from cmapkd.losses import contrastive, task
-from cmapkd.methods.term import Method, Term, reads
+from cmapkd.methods.method import Method
+from cmapkd.methods.term import Term
+from cmapkd.methods.view import View
 
 
-def align(view: View) -> Tensor:
+class Align(Term):
     """L_align on the student's final embeddings."""
-    return contrastive.align(view.student.final.image, view.student.final.text, view.scale, view.positives)
+
+    def forward(self, view: View) -> Tensor:
+        return contrastive.align(view.student.final.image, view.student.final.text, view.scale, view.positives)
 
 
-def classification(view: View) -> Tensor:
-    """L_task on the labels of the training data, the class texts as classifier; on data of its own see train/heads."""
-    assert view.labels is not None and view.classes is not None
-    return task.classification(view.student.final.image, view.classes, view.scale, view.labels)
+class Classification(Term):
+    """L_task on the labels of the training data, with the class prompts as classifier; a task with data of its own has its own loss."""
+
+    reads = frozenset({"labels", "class_prompts"})
+
+    def forward(self, view: View) -> Tensor:
+        return task.classification(view.student.final.image, view.class_prompts, view.scale, view.labels)
 
 
-TERMS = {"align": Term(align), "task": Term(classification, reads("labels"))}
+TERMS = {"align": Align, "task": Classification}
 METHODS = {
     "scratch": Method(
         {"align": 1.0}, about="contrastive training without a teacher; trains teachers too", start="random"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmapkd.core.types import Pair, View
 from cmapkd.losses import contrastive
 from cmapkd.losses.crd import draw_negatives, nce, remember
-from cmapkd.methods.term import Method, Sizes, Term, reads
+from cmapkd.methods.method import Method
+from cmapkd.methods.term import Term, TermSizes
+from cmapkd.methods.view import View
 
 WIDTH, TEMPERATURE, MOMENTUM, NEGATIVES = 128, 0.07, 0.5, 16384
 SIDES = ("student", "teacher")
@@ -75,40 +77,35 @@ class Banks(Heads):
         return losses[0] + losses[1]
 
 
-def _heads(sizes: Sizes) -> nn.ModuleDict:
-    assert sizes.teacher is not None
-    widths = sizes.student.embedding, sizes.teacher.embedding
-    return nn.ModuleDict({key: Heads(*widths) for key in ("image", "text")})
+class CRD(Term):
+    """L_CRD with memory banks: the student's images against the teacher's images, plus its texts against the teacher's texts."""
+
+    reads = frozenset({"teacher_image", "teacher_text"})
+
+    def __init__(self, sizes: TermSizes, chosen: Mapping[str, float | str] | None = None) -> None:
+        super().__init__(sizes, chosen)
+        self.image, self.text = (Banks(*sizes.embeddings, sizes.samples) for _ in range(2))
+
+    def forward(self, view: View) -> Tensor:
+        pairs = view.student.final.zip(view.teacher.final)
+        return self.image(*pairs.image, view.samples) + self.text(*pairs.text, view.samples)
 
 
-def _banks(sizes: Sizes) -> nn.ModuleDict:
-    assert sizes.teacher is not None
-    widths = sizes.student.embedding, sizes.teacher.embedding
-    return nn.ModuleDict({key: Banks(*widths, sizes.samples) for key in ("image", "text")})
+class InBatchCRD(Term):
+    """The InfoNCE form: no memory, the negatives are the rest of the batch."""
+
+    reads = frozenset({"teacher_image", "teacher_text"})
+
+    def __init__(self, sizes: TermSizes, chosen: Mapping[str, float | str] | None = None) -> None:
+        super().__init__(sizes, chosen)
+        self.image, self.text = (Heads(*sizes.embeddings) for _ in range(2))
+
+    def forward(self, view: View) -> Tensor:
+        pairs = view.student.final.zip(view.teacher.final)
+        return self.image(*pairs.image, view.positives) + self.text(*pairs.text, view.positives)
 
 
-def _sum(view: View, term: str, last: Tensor) -> Tensor:
-    """The student's images against the teacher's images, plus its texts against the teacher's texts."""
-    part: nn.ModuleDict = view.parts[term]  # type: ignore[assignment]
-    pairs: Pair[tuple[Tensor, Tensor]] = view.student.final.zip(view.taught.final)
-    return part["image"](*pairs.image, last) + part["text"](*pairs.text, last)
-
-
-def crd(view: View) -> Tensor:
-    """L_CRD with memory banks."""
-    assert view.samples is not None
-    return _sum(view, "crd", view.samples)
-
-
-def crd_inbatch(view: View) -> Tensor:
-    """The InfoNCE form: no memory, the batch is all there is."""
-    return _sum(view, "crd_inbatch", view.positives)
-
-
-TERMS = {
-    "crd": Term(crd, reads("teacher"), part=_banks),
-    "crd_inbatch": Term(crd_inbatch, reads("teacher"), part=_heads),
-}
+TERMS = {"crd": CRD, "crd_inbatch": InBatchCRD}
 METHODS = {
     "crd": Method({"align": 1.0, "crd": 0.8}, about="contrastive representation distillation (Tian et al. 2020)"),
     "crd_inbatch": Method(

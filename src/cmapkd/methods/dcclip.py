@@ -7,36 +7,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmapkd.config.schema import StageConfig
-from cmapkd.core.types import View
-from cmapkd.methods.term import Method, Term, reads
-from cmapkd.pyramid.resample import resample_grid, resize_matrix
+from cmapkd.core.types import IMAGE_LEVELS
+from cmapkd.methods.method import Method
+from cmapkd.methods.term import Term
+from cmapkd.methods.view import View
+from cmapkd.pyramid.maps import pool_map, side_of
 
 LAST = ("P5", "L4")
 
 
-def dcclip_feat(view: View) -> Tensor:
+class LastFeatures(Term):
     """SmoothL1(A(F_S), F_T) of the image's last level plus the same of the text's, the mean over tokens and channels."""
-    found = []
-    for name in LAST:
-        if name in view.student.levels:
-            student, teacher = view.student.levels[name], view.taught.levels[name]
-            if name == "P5":
-                student, teacher = _common(student, teacher)
+
+    reads = frozenset({"teacher_image", "teacher_text", "image_tokens", "text_tokens"})
+    levels = LAST
+    final = False
+
+    def forward(self, view: View) -> Tensor:
+        found = []
+        for name in self.active_levels(view.levels):
+            student, teacher = view.student.levels[name].values, view.teacher.levels[name].values
+            if name in IMAGE_LEVELS:
+                student, teacher = _on_the_coarser_map(name, student, teacher)
             found.append(F.smooth_l1_loss(student, teacher.detach()))
-    return torch.stack(found).sum() if found else view.student.final.image.sum() * 0
+        return torch.stack(found).sum()
 
 
-def _common(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both P5 [B, side² + 2, r] on the coarser of the two grids; the summary and the mean stay as they are."""
-    sides = [round((tokens.shape[1] - 2) ** 0.5) for tokens in (student, teacher)]
-    out = []
-    for tokens, side in zip((student, teacher), sides, strict=True):
-        matrix = resize_matrix(side, min(sides)).to(tokens)
-        out.append(torch.cat([resample_grid(tokens[:, :-2], matrix), tokens[:, -2:]], 1))
-    return out[0], out[1]
+def _on_the_coarser_map(name: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both levels with their maps pooled to the smaller of the two sides."""
+    side = min(side_of(name, student.shape[1]), side_of(name, teacher.shape[1]))
+    return pool_map(name, student, side), pool_map(name, teacher, side)
 
 
-TERMS = {"dcclip_feat": Term(dcclip_feat, reads("levels"), final=False)}
+TERMS = {"dcclip_feat": LastFeatures}
 METHODS = {
     "dcclip": Method(
         {"align": 1.0, "dcclip_feat": 1.0},

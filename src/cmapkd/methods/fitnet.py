@@ -6,22 +6,25 @@ import torch
 from torch import Tensor
 
 from cmapkd.config.schema import StageConfig
-from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, View
-from cmapkd.methods.term import Method, Term, reads
+from cmapkd.methods.method import Method
+from cmapkd.methods.term import Term
+from cmapkd.methods.view import View
 
 GUIDED = ("P3", "L2")
 
 
-def hint(view: View) -> Tensor:
-    """‖T_h − r(S_g)‖², the error at P3 plus the error at L2, whatever other levels are on; r is the level's adapter."""
-    found = []
-    for names, errors in ((IMAGE_LEVELS, view.errors.image), (TEXT_LEVELS, view.errors.text)):
-        active = [name for name in names if name in view.student.levels]
-        found += [errors[:, active.index(name)].mean() for name in GUIDED if errors is not None and name in active]
-    return torch.stack(found).sum() if found else view.student.final.image.sum() * 0
+class Hint(Term):
+    """‖T_h − r(S_g)‖²: the error at P3 plus the error at L2, whatever other levels are on; r is the level's projector."""
+
+    reads = frozenset({"teacher_image", "teacher_text", "image_errors", "text_errors"})
+    levels = GUIDED
+    final = False
+
+    def forward(self, view: View) -> Tensor:
+        return torch.stack([view.student.errors[name].mean() for name in self.active_levels(view.levels)]).sum()
 
 
-TERMS = {"hint": Term(hint, reads("levels"), final=False)}
+TERMS = {"hint": Hint}
 METHODS = {
     "fitnet": Method(
         {"align": 1.0, "hint": 10.0},

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cmapkd.core.types import View
 from cmapkd.losses import logits
-from cmapkd.methods.term import Method, Term, picked, reads
+from cmapkd.methods.method import Method
+from cmapkd.methods.term import Term
+from cmapkd.methods.view import View
 
 
-def logit_kd(view: View) -> Tensor:
+class LogitKD(Term):
     """L_logits: T² · mean_b ½ [KL(softmax(z_T / T) ‖ softmax(z_S / T)) of rows + of columns], z = s · v tᵀ.
 
     By default T = 1 and the teacher's scale stands on both sides. `scale: own` gives each side its own, `constant` both
     the number `constant`.
     """
-    chosen, teacher, mine = picked(view, "logits", OPTIONS), view.taught, view.student.final
-    constant = chosen["constant"]
-    scales = {"teacher": (teacher.scale,) * 2, "own": (view.scale, teacher.scale), "constant": (constant,) * 2}
-    student_scale, teacher_scale = scales[chosen["scale"]]
-    return logits.logits(
-        mine.image, mine.text, teacher.final.image, teacher.final.text, student_scale, teacher_scale,
-        chosen["temperature"],
-    )  # fmt: skip
+
+    reads = frozenset({"teacher_image", "teacher_text"})
+    options = {"temperature": 1.0, "scale": ("teacher", "own", "constant"), "constant": 100.0}
+
+    def forward(self, view: View) -> Tensor:
+        teacher, mine, constant = view.teacher, view.student.final, self.chosen["constant"]
+        scales = {"teacher": (teacher.scale,) * 2, "own": (view.scale, teacher.scale), "constant": (constant,) * 2}
+        final, temperature = teacher.final, self.chosen["temperature"]
+        return logits.logits(mine.image, mine.text, final.image, final.text, *scales[self.chosen["scale"]], temperature)
 
 
-OPTIONS = {"temperature": 1.0, "scale": ("teacher", "own", "constant"), "constant": 100.0}
-TERMS = {"logits": Term(logit_kd, reads("teacher"), options=OPTIONS)}
+TERMS = {"logits": LogitKD}
 METHODS = {
     "kd": Method({"align": 1.0, "logits": 1.0}, about="logit distillation (Hinton et al. 2015) on CLIP's logits")
 }

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cmapkd.core.types import View
 from cmapkd.losses.ensemble import ensemble
-from cmapkd.methods.term import Method, Term, reads
+from cmapkd.methods.method import Method
+from cmapkd.methods.term import Term
+from cmapkd.methods.view import View
 
 
-def reinforced(view: View) -> Tensor:
+class Reinforced(Term):
     """L_Distill with all stored teachers, each side at its own scale; K = 1 without `cache.ensemble`."""
-    finals, scales = zip((view.taught.final, view.taught.scale), *view.taught.others, strict=True)
-    return ensemble(view.student.final, view.scale, finals, scales)
+
+    reads = frozenset({"teacher_image", "teacher_text", "further_teachers"})
+
+    def forward(self, view: View) -> Tensor:
+        teacher = view.teacher
+        finals, scales = zip((teacher.final, teacher.scale), *teacher.others, strict=True)
+        return ensemble(view.student.final, view.scale, finals, scales)
 
 
-TERMS = {"reinforced": Term(reinforced, reads("teacher", "ensemble"))}
+TERMS = {"reinforced": Reinforced}
 METHODS = {
     "mobileclip_dr": Method(
         {"reinforced": 1.0},

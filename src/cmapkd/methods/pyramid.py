@@ -11,58 +11,76 @@ import torch
 from torch import Tensor
 
 from cmapkd.config.schema import StageConfig
-from cmapkd.core.types import View
 from cmapkd.losses import alignment, feature, relation
-from cmapkd.methods.term import Method, Term, reads
-from cmapkd.pyramid.levels import mean_tokens
+from cmapkd.methods.method import Method
+from cmapkd.methods.term import Term
+from cmapkd.methods.view import View
 
 
-def intra_v(view: View) -> Tensor:
+class Intra(Term):
+    """L_intra: mean_b mean_k ℓ_k(b) over the active levels of one modality."""
+
+    final = False
+
+    def forward(self, view: View) -> Tensor:
+        return feature.intra(torch.stack([view.student.errors[name] for name in self.active_levels(view.levels)], 1))
+
+
+class IntraImage(Intra):
     """L_intra_v over the active image levels."""
-    assert view.errors.image is not None
-    return feature.intra(view.errors.image)
+
+    reads = frozenset({"teacher_image", "image_errors"})
 
 
-def intra_l(view: View) -> Tensor:
+class IntraText(Intra):
     """L_intra_l over the active text levels."""
-    assert view.errors.text is not None
-    return feature.intra(view.errors.text)
+
+    reads = frozenset({"teacher_text", "text_errors"})
 
 
-def pyramid_align(view: View) -> Tensor:
+class PyramidAlign(Term):
     """L_pyramid_align over the level pairs that the coupling uses."""
-    mine, teacher = view.student.bridge, view.taught.bridge
-    assert mine is not None and view.temperatures is not None and view.coupling is not None
-    return alignment.pyramid_align(mine.image, mine.text, teacher.image, teacher.text, view.temperatures, view.coupling)
+
+    reads = frozenset({"teacher_image", "teacher_text", "bridge", "coupling"})
+    final = False
+
+    def forward(self, view: View) -> Tensor:
+        mine, teacher = view.bridges
+        return alignment.pyramid_align(
+            mine.image, mine.text, teacher.image, teacher.text, view.temperatures, view.coupling
+        )
 
 
-def sample_relation(view: View) -> Tensor:
-    """L_relation, mean over the levels P4, P5, L3, L4 that the teacher speaks of now; projector-free on purpose."""
-    levels, masks = view.taught.levels, view.taught.masks
-    names = [name for name in ("P4", "P5", "L3", "L4") if name in levels]
-    if not names:
-        return relation.relation(view.student.final.image, view.taught.final.image)
-    losses = [relation.relation(view.student.pooled[k], _pool(k, levels[k], masks.get(k))) for k in names]
-    return torch.stack(losses).mean()
+class SampleRelation(Term):
+    """L_relation, mean over the active levels among P4, P5, L3 and L4; projector-free on purpose."""
+
+    reads = frozenset({"teacher_image", "teacher_text", "image_summaries", "text_summaries"})
+    levels = ("P4", "P5", "L3", "L4")
+    final = False
+
+    def forward(self, view: View) -> Tensor:
+        mine, teacher = view.student.summaries, view.teacher.summaries
+        losses = [relation.relation(mine[name], teacher[name]) for name in self.active_levels(view.levels)]
+        return torch.stack(losses).mean()
 
 
-def layer_relation(view: View) -> Tensor:
+class LayerRelation(Term):
     """L_layer_relation between the eight levels of each sample, both modalities together."""
-    mine, teacher = view.student.bridge, view.taught.bridge
-    assert mine is not None
-    return relation.layer_relation(torch.cat([mine.image, mine.text], 1), torch.cat([teacher.image, teacher.text], 1))
 
+    reads = frozenset({"teacher_image", "teacher_text", "bridge"})
+    final = False
 
-def _pool(name: str, target: Tensor, mask: Tensor | None) -> Tensor:
-    return target[:, -2] if name == "P5" else mean_tokens(target, mask)
+    def forward(self, view: View) -> Tensor:
+        mine, teacher = (torch.cat([rows.image, rows.text], 1) for rows in view.bridges)
+        return relation.layer_relation(mine, teacher)
 
 
 TERMS = {
-    "intra_v": Term(intra_v, reads("levels"), final=False),
-    "intra_l": Term(intra_l, reads("levels"), final=False),
-    "pyramid_align": Term(pyramid_align, reads("bridge"), final=False),
-    "relation": Term(sample_relation, reads("levels", "pooled"), final=False),
-    "layer_relation": Term(layer_relation, reads("bridge"), final=False),
+    "intra_v": IntraImage,
+    "intra_l": IntraText,
+    "pyramid_align": PyramidAlign,
+    "relation": SampleRelation,
+    "layer_relation": LayerRelation,
 }
 WEIGHTS = {"align": 1.0, "logits": 1.0, "fd": 8.0, "icl": 1.0, "intra_v": 10.0, "intra_l": 10.0, "pyramid_align": 1.0}
 SHARES = {"intra_v": 0.15, "intra_l": 0.15, "pyramid_align": 0.15}

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from cmapkd.core.types import View
 from cmapkd.losses.rkd import angle_loss, distance_loss
-from cmapkd.methods.term import Method, Term, reads
+from cmapkd.methods.method import Method
+from cmapkd.methods.term import Term
+from cmapkd.methods.view import View
 
 
-def _both(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[View], Tensor]:
-    """The loss within the images plus the loss within the texts, of the student's embeddings as they are."""
+class Distances(Term):
+    """RKD-D within the images plus RKD-D within the texts, of the student's embeddings as they are."""
 
-    def of(view: View) -> Tensor:
-        mine, teacher = view.student.final, view.taught.final
-        return loss(mine.image, teacher.image) + loss(mine.text, teacher.text)
+    reads = frozenset({"teacher_image", "teacher_text"})
 
-    return of
+    def forward(self, view: View) -> Tensor:
+        mine, teacher = view.student.final, view.teacher.final
+        return distance_loss(mine.image, teacher.image) + distance_loss(mine.text, teacher.text)
 
 
-TERMS = {
-    "rkd_distance": Term(_both(distance_loss), reads("teacher")),
-    "rkd_angle": Term(_both(angle_loss), reads("teacher")),
-}
+class Angles(Term):
+    """RKD-A within the images plus RKD-A within the texts, of the student's embeddings as they are."""
+
+    reads = frozenset({"teacher_image", "teacher_text"})
+
+    def forward(self, view: View) -> Tensor:
+        mine, teacher = view.student.final, view.teacher.final
+        return angle_loss(mine.image, teacher.image) + angle_loss(mine.text, teacher.text)
+
+
+TERMS = {"rkd_distance": Distances, "rkd_angle": Angles}
 METHODS = {
     "rkd": Method(
         {"align": 1.0, "rkd_distance": 1.0, "rkd_angle": 2.0},

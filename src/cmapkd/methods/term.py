@@ -1,101 +1,126 @@
-"""Term: one loss of a View, what it reads, and what is learnt for it alone. Method: a named, weighted list of terms."""
+"""Term: one loss of a View, with its declared inputs, its options and what is learnt for it alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from cmapkd.config.schema import StageConfig
-from cmapkd.core.types import View
+from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS
+from cmapkd.methods.view import View
 from cmapkd.pyramid.levels import Shape
 from cmapkd.towers.dual import Tower
 
-Read = Literal["teacher", "levels", "pooled", "bridge", "masked", "labels", "bank", "inputs", "ensemble"]
+Input = Literal[
+    "teacher_image", "teacher_text", "image_errors", "text_errors", "image_tokens", "text_tokens", "image_summaries",
+    "text_summaries", "bridge", "coupling", "masked_images", "labels", "class_prompts", "class_texts", "teacher_inputs",
+    "further_teachers",
+]  # fmt: skip
+WITHOUT_TEACHER = frozenset({"masked_images", "labels", "class_prompts"})
+OF_LEVELS = {
+    **dict.fromkeys(("image_errors", "image_tokens", "image_summaries"), IMAGE_LEVELS),
+    **dict.fromkeys(("text_errors", "text_tokens", "text_summaries"), TEXT_LEVELS),
+}
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What a term's own module is built from; `teacher` is None where no term reads one, `classes` 0 without a bank.
+class TermSizes:
+    """Sizes and towers from which a term builds its own modules.
 
-    tower: the teacher itself, for terms that read its `inputs` or a `bank`. itself: the student, to look at only.
+    teacher: None where no term reads one. samples: of the training data. classes: number of class texts, 0 without.
+    teacher_tower: the teacher itself, for terms that read `teacher_inputs` or `class_texts`. student_tower: to look at only.
     """
 
     student: Shape
     teacher: Shape | None
     samples: int = 0
     classes: int = 0
-    tower: Tower | None = None
-    itself: Tower | None = None
+    teacher_tower: Tower | None = None
+    student_tower: Tower | None = None
+
+    @property
+    def embeddings(self) -> tuple[int, int]:
+        """Widths of the student's and the teacher's embedding."""
+        assert self.teacher is not None, "a term that reads a teacher is built with one"
+        return self.student.embedding, self.teacher.embedding
+
+    @property
+    def teacher_itself(self) -> Tower:
+        assert self.teacher_tower is not None, "a term that reads the teacher's inputs or class texts is built with it"
+        return self.teacher_tower
+
+    @property
+    def student_itself(self) -> Tower:
+        assert self.student_tower is not None
+        return self.student_tower
 
 
-@dataclass(frozen=True)
-class Term:
-    """loss: a scalar of the View; it knows no weight, stage, optimizer, device or rank.
+class Term(nn.Module, ABC):
+    """One loss. It knows no weight, stage, optimizer, device or rank.
 
-    reads: what must be in the View beside the student's final embeddings: the `teacher`'s final embeddings, its
-    `levels` (and the student's, `pooled`), its `bridge`, the student on `masked` images, class `labels`, the teacher's
-    `bank` of class texts, the teacher's own `inputs`, the further teachers of an `ensemble` where the config names some.
-    final: it acts on final embeddings, never fades, and is what shares are measured against.
-    part: builds the module that is learnt for this term alone; the loss finds it as `view.parts[name]`.
-    around: a context, of that part and the student, in which the student runs in training; without it the student is
-    plain again. options: its switches, each with a default number or with the words it may be, the default first.
+    reads: the parts of the View that it looks at, beside the student's final embeddings. levels: the levels of which it
+    reads errors, tokens or summaries; where none of them is on, it is off. final: it acts on final embeddings, never fades,
+    and gradient ratios are relative to it. options: its switches, each with a default number or with the words it may
+    be, the default first.
     """
 
-    loss: Callable[[View], Tensor]
-    reads: frozenset[Read] = frozenset()
-    final: bool = True
-    part: Callable[[Sizes], nn.Module] | None = None
-    around: Callable[[Any, Tower], AbstractContextManager[None]] | None = None
-    options: Mapping[str, float | tuple[str, ...]] = field(default_factory=dict)
+    reads: ClassVar[frozenset[Input]] = frozenset()
+    levels: ClassVar[tuple[str, ...]] = LEVELS
+    final: ClassVar[bool] = True
+    options: ClassVar[Mapping[str, float | tuple[str, ...]]] = {}
+
+    def __init__(self, sizes: TermSizes, chosen: Mapping[str, float | str] | None = None) -> None:
+        """chosen: the switches that the config sets; the others have their defaults."""
+        super().__init__()
+        defaults = {name: value[0] if isinstance(value, tuple) else value for name, value in self.options.items()}
+        self.chosen: dict[str, Any] = {**defaults, **(chosen or {})}
+
+    @abstractmethod
+    def forward(self, view: View) -> Tensor:
+        """The loss, a float32 scalar."""
+
+    def around(self, student: Tower) -> AbstractContextManager[None]:
+        """The context in which the student runs in training; outside it the student is plain again."""
+        return nullcontext()
+
+    @classmethod
+    def active_levels(cls, on: Iterable[str]) -> tuple[str, ...]:
+        """The levels among `on` of which this term reads anything."""
+        read = {name for what in cls.reads for name in OF_LEVELS.get(what, ())} & set(cls.levels)
+        return tuple(name for name in on if name in read)
+
+    @classmethod
+    def reads_levels(cls) -> bool:
+        return any(what in OF_LEVELS for what in cls.reads)
+
+    @classmethod
+    def reads_teacher(cls) -> bool:
+        return bool(cls.reads - WITHOUT_TEACHER)
+
+    @classmethod
+    def wraps_student(cls) -> bool:
+        """Whether the student runs in a context of this term, so that the student alone is not its result."""
+        return cls.around is not Term.around
 
 
-@dataclass(frozen=True)
-class Served:
-    """How a method's result is used where the student alone does not carry it.
+class ServedTerm(Term):
+    """A term whose result is more than the student: its modules are needed where the student is used.
 
-    encoder: from the terms' parts, the student and the teacher to an Encoder (tasks/encoder.py) that validation
-    scores; says: what those scores belong to, for the model card. head: class logits [n, C] of uint8 images, scored
-    as `head/acc1` where the labelled validation data have the training classes.
+    says: in words, to whom the run's scores belong. classifies: `logits` gives class logits, scored as `head/acc1` where
+    the labelled validation data have the training classes.
     """
 
-    encoder: Callable[[Mapping[str, nn.Module], Tower, Tower], Any]
-    says: str
-    head: Callable[[Mapping[str, nn.Module], Tower, Tensor], Tensor] | None = None
+    says: ClassVar[str]
+    classifies: ClassVar[bool] = False
 
+    @abstractmethod
+    def encoder(self, student: Tower, teacher: Tower) -> Any:
+        """The Encoder (tasks/encoder.py) that validation scores."""
 
-@dataclass(frozen=True)
-class Method:
-    """weights: each term's fixed weight. share: the target ratio of a term's trunk gradient to the final terms';
-    where a share stands, the weight is only what the term starts with until it is calibrated.
-    stages: the method's own schedule, where it has one; a schedule in the config replaces it. student: a frozen one
-    stays as it was pre-trained, and only the terms' parts learn. served: for a result that is more than the student.
-    start: whether the student inherits from the teacher: as the config says, never (`random`), or always (`inherited`).
-    """
-
-    weights: dict[str, float]
-    share: dict[str, float] = field(default_factory=dict)
-    about: str = ""
-    stages: tuple[StageConfig, ...] = ()
-    student: Literal["trained", "frozen"] = "trained"
-    served: Served | None = None
-    start: Literal["config", "random", "inherited"] = "config"
-
-    def inherits(self, asked: bool) -> bool:
-        """Whether the student begins from the teacher's weights, where the config asks for it or not."""
-        return self.start == "inherited" or (asked and self.start == "config")
-
-
-def picked(view: View, term: str, options: Mapping[str, float | tuple[str, ...]]) -> dict[str, Any]:
-    """The term's switches as they stand: the config's, else the default."""
-    defaults = {name: value[0] if isinstance(value, tuple) else value for name, value in options.items()}
-    return {**defaults, **view.options.get(term, {})}
-
-
-def reads(*what: Read) -> frozenset[Read]:
-    """The set of what a term reads; whoever reads anything of the teacher reads its final embeddings too."""
-    own: tuple[Read, ...] = () if set(what) <= {"labels"} else ("teacher",)
-    return frozenset(what + own)
+    def logits(self, student: Tower, images: Tensor) -> Tensor:
+        """Class logits [n, C] of uint8 images [n, 3, S, S]."""
+        raise RuntimeError(f"{type(self).__name__} has no classifier")

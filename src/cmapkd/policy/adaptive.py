@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cmapkd.config.schema import PolicyConfig
-from cmapkd.core.types import LEVELS, Pair, Teaching
+from cmapkd.core.types import LEVELS, Pair, TeacherOutputs
 from cmapkd.policy.base import Credit, Learning, share_of_new
 from cmapkd.policy.fixed import draw
 
@@ -54,7 +54,7 @@ class Adaptive(Learning):
             self.register_buffer("seen_bridge", torch.zeros(EVENTS * ROWS, len(LEVELS), embedding))
 
     def scores(
-        self, x: Float[Tensor, "b s"], teaching: Teaching
+        self, x: Float[Tensor, "b s"], teacher: TeacherOutputs
     ) -> tuple[Float[Tensor, "b 2 4"], Float[Tensor, "b 16"]]:
         """m of levels and of pairs; zero at the start, so that the first policy is uniform."""
         raise NotImplementedError
@@ -67,11 +67,11 @@ class Adaptive(Learning):
         """p of an action; what learns by trying things samples here."""
         return scores.softmax(-1)
 
-    def forward(self, teaching: Teaching, progress: float) -> tuple[Tensor | None, Tensor | None]:
+    def forward(self, teacher: TeacherOutputs, progress: float) -> tuple[Tensor | None, Tensor | None]:
         if not bool(self.fitted):
             return None, None
         with torch.no_grad():
-            levels, pairs = self.scores(self.state(teaching, progress), teaching)
+            levels, pairs = self.scores(self.state(teacher, progress), teacher)
             trusted, paired = self.trust.clamp(0, 1).split([len(LEVELS), 16])
             p = self.act((trusted.view(2, 4) * levels).flatten(0, 1)).unflatten(0, (-1, 2))
             weights = (4 * ((1 - ROOM) * p + ROOM / 4)).flatten(1)
@@ -80,21 +80,21 @@ class Adaptive(Learning):
             q = self.act(paired * pairs)
             return weights, (16 * ((1 - ROOM) * q + ROOM / 16)).unflatten(1, (4, 4))
 
-    def state(self, teaching: Teaching, progress: float | Tensor) -> Float[Tensor, "b s"]:
-        image, text = teaching.final.image.detach(), teaching.final.text.detach()
+    def state(self, teacher: TeacherOutputs, progress: float | Tensor) -> Float[Tensor, "b s"]:
+        image, text = teacher.final.image.detach(), teacher.final.text.detach()
         cosine = (image * text).sum(1, keepdim=True)
         when = progress if isinstance(progress, Tensor) else torch.full_like(cosine, progress)
         return torch.cat([image, text, cosine, when], dim=1)
 
     def observe(
-        self, teaching: Teaching, progress: float, credit: Credit, optimizer: torch.optim.Optimizer | None
+        self, teacher: TeacherOutputs, progress: float, credit: Credit, optimizer: torch.optim.Optimizer | None
     ) -> dict[str, float]:
         measured = (credit.levels != 0).any(0)
         advantage = self.standardise(credit)
         levels = torch.where(measured, advantage.levels, self.levels.mean)  # of a level asleep: what it gave so far
         net = Credit(levels - self.config.cost * self.cost, advantage.pairs)
-        self._judge(teaching, progress, net, measured)
-        self._remember(teaching, progress, net)
+        self._judge(teacher, progress, net, measured)
+        self._remember(teacher, progress, net)
         loss = float("nan")
         if progress >= self.config.collect and optimizer is not None:
             for _ in range(UPDATES if bool(self.fitted) else FIRST):
@@ -104,7 +104,7 @@ class Adaptive(Learning):
                 optimizer.step()
                 loss = float(objective.detach())
             self.fitted.fill_(True)
-        weights = self(teaching, progress)[0]
+        weights = self(teacher, progress)[0]
         reward = float((net.levels if weights is None else net.levels * weights).mean())
         self.settle(weights, measured)
         return {
@@ -114,9 +114,9 @@ class Adaptive(Learning):
             **self.figures(),
         }
 
-    def objective(self, teaching: Teaching, progress: Tensor, net: Credit, rows: Tensor) -> Tensor:
+    def objective(self, teacher: TeacherOutputs, progress: Tensor, net: Credit, rows: Tensor) -> Tensor:
         """−J of remembered samples; net: advantages less cost; rows [B] is 1 where the memory is filled."""
-        levels, pairs = self.scores(self.state(teaching, progress), teaching)
+        levels, pairs = self.scores(self.state(teacher, progress), teacher)
         gain = (
             self.gain(levels.flatten(0, 1), net.levels.unflatten(1, (2, 4)).flatten(0, 1)).unflatten(0, (-1, 2)).sum(1)
         )
@@ -127,14 +127,14 @@ class Adaptive(Learning):
         return -((gain - self.config.entropy * divergence) * rows).sum() / rows.sum().clamp_min(1)
 
     @torch.no_grad()
-    def _judge(self, teaching: Teaching, progress: float, net: Credit, measured: Tensor) -> None:
+    def _judge(self, teacher: TeacherOutputs, progress: float, net: Credit, measured: Tensor) -> None:
         """Move the trust by this event's out-of-sample R²: 1 − ‖A − τ m‖² / ‖A‖² per level, centred within a modality.
 
         Levels that were not `measured` (bool [8]) keep the trust that they had.
         """
         if not bool(self.fitted):
             return
-        scores, paired = self.scores(self.state(teaching, progress), teaching)
+        scores, paired = self.scores(self.state(teacher, progress), teacher)
         had, pairs_had = self.trust.split([len(LEVELS), 16])
         now = self._agreement(scores, net.levels.unflatten(1, (2, 4))).flatten()
         found = [torch.where(measured, now, had), pairs_had]
@@ -149,29 +149,29 @@ class Adaptive(Learning):
         return (1 - (wanted - said).square().sum(0) / wanted.square().sum(0).clamp_min(1e-12)).clamp(-1, 1)
 
     @torch.no_grad()
-    def _remember(self, teaching: Teaching, progress: float, net: Credit) -> None:
+    def _remember(self, teacher: TeacherOutputs, progress: float, net: Credit) -> None:
         """The newest event replaces the oldest."""
-        count = min(ROWS, len(teaching.final.image))
+        count = min(ROWS, len(teacher.final.image))
         start = (int(self.count) - 1) % EVENTS * ROWS
         rows = slice(start, start + count)
         self.seen_weight[start : start + ROWS] = 0
         self.seen_weight[rows] = 1
-        self.seen_image[rows], self.seen_text[rows] = teaching.final.image[:count], teaching.final.text[:count]
+        self.seen_image[rows], self.seen_text[rows] = teacher.final.image[:count], teacher.final.text[:count]
         self.seen_progress[rows] = progress
         self.seen_levels[rows] = net.levels[:count]
         self.seen_pairs[rows] = 0 if net.pairs is None else net.pairs.flatten(1)[:count]
         if self.reads_bridge:
-            self.seen_bridge[rows] = torch.cat([teaching.bridge.image, teaching.bridge.text], 1)[:count]
+            self.seen_bridge[rows] = teacher.bridge_rows[:count]
 
-    def _recall(self) -> tuple[Teaching, Tensor, Credit, Tensor]:
+    def _recall(self) -> tuple[TeacherOutputs, Tensor, Credit, Tensor]:
         """A quarter of the memory, drawn anew."""
         order = draw(self.draws, (len(self.seen_weight),)).argsort()[: len(self.seen_weight) // 4]
-        bridge = Pair(torch.empty(0), torch.empty(0))
+        bridge = None
         if self.reads_bridge:
             bridge = Pair(self.seen_bridge[order, :4], self.seen_bridge[order, 4:])
-        teaching = Teaching({}, {}, bridge, Pair(self.seen_image[order], self.seen_text[order]), 1.0)
+        teacher = TeacherOutputs(Pair(self.seen_image[order], self.seen_text[order]), 1.0, bridge=bridge)
         pairs = self.seen_pairs[order].unflatten(1, (4, 4)) if float(self.pairs.events.max()) > 0 else None
-        return teaching, self.seen_progress[order], Credit(self.seen_levels[order], pairs), self.seen_weight[order, 0]
+        return teacher, self.seen_progress[order], Credit(self.seen_levels[order], pairs), self.seen_weight[order, 0]
 
 
 def kl_to_uniform(scores: Float[Tensor, "... n"]) -> Float[Tensor, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmapkd.config.schema import PolicyConfig
-from cmapkd.core.types import LEVELS, Teaching
+from cmapkd.core.types import LEVELS, TeacherOutputs
 
 DECAY = 0.95
 CLEARLY = 2.0  # standard errors
@@ -26,7 +26,7 @@ class Credit:
 
 
 class Policy(nn.Module):
-    """forward(teaching, progress) gives weights [B, 8] with mean 1 per modality (None: uniform) and a factor [B, 4, 4]
+    """forward(teacher, progress) gives weights [B, 8] with mean 1 per modality (None: uniform) and a factor [B, 4, 4]
     with mean 1 for the bridge's coupling (None: 1). `learns`: it wants to `observe` credits.
     """
 
@@ -37,7 +37,7 @@ class Policy(nn.Module):
         super().__init__()
         self.config, self.embedding = config, embedding
 
-    def forward(self, teaching: Teaching, progress: float) -> tuple[Tensor | None, Tensor | None]:
+    def forward(self, teacher: TeacherOutputs, progress: float) -> tuple[Tensor | None, Tensor | None]:
         raise NotImplementedError
 
     def awake(self, levels: tuple[str, ...], probing: bool = False) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ class Policy(nn.Module):
         return levels
 
     def observe(
-        self, teaching: Teaching, progress: float, credit: Credit, optimizer: torch.optim.Optimizer | None
+        self, teacher: TeacherOutputs, progress: float, credit: Credit, optimizer: torch.optim.Optimizer | None
     ) -> dict[str, float]:
         """Learn from one credit event; returns figures for the log."""
         raise NotImplementedError

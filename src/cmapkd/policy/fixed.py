@@ -7,14 +7,14 @@ from torch import Tensor
 
 from cmapkd.config.schema import PolicyConfig
 from cmapkd.core.errors import UsageError
-from cmapkd.core.types import LEVELS, Teaching
+from cmapkd.core.types import LEVELS, TeacherOutputs
 from cmapkd.policy.base import Policy
 
 
 class Uniform(Policy):
     """Every level teaches every sample equally; says None, so that nothing is gated at all."""
 
-    def forward(self, teaching: Teaching, progress: float) -> tuple[Tensor | None, Tensor | None]:
+    def forward(self, teacher: TeacherOutputs, progress: float) -> tuple[Tensor | None, Tensor | None]:
         return None, None
 
 
@@ -27,14 +27,16 @@ class Manual(Policy):
         super().__init__(config, embedding)
         raw = torch.tensor([config.weights.get(name, 1.0) for name in LEVELS])  # type: ignore[call-overload]
         sums = raw.view(2, 4).sum(1, keepdim=True)
-        if (sums <= 0).any():
-            raise UsageError(
-                "policy.weights: all levels of one modality are 0; switch its term off with weights.intra_v: 0"
-            )
+        for modality, names, total in (("image", "P2-P5", sums[0]), ("text", "L1-L4", sums[1])):
+            if float(total) <= 0:
+                raise UsageError(
+                    f"policy.weights: all {modality} levels ({names}) are 0; leave one above 0, or take them out of every "
+                    "stage with schedule: [{name: all, until: 1.0, levels: […]}]"
+                )
         self.register_buffer("level", (raw.view(2, 4) * 4 / sums).flatten(), persistent=False)
 
-    def forward(self, teaching: Teaching, progress: float) -> tuple[Tensor | None, Tensor | None]:
-        return self.level.expand(len(teaching.final.image), -1), None
+    def forward(self, teacher: TeacherOutputs, progress: float) -> tuple[Tensor | None, Tensor | None]:
+        return self.level.expand(len(teacher.final.image), -1), None
 
     def awake(self, levels: tuple[str, ...], probing: bool = False) -> tuple[str, ...]:
         return tuple(name for name in levels if float(self.level[LEVELS.index(name)]) > 0)
@@ -53,9 +55,9 @@ class Random(Policy):
         super().__init__(config, embedding)
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, teaching: Teaching, progress: float) -> tuple[Tensor | None, Tensor | None]:
-        size = len(teaching.final.image)
-        z = draw(self.draws, (size, 2, 4)).to(teaching.final.image.device)
+    def forward(self, teacher: TeacherOutputs, progress: float) -> tuple[Tensor | None, Tensor | None]:
+        size = len(teacher.final.image)
+        z = draw(self.draws, (size, 2, 4)).to(teacher.final.image.device)
         return (4 * z.softmax(-1)).flatten(1), None
 
 

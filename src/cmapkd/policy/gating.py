@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from cmapkd.config.schema import PolicyConfig
-from cmapkd.core.types import LEVELS, Teaching
+from cmapkd.core.types import LEVELS, TeacherOutputs
 from cmapkd.policy.adaptive import HIDDEN, Adaptive
 
 
@@ -18,6 +18,6 @@ class Gating(Adaptive):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def scores(self, x: Tensor, teaching: Teaching) -> tuple[Tensor, Tensor]:
+    def scores(self, x: Tensor, teacher: TeacherOutputs) -> tuple[Tensor, Tensor]:
         out = self.head(self.net(x))
         return out[:, : len(LEVELS)].unflatten(1, (2, 4)), out[:, len(LEVELS) :]

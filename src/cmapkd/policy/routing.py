@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cmapkd.config.schema import PolicyConfig
-from cmapkd.core.types import LEVELS, Teaching
+from cmapkd.core.types import LEVELS, TeacherOutputs
 from cmapkd.policy.adaptive import HIDDEN, Adaptive
 
 KEY = 32
@@ -28,8 +28,8 @@ class Routing(Adaptive):
         nn.init.zeros_(self.query.weight)
         nn.init.zeros_(self.query.bias)
 
-    def scores(self, x: Tensor, teaching: Teaching) -> tuple[Tensor, Tensor]:
-        levels = torch.cat([teaching.bridge.image, teaching.bridge.text], 1).detach()
+    def scores(self, x: Tensor, teacher: TeacherOutputs) -> tuple[Tensor, Tensor]:
+        levels = teacher.bridge_rows.detach()
         keys = self.key(levels) + self.level
         queries = self.query(self.net(x)).unflatten(1, (2, KEY))
         own, paired = (torch.einsum("bqd,bkd->bqk", queries, keys) / KEY**0.5).unbind(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmapkd.core.types import Teaching
+from cmapkd.core.types import TeacherOutputs
 from cmapkd.policy.base import Credit, Learning
 
 LEAST = 20  # credit events before the first veto
@@ -19,8 +19,8 @@ class Veto(Learning):
     One weight per level for all samples, renormalised to mean 1 per modality, at most 2. It needs no optimizer.
     """
 
-    def forward(self, teaching: Teaching, progress: float) -> tuple[Tensor | None, Tensor | None]:
-        size = len(teaching.final.image)
+    def forward(self, teacher: TeacherOutputs, progress: float) -> tuple[Tensor | None, Tensor | None]:
+        size = len(teacher.final.image)
         if float(self.levels.events.max()) < LEAST or progress < self.config.collect:
             return None, None
         level = _vetoed(self.levels.t_statistic(self.config.cost * self.cost), self.config.floor).view(2, 4)
@@ -32,10 +32,10 @@ class Veto(Learning):
         return weights.expand(size, -1), pairs
 
     def observe(
-        self, teaching: Teaching, progress: float, credit: Credit, optimizer: torch.optim.Optimizer | None
+        self, teacher: TeacherOutputs, progress: float, credit: Credit, optimizer: torch.optim.Optimizer | None
     ) -> dict[str, float]:
         self.standardise(credit)
-        self.settle(self(teaching, progress)[0], (credit.levels != 0).any(0))
+        self.settle(self(teacher, progress)[0], (credit.levels != 0).any(0))
         return self.figures()
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cmapkd.pyramid.resample import area_matrix, resample_grid
+from cmapkd.pyramid.maps import mean_tokens
 
 IMAGE_CUTS = (1 / 4, 2 / 3, 1.0)
 TEXT_CUTS = (1 / 3, 2 / 3, 1.0)
@@ -24,7 +24,7 @@ PHRASE = 3
 
 @dataclass(frozen=True)
 class Shape:
-    """widths and grids of the image levels (P5's grid is its side without the two extra tokens), text widths, E."""
+    """Sizes of a tower's levels: widths and map sides of the image levels, widths of the text levels, width of the embedding."""
 
     image_widths: tuple[int, int, int, int]
     grids: tuple[int, int, int, int]
@@ -35,14 +35,6 @@ class Shape:
 def tap_blocks(depth: int, cuts: tuple[float, ...]) -> list[int]:
     """Index of the last block of each group: 12 blocks at (1/4, 2/3, 1) give [2, 7, 11]."""
     return [max(1, round(depth * cut)) - 1 for cut in cuts]
-
-
-def last_level(patches: Float[Tensor, "b n d"], summary: Float[Tensor, "b d"] | None, side: int) -> Tensor:
-    """P5 [b, side² + 2, d]: the map pooled to side × side, then the summary (cls, or the mean) and the mean."""
-    n = round(patches.shape[1] ** 0.5)
-    grid = patches if n == side else resample_grid(patches, area_matrix(n, side).to(patches))
-    mean = patches.mean(1)
-    return torch.cat([grid, (mean if summary is None else summary)[:, None], mean[:, None]], dim=1)
 
 
 def pool_words(
@@ -56,15 +48,8 @@ def pool_words(
     return mean, size > 0
 
 
-def mean_tokens(tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b d"]:
-    """Mean over the real tokens; an empty row gives zeros."""
-    if mask is None:
-        return tokens.mean(1)
-    return (tokens * mask[..., None]).sum(1) / mask.sum(1).clamp_min(1)[:, None]
-
-
 def mean_max(tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b e"]:
-    """[mean ‖ max] over the real tokens of parameter-free layer-normed features: what the bridge reads of a level."""
+    """[mean ‖ max] over the real tokens of parameter-free layer-normed features, as the bridge reads a level."""
     normed = F.layer_norm(tokens, tokens.shape[-1:])
     top = normed if mask is None else normed.masked_fill(~mask[..., None], float("-inf"))
     peak = top.amax(1)

@@ -1,4 +1,4 @@
-"""What is learnt beside the student: level adapters, the student's bridge (V2L, L2V) and the embedding projectors."""
+"""Projectors: learnt linear maps from the student's levels and embeddings to the teacher's spaces."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Features, Pair
 from cmapkd.pyramid.levels import Shape
 
 
-class Necks(nn.Module):
-    """adapters: S_k = Linear(LN(h_k)), zero-initialised so that the trunk feels a level only once its adapter knows
+class Projectors(nn.Module):
+    """Level adapters, bridge heads (V2L, L2V) and embedding projectors.
+
+    adapters: S_k = Linear(LN(h_k)), zero-initialised so that the trunk feels a level only once its adapter knows
     something (S = 0 means FVU 1 exactly). v2l, l2v: the student's pooled levels into the shared space. project: final
     embeddings to the teacher's width, absent when the widths agree.
     """

@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Features, Pair, Teaching
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Features, Needs, Pair, TeacherOutputs, Tokens
 from cmapkd.pyramid.bridge import PairInformation
-from cmapkd.pyramid.resample import area_matrix, resample_grid, sample_at
+from cmapkd.pyramid.maps import MAPS, level_vector, pool_map, side_of
+from cmapkd.pyramid.resample import sample_at
 from cmapkd.pyramid.sampling import importance, likeness, pps_places, starts, top_places
-
-SPATIAL = ("P2", "P3", "P4")
 
 
 def rank_for(width: int, rank: int) -> int:
@@ -66,7 +65,7 @@ class Targets(nn.Module):
     def level(self, name: str, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b m r"]:
         """T_k of raw tokens, spatially pooled as configured; float32."""
         if name in IMAGE_LEVELS and self.grid is not None:
-            tokens = self._pool(name, tokens.float())
+            tokens = pool_map(name, tokens.float(), self.grid)
         normed = F.layer_norm(tokens.float(), tokens.shape[-1:])
         return (normed - self.get(f"{name}/mean")) @ self.get(f"{name}/basis")
 
@@ -78,48 +77,43 @@ class Targets(nn.Module):
         ]
         return F.normalize(torch.stack(rows, 1), dim=-1)
 
-    def teaching(
-        self, features: Pair[Features], levels: Iterable[str], scale: float, which: tuple[Tensor, Tensor] | None = None
-    ) -> Teaching:
-        """Everything the losses need of the teacher on one batch; which: its samples and views."""
-        wanted = set(levels)
-        out, places, side = self.image_levels(features.image, wanted, which)
-        masks = {}
-        for name, tokens, mask in zip(TEXT_LEVELS, features.text.levels, features.text.masks, strict=True):
-            if name in wanted:
-                out[name] = self.level(name, tokens)
-                if mask is not None:
-                    masks[name] = mask
-        bridge = Pair(self.bridge(features.image, IMAGE_LEVELS), self.bridge(features.text, TEXT_LEVELS))
-        return Teaching(
-            out, masks, bridge, features.map(lambda f: F.normalize(f.final.float(), dim=-1)), scale, places, side
-        )
+    def outputs(
+        self, features: Pair[Features], needs: Needs, scale: float, which: tuple[Tensor, Tensor] | None = None
+    ) -> TeacherOutputs:
+        """Teacher outputs of one batch from a tower's features; which: its samples and views."""
+        levels = self.image_levels(features.image, needs.levels, which) | self.text_levels(features.text, needs.levels)
+        bridge = None
+        if needs.bridge or needs.teacher_bridge:
+            bridge = Pair(self.bridge(features.image, IMAGE_LEVELS), self.bridge(features.text, TEXT_LEVELS))
+        return TeacherOutputs(features.map(lambda f: F.normalize(f.final.float(), dim=-1)), scale, levels, bridge)
+
+    def text_levels(self, text: Features, wanted: Iterable[str]) -> dict[str, Tokens]:
+        """Targets of the text levels asked for."""
+        raw = zip(TEXT_LEVELS, text.levels, text.masks, strict=True)
+        return {name: Tokens(self.level(name, tokens), mask) for name, tokens, mask in raw if name in wanted}
 
     def image_levels(
         self, image: Features, wanted: Iterable[str], which: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[dict[str, Tensor], Tensor | None, int]:
-        """(targets, places of the key tokens or None, side of their grid) of the image levels asked for.
+    ) -> dict[str, Tokens]:
+        """Targets of the image levels asked for, with the places of the key tokens where only those are kept.
 
         which: int64 [B] samples and [B] views, whose sampled tokens are always the same ones.
         """
-        tokens = dict(zip(IMAGE_LEVELS, image.levels, strict=True))
-        side = round(tokens["P4"].shape[1] ** 0.5)
-        places = None
-        if self.tokens is not None:
-            alike = likeness(tokens["P4"].float(), tokens["P5"][:, -2].float())
-            if self.sampling == "topk":
-                places = top_places(alike, self.tokens)
-            else:
-                assert which is not None, "a sample of tokens belongs to a sample and a view"
-                places = pps_places(importance(alike), self.tokens, starts(*which).to(alike.device))
-            tokens |= {name: sample_at(tokens[name].float(), places, side) for name in SPATIAL}
-        return {name: self.level(name, tokens[name]) for name in IMAGE_LEVELS if name in wanted}, places, side
-
-    def _pool(self, name: str, tokens: Tensor) -> Tensor:
-        extra = 2 if name == "P5" else 0
-        n = round((tokens.shape[1] - extra) ** 0.5)
-        side = stored_side(n, self.grid)
-        if side == n:
-            return tokens
-        grid = resample_grid(tokens[:, : n * n], area_matrix(n, side).to(tokens))
-        return torch.cat([grid, tokens[:, n * n :]], dim=1)
+        tokens: dict[str, Tensor] = dict(zip(IMAGE_LEVELS, image.levels, strict=True))
+        if self.tokens is None:
+            return {name: Tokens(self.level(name, tokens[name])) for name in IMAGE_LEVELS if name in wanted}
+        deepest, last = MAPS[-1], IMAGE_LEVELS[-1]
+        alike = likeness(tokens[deepest].float(), level_vector(last, tokens[last]).float())
+        if self.sampling == "topk":
+            places = top_places(alike, self.tokens)
+        else:
+            assert which is not None, "a sample of tokens belongs to a sample and a view"
+            places = pps_places(importance(alike), self.tokens, starts(*which).to(alike.device))
+        side = side_of(deepest, tokens[deepest].shape[1])
+        out = {
+            name: Tokens(self.level(name, sample_at(tokens[name].float(), places, side)), None, places, side)
+            for name in MAPS
+            if name in wanted
+        }
+        rest = (name for name in IMAGE_LEVELS if name in wanted and name not in MAPS)
+        return out | {name: Tokens(self.level(name, tokens[name])) for name in rest}

@@ -17,7 +17,7 @@ from cmapkd.config.load import load_config
 from cmapkd.config.schema import Config, StageConfig, TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import read_rows
-from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs
+from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Needs
 from cmapkd.data.loader import read_images
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
@@ -133,7 +133,8 @@ def decisions(
     captions = torch.from_numpy(samples.caption_offsets[rows.numpy()])
     nothing = torch.empty(0)
     batch = Batch(rows, captions, torch.zeros_like(rows), Inputs(nothing, nothing, nothing))
-    weights, coupling = policy(corrupted(teacher, config, samples).teach(batch, (), policy.reads_bridge), 1.0)
+    needs = Needs(teacher=True, teacher_bridge=policy.reads_bridge)
+    weights, coupling = policy(corrupted(teacher, config, samples).outputs(batch, needs), 1.0)
     names = tuple(samples.captions[int(i)][0][:40] for i in rows)
     levels = None if weights is None else Matrix(names, LEVELS, tuple(tuple(row) for row in weights.tolist()))
     pairs = None if coupling is None else coupling.mean(0).tolist()

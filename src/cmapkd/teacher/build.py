@@ -15,7 +15,7 @@ from cmapkd.core import fsio
 from cmapkd.core.device import pick_precision
 from cmapkd.core.log import Progress, say
 from cmapkd.core.prefetch import ahead, readers
-from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Features
 from cmapkd.data.loader import Ledger
 from cmapkd.data.samples import Samples
 from cmapkd.pyramid.targets import Targets
@@ -106,21 +106,20 @@ def _fill(
 def _image_records(tower: Tower, targets: Targets, views: int, rows: range, pixels: Tensor) -> dict[str, np.ndarray]:
     features = tower.image(pixels.to(tower.device))
     index = torch.arange(rows.start, rows.stop)
-    out, places, _ = targets.image_levels(features, IMAGE_LEVELS, (index // views, index % views))
+    levels = targets.image_levels(features, IMAGE_LEVELS, (index // views, index % views))
+    places = next((tokens.places for tokens in levels.values() if tokens.places is not None), None)
     kept = {} if places is None else {"places": places.cpu().numpy()}
-    return _numpy(out | _common(targets, features, IMAGE_LEVELS)) | kept
+    return _numpy({k: v.values for k, v in levels.items()} | _common(targets, features, IMAGE_LEVELS)) | kept
 
 
 def _text_records(tower: Tower, targets: Targets, ids: Tensor, words: Tensor) -> dict[str, np.ndarray]:
     features = tower.text(ids.to(tower.device), words.to(tower.device))
-    out = {name: targets.level(name, tokens) for name, tokens in zip(TEXT_LEVELS, features.levels, strict=True)}
-    masks = {f"{name}-mask": mask for name, mask in zip(TEXT_LEVELS, features.masks, strict=True) if mask is not None}
-    return _numpy(out | _common(targets, features, TEXT_LEVELS)) | {
-        k: m.cpu().numpy().astype(np.uint8) for k, m in masks.items()
-    }
+    levels = targets.text_levels(features, TEXT_LEVELS)
+    masks = {f"{k}-mask": v.mask.cpu().numpy().astype(np.uint8) for k, v in levels.items() if v.mask is not None}
+    return _numpy({k: v.values for k, v in levels.items()} | _common(targets, features, TEXT_LEVELS)) | masks
 
 
-def _common(targets: Targets, features, levels: tuple[str, ...]) -> dict[str, Tensor]:  # noqa: ANN001
+def _common(targets: Targets, features: Features, levels: tuple[str, ...]) -> dict[str, Tensor]:
     final = torch.nn.functional.normalize(features.final.float(), dim=-1)
     return {"final": final, "bridge": targets.bridge(features, levels)}
 

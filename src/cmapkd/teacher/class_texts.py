@@ -1,4 +1,4 @@
-"""Bank: the teacher's class texts, for methods that classify; data without classes gets pseudo-classes."""
+"""Class texts: the teacher's embeddings of the classes' prompts, for methods that classify; data without classes get pseudo-classes."""
 
 from __future__ import annotations
 
@@ -21,29 +21,31 @@ PSEUDO_CLASSES = 64
 
 
 @dataclass(frozen=True)
-class Bank:
-    """texts: unit rows in the teacher's space; labels: the class of every sample; pseudo: found by k-means, not given."""
+class ClassTexts:
+    """embeddings: unit rows in the teacher's space; labels: the class of every sample; pseudo: found by k-means, not given."""
 
-    texts: Float[Tensor, "c e"]
+    embeddings: Float[Tensor, "c e"]
     labels: Int[Tensor, " n"]
     pseudo: bool
 
 
-def open_bank(samples: Samples, tower: Tower | None, teacher: Teacher) -> Bank:
+def open_class_texts(samples: Samples, tower: Tower | None, teacher: Teacher) -> ClassTexts:
     """The data's own classes as prompts; else k-means of the teacher's embedding of each image's first caption."""
     assert tower is not None, "a bank of class texts needs the teacher itself"
     if samples.labels is not None and samples.classes is not None:
         texts = tower.encode_texts([CLASS_PROMPT.format(name) for name in samples.classes]).clone().cpu()
-        return Bank(texts, torch.tensor(samples.labels), False)
+        return ClassTexts(texts, torch.tensor(samples.labels), False)
     first = samples.caption_offsets[: len(samples)]
     if isinstance(teacher, CachedTeacher):
         rows = torch.from_numpy(teacher.text.read_float("final", first))
     else:
         rows = tower.encode_texts([captions[0] for captions in samples.captions]).clone().cpu()
     count = min(PSEUDO_CLASSES, len(samples))
-    say(f"bank: {samples.name} has no classes; {count} pseudo-classes by k-means of the teacher's caption embeddings")
+    say(
+        f"class texts: {samples.name} has no classes; {count} pseudo-classes by k-means of the teacher's caption embeddings"
+    )
     centres, labels = spherical_kmeans(F.normalize(rows.float(), dim=-1), count)
-    return Bank(centres, labels, True)
+    return ClassTexts(centres, labels, True)
 
 
 def spherical_kmeans(

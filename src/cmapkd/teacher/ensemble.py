@@ -1,31 +1,32 @@
-"""Several stored teachers at once: the first one's teaching, with the final embeddings of the others beside it."""
+"""Several stored teachers at once: the outputs of the first, with the final embeddings of the others beside them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from cmapkd.core.errors import IntegrityError, UsageError
-from cmapkd.core.types import Batch, Teaching
+from cmapkd.core.types import Batch, Needs, TeacherOutputs
 from cmapkd.store.store import Store
 from cmapkd.teacher.cached import CachedTeacher
 from cmapkd.teacher.protocol import Teacher
 
+FINAL_ONLY = Needs(teacher=True)
 SHARED = ("data", "views")  # what all caches of an ensemble must have been written from
 
 
 class Ensemble:
-    """What `first` says, and `others`: the final embeddings and scale of each further teacher. Their levels stay unread."""
+    """Outputs of `first`, and of `others` the final embeddings and scale. Their levels stay unread."""
 
     def __init__(self, first: Teacher, others: Sequence[CachedTeacher]) -> None:
         self.first, self.others, self.needs_inputs = first, others, first.needs_inputs
 
-    def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
-        first, others = self.first.teach(batch, levels, bridge), [t.teach(batch, (), False) for t in self.others]
+    def outputs(self, batch: Batch, needs: Needs) -> TeacherOutputs:
+        first, others = self.first.outputs(batch, needs), [t.outputs(batch, FINAL_ONLY) for t in self.others]
         read = first.read + sum(other.read for other in others)
         return replace(first, others=tuple((other.final, other.scale) for other in others), read=read)
 

@@ -5,7 +5,6 @@ Who gets whose is fixed: a keyed derangement of the samples, the same in every r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 from cmapkd.config.schema import Config
 from cmapkd.core.errors import UsageError
 from cmapkd.core.order import keyed, permute
-from cmapkd.core.types import IMAGE_LEVELS, LEVELS, Batch, Inputs, Pair, Teaching
+from cmapkd.core.types import IMAGE_LEVELS, LEVELS, Batch, Inputs, Needs, Pair, TeacherOutputs, Tokens
 from cmapkd.data.loader import Loader
 from cmapkd.data.samples import Samples
 from cmapkd.teacher.protocol import Teacher
@@ -63,23 +62,27 @@ class CorruptedTeacher:
         self.teacher, self.level, self.swap = teacher, level, swap
         self.modality, self.row = ("image" if level in IMAGE_LEVELS else "text"), LEVELS.index(level) % 4
 
-    def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
-        own, swap, samples, name = self.teacher.teach(batch, levels, bridge), self.swap, batch.samples, self.level
-        wanted = (name,) if name in own.levels else ()
-        if not wanted and not bridge:
+    def outputs(self, batch: Batch, needs: Needs) -> TeacherOutputs:
+        own, swap, samples, name = self.teacher.outputs(batch, needs), self.swap, batch.samples, self.level
+        if name not in own.levels and own.bridge is None:
             return own
         captions = swap.captions(samples, batch.captions)
         other = replace(batch, samples=swap.other.to(samples.device)[samples], captions=captions)
-        strange = self.teacher.teach(other, wanted, bridge)
-        levels, masks = (
-            {**kept, **{k: swap.mix(samples, kept[k], new[k]) for k in new}}
-            for kept, new in ((own.levels, strange.levels), (own.masks, strange.masks))
-        )
-        rows, read = self._bridge(samples, own, strange) if bridge else own.bridge, own.read + strange.read
-        return replace(own, levels=levels, masks=masks, bridge=rows, read=read)
+        wanted = tuple(level for level in needs.levels if level == name)
+        strange = self.teacher.outputs(other, replace(needs, levels=wanted))
+        levels = {**own.levels, **{k: self._mixed(samples, own.levels[k], strange.levels[k]) for k in wanted}}
+        return replace(own, levels=levels, bridge=self._bridge(samples, own, strange), read=own.read + strange.read)
 
-    def _bridge(self, samples: Tensor, own: Teaching, strange: Teaching) -> Pair[Tensor]:
-        mine, new = (getattr(teaching.bridge, self.modality) for teaching in (own, strange))
+    def _mixed(self, samples: Tensor, own: Tokens, strange: Tokens) -> Tokens:
+        mask = own.mask
+        if mask is not None and strange.mask is not None:
+            mask = self.swap.mix(samples, mask, strange.mask)
+        return replace(own, values=self.swap.mix(samples, own.values, strange.values), mask=mask)
+
+    def _bridge(self, samples: Tensor, own: TeacherOutputs, strange: TeacherOutputs) -> Pair[Tensor] | None:
+        if own.bridge is None:
+            return None
+        mine, new = (getattr(given.bridge, self.modality) for given in (own, strange))
         rows = mine.clone()
         rows[:, self.row] = self.swap.mix(samples, mine[:, self.row], new[:, self.row])
         return replace(own.bridge, **{self.modality: rows})

@@ -9,6 +9,7 @@ from cmapkd.config.schema import CacheConfig, Config, DataConfig
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
 from cmapkd.data.samples import Samples
 from cmapkd.pyramid.levels import PHRASE, Shape
+from cmapkd.pyramid.maps import MAPS, token_count
 from cmapkd.pyramid.targets import rank_for, stored_side
 from cmapkd.store.shards import Field
 from cmapkd.teacher.cached import MASKED
@@ -30,9 +31,10 @@ def fields(shape: Shape, words: int, config: CacheConfig) -> tuple[dict[str, Fie
     common = {"final": Field((shape.embedding,), "float16"), "bridge": Field((4, shape.embedding), "float16")}
     image = dict(common)
     for name, side, width in zip(IMAGE_LEVELS, shape.grids, shape.image_widths, strict=True):
-        kept = stored_side(side, config.grid)
-        cells = kept * kept if config.tokens is None or name == "P5" else min(config.tokens, shape.grids[2] ** 2)
-        image[name] = level(cells + (2 if name == "P5" else 0), width)
+        count = token_count(name, stored_side(side, config.grid))
+        if config.tokens is not None and name in MAPS:
+            count = min(config.tokens, shape.grids[2] ** 2)
+        image[name] = level(count, width)
     if config.tokens is not None:
         image["places"] = Field((min(config.tokens, shape.grids[2] ** 2),), "int32")
     text = dict(common)

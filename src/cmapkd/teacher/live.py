@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 
-from cmapkd.core.types import Batch, Teaching
+from cmapkd.core.types import Batch, Needs, TeacherOutputs
 from cmapkd.pyramid.targets import Targets
 from cmapkd.towers.dual import Tower, evaluating
 
@@ -21,10 +19,10 @@ class LiveTeacher:
         self.scale = float(tower.scale.detach())
 
     @torch.no_grad()
-    def teach(self, batch: Batch, levels: Iterable[str], bridge: bool = True) -> Teaching:
+    def outputs(self, batch: Batch, needs: Needs) -> TeacherOutputs:
         inputs = batch.teacher
         assert inputs is not None, "a live teacher needs batches with teacher inputs"
         enabled = self.precision != torch.float32
         with evaluating(self.tower), torch.autocast(self.tower.device.type, self.precision, enabled=enabled):
             features = self.tower(inputs)
-        return self.targets.teaching(features, levels, self.scale, (batch.samples, batch.views))
+        return self.targets.outputs(features, needs, self.scale, (batch.samples, batch.views))

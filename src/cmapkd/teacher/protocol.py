@@ -1,16 +1,16 @@
-"""Teacher: who can say what the teacher gives for a batch, whether it runs now or was stored."""
+"""Teacher: gives the teacher outputs of a batch, whether the model runs now or its features were stored."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from cmapkd.core.types import Batch, Teaching
+from cmapkd.core.types import Batch, Needs, TeacherOutputs
 
 
+@runtime_checkable
 class Teacher(Protocol):
-    """Whoever can say the teaching of a batch. `needs_inputs`: whether batches must carry the teacher's own pixels."""
+    """needs_inputs: whether batches must carry the teacher's own pixels and token ids."""
 
     needs_inputs: bool
 
-    def teach(self, batch: Batch, levels: Iterable[str], bridge: bool) -> Teaching: ...
+    def outputs(self, batch: Batch, needs: Needs) -> TeacherOutputs: ...

@@ -13,6 +13,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Features, Inputs, Pair
 from cmapkd.pyramid import levels as lv
 from cmapkd.pyramid.levels import Shape
+from cmapkd.pyramid.maps import last_level, mean_tokens
 from cmapkd.towers.tokenizer import Tokenizer
 from cmapkd.towers.trimmed import briefly, can_be_brief, length_of
 
@@ -72,10 +73,10 @@ class Tower(nn.Module):
             prefix = out.get("image_intermediates_prefix")
             summary = prefix[-1][:, 0] if prefix else None
             side = -(-round(maps[-1].shape[1] ** 0.5) // 2)
-            tokens = (*maps, lv.last_level(maps[-1], summary, side))
+            tokens = (*maps, last_level(maps[-1], summary, side))
         else:
             flat = [m.flatten(2).transpose(1, 2) if m.ndim == 4 else m for m in maps]
-            tokens = (*flat[:3], lv.last_level(flat[3], None, round(flat[3].shape[1] ** 0.5)))
+            tokens = (*flat[:3], last_level(flat[3], None, round(flat[3].shape[1] ** 0.5)))
         pooled = (*(lv.mean_max(t, None) for t in tokens[:3]), lv.summary_mean(tokens[3][:, -2], tokens[3][:, -1]))
         return Features(tokens, (None,) * 4, pooled, out["image_features"])
 
@@ -92,7 +93,7 @@ class Tower(nn.Module):
         ends = (ids == self.tokenizer.end).int().argmax(1)
         end = deep[torch.arange(len(ids), device=ids.device), ends]
         real = torch.arange(ids.shape[1], device=ids.device)[None] <= ends[:, None]
-        sentence = lv.mean_tokens(deep, real)
+        sentence = mean_tokens(deep, real)
         word, word_mask = lv.pool_words(shallow, words, self.words)
         phrase, phrase_mask = lv.pool_words(middle, words, -(-self.words // lv.PHRASE), lv.PHRASE)
         tokens = (word, phrase, sentence[:, None], end[:, None])

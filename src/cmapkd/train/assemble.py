@@ -1,66 +1,37 @@
-"""assemble: from a config to a Run, everything that one training consists of; what can fail early fails here."""
+"""Assembly of a run from its config, one builder a part; mistakes that can be found early are found here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cmapkd.config.schema import Config
-from cmapkd.core.device import pick_device, pick_precision
+from cmapkd.core.device import pick_precision
 from cmapkd.core.errors import UsageError
-from cmapkd.core.log import say
-from cmapkd.core.tree import move
-from cmapkd.core.types import LEVELS
 from cmapkd.data.class_prompt import CLASS_PROMPT
-from cmapkd.data.holdout import split_holdout
-from cmapkd.data.loader import Reader
+from cmapkd.data.loader import Loader, Reader
 from cmapkd.data.pixels import open_pixels
-from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
-from cmapkd.methods import METHODS, TERMS, check_options, reading, resolve
-from cmapkd.methods.term import Method
-from cmapkd.policy import POLICIES
-from cmapkd.policy.base import Learning
-from cmapkd.pyramid.levels import Shape
-from cmapkd.pyramid.targets import Targets
-from cmapkd.tasks.open_task_loss import HostRun, open_task_loss
-from cmapkd.tasks.validation import open_validation
-from cmapkd.teacher.calibration import fit_targets
-from cmapkd.teacher.class_texts import Bank, open_bank
-from cmapkd.teacher.ensemble import open_ensemble
-from cmapkd.teacher.faults import corrupted, open_loader
-from cmapkd.teacher.layout import cache_key
-from cmapkd.teacher.live import LiveTeacher
-from cmapkd.teacher.protocol import Teacher
-from cmapkd.teacher.reopen import open_cached_teacher
+from cmapkd.methods import reading
+from cmapkd.methods.objective import Facts, Objective
+from cmapkd.methods.term import TermSizes
+from cmapkd.policy import POLICIES, Policy
+from cmapkd.tasks.task_loss import TaskLoss
+from cmapkd.teacher.class_texts import ClassTexts, open_class_texts
+from cmapkd.teacher.faults import open_loader
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import load_tower
-from cmapkd.towers.named import identity
 from cmapkd.train.balance import Balance
-from cmapkd.train.dry_run import few
-from cmapkd.train.learner import build_learner
-from cmapkd.train.objective import Objective
+from cmapkd.train.first_batches import learn_from_first_batches
+from cmapkd.train.learner import Learner, build_learner, build_terms
 from cmapkd.train.optimizer import build_optimizer
-from cmapkd.train.schedule import at, resolve_schedule
+from cmapkd.train.plan import Plan, plan_run
 from cmapkd.train.served import validator
-from cmapkd.train.start_projectors import fit_necks
 from cmapkd.train.start_student import start_from_teacher
-from cmapkd.train.state import Run, teach
-
-UNIT_BATCHES = 4
-
-
-@dataclass(frozen=True)
-class Taught:
-    """Whom a run learns from. tower: the teacher itself, where it runs live or a term reads it; else None."""
-
-    teacher: Teacher
-    targets: Targets
-    shape: Shape
-    tower: Tower | None
+from cmapkd.train.state import Run, TrainState
+from cmapkd.train.teachers import OpenedTeacher, open_teacher
 
 
 def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
@@ -68,155 +39,127 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
 
     evaluated: at most so many samples of each task of a validation.
     """
-    method = resolve(config.method, config.weights, config.share)
-    check_options(config.options, {**METHODS[config.method].weights, **method.weights})
-    check_student(config, method)
-    stages = resolve_schedule(config.schedule, method)
-    if config.policy.name not in POLICIES:
-        raise UsageError(f"policy.name '{config.policy.name}' is unknown; known: {', '.join(POLICIES)}")
-    host = HostRun(
-        config.method, config.seed, config.eval.batch, "task" in config.weights, "task" in method.weights,
-        method.student == "trained",
-    )  # fmt: skip
-    make_task = open_task_loss(config.task, config.data, host)
-    samples = open_samples(config.data.train, config.data, config.data.train_split)
-    for note in samples.notes:
-        say(f"data: {note}")
-    validation = few(
-        open_validation(config.data, config.eval), evaluated
-    )  # a wrong data.val is told before the teacher runs
-    pool, held = split_holdout(len(samples), config.data.holdout)
-    device = pick_device(config.train.device)
-    terms = list(method.weights)
-    taught = open_teacher(config, terms, samples, device)
+    plan = plan_run(config, evaluated)
+    opened = open_teacher(config, plan.method.weights, plan.samples, plan.device)
     torch.manual_seed(config.seed)
-    captions = samples.flat_captions() if config.student.tokenizer.startswith("train:") else ()
-    student = load_tower(config.student, captions, folder / "tokenizer", config.teacher, config.cache.words)
-    student.to(device).channels_last().requires_grad_(method.student == "trained")
-    if inherits := method.inherits(config.student.inherit):
-        start_from_teacher(config, student, samples, taught.tower if taught else None)
-    bank = open_bank(samples, taught.tower, taught.teacher) if taught and reading("bank", terms) else None
-    shape, targets, tower = (taught.shape, taught.targets, taught.tower) if taught else (None, None, None)
-    classes = 0 if bank is None else len(bank.texts)
-    learner = build_learner(student, shape, targets, terms, len(samples), classes, tower).to(device)
-    optimizer = build_optimizer(learner, config.train)
-    task = None if make_task is None else make_task(student)
-    if task is not None and task.module is not None:
-        learner.head = task.module
-        add_head(optimizer, task.module, config)
-    mine = Reader(student.size, student.tokenizer)
-    live = tower is not None and (reading("inputs", terms) or taught is not None and taught.teacher.needs_inputs)
-    theirs = Reader(tower.size, tower.tokenizer) if tower is not None and live else None
-    kept = open_pixels(config, samples, student.size)
-    loader = open_loader(config, samples, mine, theirs, config.train.batch, config.seed, pool, kept)
+    student = build_student(config, plan, opened, folder / "tokenizer")
+    texts = class_texts_of(plan, opened)
+    learner = learner_of(config, plan, student, opened, texts)
+    optimizer, task = build_optimizer(learner, config.train), None
+    if plan.open_task is not None:
+        task = plan.open_task(student)
+        add_head(learner, optimizer, task, config)
+    loader, held_out = loaders(config, plan, student, opened)
+    policy = policy_of(config, learner, opened, held_out)
+    weights = dict(plan.method.weights)
+    objective = Objective(plan.method, learner.terms_by_name, weights, facts_of(plan, opened, texts), task is not None)
     steps = config.train.steps or max(1, round(float(config.train.epochs or 0) * loader.steps_per_epoch))
-    batch = min(config.train.batch, len(held))
-    held_out = open_loader(config, samples, mine, theirs, batch, config.seed, held, kept) if len(held) else None
-    policy = POLICIES[config.policy.name](config.policy, shape.embedding if shape else student.shape.embedding)
-    policy.to(device)
-    if policy.learns and held_out is None:
-        raise UsageError(
-            f"policy.name '{config.policy.name}' learns from held-out pairs, but data.holdout is 0; set data.holdout: 0.05"
-        )
-    labels, class_ids = labels_of(samples, student, bank, terms if task is None else [], device)
-    pairs = None if targets is None else targets.pairs
-    texts = None if bank is None else bank.texts.to(device)
-    objective = Objective(
-        learner, method, dict(method.weights), pairs, labels, class_ids, texts, task is not None, config.options
-    )
+    policy_optimizer = torch.optim.Adam(policy.parameters(), lr=config.policy.lr) if list(policy.parameters()) else None
+    balance = Balance(plan.method.share, steps)
+    classes = plan.samples.classes if texts is None or not texts.pseudo else None
     run = Run(
-        config, folder, steps, learner, optimizer, loader, stages, objective,
-        Balance(method.share, steps), policy,
-        torch.optim.Adam(policy.parameters(), lr=config.policy.lr) if list(policy.parameters()) else None,
-        taught.teacher if taught else None, held_out,
-        validator(validation, method, learner, tower, samples.classes if bank is None or not bank.pseudo else None),
-        task,
-    )  # fmt: skip
-    first_lessons(run, inherits)
+        config=config,
+        folder=folder,
+        steps=steps,
+        precision=pick_precision(config.train.precision, plan.device),
+        stages=plan.stages,
+        loader=loader,
+        held_out=held_out,
+        teacher=opened.teacher if opened else None,
+        objective=objective,
+        validate=validator(plan.validation, plan.method, learner, opened.tower if opened else None, classes),
+        task=task,
+        state=TrainState(learner, optimizer, weights, balance, policy, policy_optimizer),
+    )
+    learn_from_first_batches(run, plan.method.inherits(config.student.inherit))
     return run
 
 
-def check_student(config: Config, method: Method) -> None:
-    """Raise UsageError for a frozen student that knows nothing, and for terms that cannot stand without their method."""
-    if method.served is not None and (lost := [t for t in METHODS[config.method].weights if t not in method.weights]):
-        raise UsageError(f"weights.{lost[0]}: 0 leaves nothing of method '{config.method}'; give it a weight")
-    if method.served is None and (worn := [name for name in method.weights if TERMS[name].around is not None]):
-        raise UsageError(f"weights.{worn[0]}: the student alone is not its result; set method: {worn[0]} instead")
-    if method.student == "trained":
-        return
-    if method.share:
-        raise UsageError(f"share.{next(iter(method.share))}: method '{config.method}' trains no trunk; drop it")
-    if identity(config.student)["weights"] == "random":
-        raise UsageError(
-            f"method '{config.method}' keeps the student as it is, but student.model {config.student.model} has no "
-            "weights; set student.weights, or student.model: local-dir:FOLDER of a trained model"
-        )
+def build_student(config: Config, plan: Plan, opened: OpenedTeacher | None, tokenizer: Path) -> Tower:
+    """The student on its device, from its weights, at random, or from the teacher's weights."""
+    captions = plan.samples.flat_captions() if config.student.tokenizer.startswith("train:") else ()
+    student = load_tower(config.student, captions, tokenizer, config.teacher, config.cache.words)
+    student.to(plan.device).channels_last().requires_grad_(plan.method.student == "trained")
+    if plan.method.inherits(config.student.inherit):
+        start_from_teacher(config, student, plan.samples, opened.tower if opened else None)
+    return student
 
 
-def labels_of(
-    samples: Samples, student: Tower, bank: Bank | None, terms: list[str], device: torch.device
-) -> tuple[Tensor | None, Tensor | None]:
-    """(label of every sample, token ids of the class texts), each where a term needs it.
+def class_texts_of(plan: Plan, opened: OpenedTeacher | None) -> ClassTexts | None:
+    """The teacher's class texts, where a term reads them."""
+    if opened is None or not reading("class_texts", plan.method.weights):
+        return None
+    return open_class_texts(plan.samples, opened.tower, opened.teacher)
 
-    Raises UsageError for L_task on data without labels; a bank brings labels of its own where the data have none.
-    """
-    if "task" not in terms:
-        return (None if bank is None else bank.labels.to(device)), None
+
+def learner_of(
+    config: Config, plan: Plan, student: Tower, opened: OpenedTeacher | None, texts: ClassTexts | None
+) -> Learner:
+    """The learner on its device, with the class prompts' token ids where a term reads them."""
+    shape, targets, tower = (opened.shape, opened.targets, opened.tower) if opened else (None, None, None)
+    classes = 0 if texts is None else len(texts.embeddings)
+    sizes = TermSizes(student.shape, shape, len(plan.samples), classes, tower, student)
+    learner = build_learner(build_terms(plan.term_weights, sizes, config.options), student, shape, targets)
+    if reading("class_prompts", plan.term_weights):
+        learner.prompt_ids = prompt_ids(plan.samples, student)
+    return learner.to(plan.device)
+
+
+def prompt_ids(samples: Samples, student: Tower) -> Tensor:
+    """Token ids [C, L] of the class prompts. Raises UsageError for data without labels."""
     if samples.labels is None or samples.classes is None:
         raise UsageError(
             f"weights.task needs labelled data, but {samples.name} has captions only; give an image folder, or a task "
             "with data of its own (task.name, task.train), or drop it"
         )
-    ids, _ = student.tokenizer([CLASS_PROMPT.format(name) for name in samples.classes])
-    return torch.tensor(samples.labels, device=device), ids.to(device)
+    return student.tokenizer([CLASS_PROMPT.format(name) for name in samples.classes])[0]
 
 
-def add_head(optimizer: torch.optim.AdamW, head: nn.Module, config: Config) -> None:
+def facts_of(plan: Plan, opened: OpenedTeacher | None, texts: ClassTexts | None) -> Facts:
+    """τ and α of the bridge, the samples' labels, and the class texts, on the device, as far as terms read them.
+
+    Data without classes have the labels of the pseudo-classes.
+    """
+    labels = None if texts is None else texts.labels
+    if reading("class_prompts", plan.term_weights):
+        labels = torch.tensor(plan.samples.labels)
+    pairs = None if opened is None else opened.targets.pairs
+    on = plan.device
+    return Facts(pairs, None if labels is None else labels.to(on), None if texts is None else texts.embeddings.to(on))
+
+
+def add_head(learner: Learner, optimizer: torch.optim.AdamW, task: TaskLoss, config: Config) -> None:
     """The task's head in groups of its own; the loop keeps their rate at `factor` times the others'."""
+    if task.module is None:
+        return
+    learner.head = task.module
     factor = (config.task.lr or config.train.lr) / config.train.lr
-    for group in build_optimizer(head, config.train).param_groups:
+    for group in build_optimizer(task.module, config.train).param_groups:
         optimizer.add_param_group({**group, "factor": factor})
 
 
-def open_teacher(config: Config, terms: list[str], samples: Samples, device: torch.device) -> Taught | None:
-    """The teacher that `terms` read, or None. A finished cache wakes the model only for terms that read itself."""
-    if not reading("teacher", terms):
-        return None
-    if config.teacher is None:
-        raise UsageError(f"method '{config.method}' needs a teacher; set teacher.model, or method: scratch")
-    itself = reading("inputs", terms) | reading("bank", terms)
-    tower = None
-    if config.cache.path is None or itself:
-        tower = load_tower(config.teacher, words=config.cache.words).to(device).requires_grad_(False)
-    if config.cache.path is not None:
-        teacher, targets, shape = open_cached_teacher(config, samples)
-        teacher.device = device
-        teacher = corrupted(teacher, config, samples)
-        if reading("ensemble", terms):
-            key, views = cache_key(config, samples), config.data.views
-            teacher = open_ensemble(teacher, config.cache.ensemble, key, views, device)
-        return Taught(teacher, targets.to(device), shape, tower)
-    assert tower is not None
-    targets = fit_targets(config, tower, samples).to(device)
-    return Taught(
-        corrupted(LiveTeacher(tower, targets, pick_precision(config.train.precision, device)), config, samples),
-        targets, tower.shape, tower,
-    )  # fmt: skip
+def loaders(config: Config, plan: Plan, student: Tower, opened: OpenedTeacher | None) -> tuple[Loader, Loader | None]:
+    """(the training loader, the loader of held-out samples or None)."""
+    mine, theirs = Reader(student.size, student.tokenizer), None
+    inputs = reading("teacher_inputs", plan.method.weights)
+    if opened is not None and opened.tower is not None and (inputs or opened.teacher.needs_inputs):
+        theirs = Reader(opened.tower.size, opened.tower.tokenizer)
+    kept = open_pixels(config, plan.samples, student.size)
+
+    def open_one(batch: int, pool) -> Loader:  # noqa: ANN001
+        return open_loader(config, plan.samples, mine, theirs, batch, config.seed, pool, kept)
+
+    loader = open_one(config.train.batch, plan.pool)
+    held_out = open_one(min(config.train.batch, len(plan.held)), plan.held) if len(plan.held) else None
+    return loader, held_out
 
 
-def first_lessons(run: Run, inherits: bool) -> None:
-    """What the first training batches tell: the learner's FVU denominators, the levels' costs, an inherited student's necks."""
-    moment = replace(at(run.stages, 0.0), levels=LEVELS)
-    if run.teacher is None or not (run.objective.levels(moment) or inherits):
-        return
-    count = min(UNIT_BATCHES, run.steps)
-    batches = [move(run.loader.batch(step), run.learner.unit.device) for step in range(count)]
-    lessons = [(batch, t) for batch in batches if (t := teach(run, batch, moment)) is not None]
-    if inherits and run.learner.necks is not None:
-        fit_necks(run.learner, lessons)
-    if not run.objective.levels(moment):
-        return
-    run.learner.measure_units([teaching for _, teaching in lessons])
-    if isinstance(run.policy, Learning):
-        size = torch.tensor([float(lessons[0][1].levels[k].numel()) for k in LEVELS])
-        run.policy.cost.copy_(len(LEVELS) * size / size.sum())
+def policy_of(config: Config, learner: Learner, opened: OpenedTeacher | None, held_out: Loader | None) -> Policy:
+    """The policy on its device. Raises UsageError where it learns and there is nothing held out."""
+    width = opened.shape.embedding if opened else learner.student.shape.embedding
+    policy = POLICIES[config.policy.name](config.policy, width).to(learner.device)
+    if policy.learns and held_out is None:
+        raise UsageError(
+            f"policy.name '{config.policy.name}' learns from held-out pairs, but data.holdout is 0; set data.holdout: 0.05"
+        )
+    return policy

@@ -1,4 +1,4 @@
-"""Balance: set each pyramid term's λ so that its gradient on the student's trunk has the stated share of the final terms'.
+"""Balance: set each pyramid term's λ by its gradient ratio, its gradient's norm on the student's trunk over the final terms'.
 
 The overall strength of the level terms matters several times more than any rule that splits it between levels, and raw
 loss values say nothing about it; gradient norms on the trunk do.
@@ -48,20 +48,22 @@ class Balance:
             norms = torch._foreach_norm([g for g in grads if g is not None])
             self.norms.setdefault(term, []).append(float(torch.stack(norms).norm()) if norms else 0.0)
 
-    def settle(self, step: int, weights: dict[str, float]) -> bool:
-        """After the last measure of a moment: λ = share · ‖g_final‖ / ‖g_term‖. True when λ was set now."""
+    def settle(self, step: int, weights: dict[str, float]) -> list[dict[str, float | str | int]]:
+        """After the last measure of a moment: λ = share · ‖g_final‖ / ‖g_term‖; gives the rows that say which λ was set."""
         moment = next((k for k, due in enumerate(self.due) if due and step == max(due)), None)
         if moment is None or "final" not in self.norms:
-            return False
+            return []
         mean = {term: sum(norms) / len(norms) for term, norms in self.norms.items()}
+        rows: list[dict[str, float | str | int]] = []
         for term, share in self.share.items():
             if mean.get(term, 0.0) <= 0.0:
                 continue
             value = share * mean["final"] / mean[term]
             if moment == 1:
                 value = min(max(value, weights[term] / CLAMP), weights[term] * CLAMP)
-            self.table.append({"step": step, "term": term, "share": share, "norm": mean[term],
-                               "final_norm": mean["final"], "before": weights[term], "weight": value})  # fmt: skip
+            rows.append({"step": step, "term": term, "share": share, "norm": mean[term],
+                         "final_norm": mean["final"], "before": weights[term], "weight": value})  # fmt: skip
             weights[term] = value
+        self.table += rows
         self.norms = {}
-        return True
+        return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cmapkd.export.run import METHOD_TENSORS
+from cmapkd.methods import served_term
 from cmapkd.tasks.trained_head import TrainedHead
 from cmapkd.train.state import Run
 
@@ -24,7 +25,7 @@ def facts(
         places.append(str(config.task.train))
         data.append(f"task {config.task.name}, {config.task.train}: {run.task.says}")
         lines += [done.said] if done.said else []
-    if (served := run.objective.method.served) is not None:
+    if (served := served_term(run.objective.method)) is not None:
         where = f"in {METHOD_TENSORS}, and the teacher is needed beside them" if best is None else "not kept here"
         lines.append(
             f"scores belong to {served.says}. This folder's open_clip model is the student alone, which they do not "

@@ -38,7 +38,7 @@ def centred(run: Run) -> Iterator[float]:
     if share == 0:
         yield 0.0
         return
-    with shifted(run.learner.student.clip, share * mean, probe) as done:
+    with shifted(run.state.learner.student.clip, share * mean, probe) as done:
         yield share if done else 0.0
 
 
@@ -57,7 +57,7 @@ def best_share(image: Tensor, text: Tensor, owner: Tensor) -> float:
 @torch.inference_mode()
 def _choice(run: Run) -> tuple[float, Tensor, Tensor]:
     """(share, μ [E], probe images [n, 3, S, S])."""
-    student, method, batch = run.learner.student, run.objective.method, run.config.eval.batch
+    student, method, batch = run.state.learner.student, run.objective.method, run.config.eval.batch
     other = method.served is not None or method.student == "frozen" or run.task is not None
     if other or not run.config.train.centre:
         return 0.0, torch.empty(0), torch.empty(0)

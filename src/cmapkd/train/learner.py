@@ -1,53 +1,52 @@
-"""Learner: everything that is learnt in one module: student and necks. Forward gives Outputs; `view` prepares the terms."""
+"""Learner: everything that is learnt in one module: the student, its projectors, and the terms' own modules."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Inputs, Outputs, Pair, Teaching, View
-from cmapkd.losses.feature import gate, token_error
-from cmapkd.methods import TERMS, reading
-from cmapkd.methods.term import Sizes
-from cmapkd.pyramid.grid import GridError, grid_error
-from cmapkd.pyramid.levels import Shape, mean_tokens
-from cmapkd.pyramid.projectors import Necks
-from cmapkd.pyramid.resample import sample_at
-from cmapkd.pyramid.targets import SPATIAL, Targets, stored_side
+from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Features, Inputs, Needs, Pair, StudentOutputs, Tokens
+from cmapkd.losses.feature import gate
+from cmapkd.methods import TERMS, reading, reads_levels
+from cmapkd.methods.term import Term, TermSizes
+from cmapkd.pyramid.levels import Shape
+from cmapkd.pyramid.maps import normed_vector
+from cmapkd.pyramid.match import LevelErrors, build_matches
+from cmapkd.pyramid.projectors import Projectors
+from cmapkd.pyramid.targets import Targets
 from cmapkd.towers.dual import Tower
-
-MASKED = 0.75  # share of an image's patches that MFD hides
+from cmapkd.train.masking import hide_patches
 
 
 class Learner(nn.Module):
-    """student, necks and the terms' own parts, and the geometry in which their levels are compared with the teacher's.
+    """Student, projectors and terms; forward runs the student.
 
-    head: what L_task trains beside the student where it has data of its own; nothing here runs it.
-    pools: whether a term reads the student's pooled levels; without one they are not computed.
-    unit: per level the teacher's mean power under that level's metric, so that S = 0 has error 1 and S = T has 0
-    (FVU, fraction of variance unexplained). It is measured once on the first training batches and kept.
+    projectors: None where no term reads a teacher. prompt_ids: token ids of the class prompts, int64 [C, L]. errors: the comparison of the student's levels with the teacher's.
+    head: trained by L_task beside the student where the task has data of its own; nothing here runs it.
     """
 
-    unit: Tensor
-
     def __init__(
-        self,
-        student: Tower,
-        necks: Necks | None,
-        geometry: dict[str, GridError],
-        parts: dict[str, nn.Module],
-        pools: bool = False,
+        self, student: Tower, projectors: Projectors | None, errors: LevelErrors, terms: Mapping[str, Term]
     ) -> None:
         super().__init__()
-        self.student, self.necks, self.geometry, self.pools = student, necks, geometry, pools
-        self.parts = nn.ModuleDict(parts)
+        self.student, self.projectors = student, projectors
+        self.terms = nn.ModuleDict(terms)
         self.head: nn.Module | None = None
-        self.register_buffer("unit", torch.ones(len(LEVELS)))
+        self.errors = errors
+        self.register_buffer("prompt_ids", None, persistent=False)
+
+    prompt_ids: Tensor
+
+    @property
+    def terms_by_name(self) -> dict[str, Term]:
+        return dict(self.terms.items())  # type: ignore[arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        return self.errors.unit.device
 
     def train(self, mode: bool = True) -> Learner:
         """As any module, but a student without a parameter to train stays in eval mode."""
@@ -56,153 +55,72 @@ class Learner(nn.Module):
             self.student.eval()
         return self
 
-    def forward(
-        self, inputs: Inputs, levels: tuple[str, ...] = (), weights: Tensor | None = None, masked: bool = False
-    ) -> Outputs:
-        """weights [B, 8] gate each level's gradient into the trunk; None is uniform. Levels not named cost nothing.
+    def forward(self, inputs: Inputs, needs: Needs, weights: Tensor | None = None) -> StudentOutputs:
+        """Student outputs as far as `needs` says. weights [B, 8] gate each level's gradient into the trunk; None is uniform."""
+        with ExitStack() as contexts:
+            for term in self.terms_by_name.values():
+                contexts.enter_context(term.around(self.student))
+            return self._outputs(inputs, needs, weights)
 
-        masked: the images run a second time with most of each hidden. The student runs in what its terms put around it.
-        """
-        with ExitStack() as worn:
-            for name, part in self.parts.items():
-                if (around := TERMS[name].around) is not None:
-                    worn.enter_context(around(part, self.student))
-            return self._outputs(inputs, levels, weights, masked)
+    def class_prompts(self) -> Tensor:
+        """The student's embeddings of the class prompts [C, E_s], float32."""
+        return self.student.clip.encode_text(self.prompt_ids).float()
 
-    def _outputs(self, inputs: Inputs, levels: tuple[str, ...], weights: Tensor | None, masked: bool) -> Outputs:
-        again = self._masked(inputs.images) if masked else None
-        if self.necks is None or not (levels or len(self.necks.v2l)):
+    def _outputs(self, inputs: Inputs, needs: Needs, weights: Tensor | None) -> StudentOutputs:
+        masked = self._masked(inputs.images) if needs.masked else None
+        if self.projectors is None or not (needs.levels or needs.bridge):
             final = self.student.final(inputs)
-            projected = final if self.necks is None else self.necks.projected(final)
-            return Outputs(final, projected, {}, {}, {}, None, again)
+            return StudentOutputs(final, self._projected(final), masked=masked)
         features = self.student(inputs)
         final = features.map(lambda f: f.final)
-        tokens, masks, pooled = {}, {}, {}
+        levels, summaries = self._levels(features, needs, weights)
+        bridge = self.projectors.bridge(features) if needs.bridge else None
+        return StudentOutputs(final, self._projected(final), levels, {}, summaries, bridge, masked)
+
+    def _levels(
+        self, features: Pair[Features], needs: Needs, weights: Tensor | None
+    ) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
+        """(predictions S_k, native vectors) of the levels that are needed."""
+        assert self.projectors is not None
+        levels, summaries = {}, {}
         for names, part in ((IMAGE_LEVELS, features.image), (TEXT_LEVELS, features.text)):
             for name, raw, mask in zip(names, part.levels, part.masks, strict=True):
-                if name not in levels:
+                if name not in needs.levels:
                     continue
                 gated = raw if weights is None else gate(raw, weights[:, LEVELS.index(name)])
-                tokens[name] = self.necks.level(name, gated)
-                if self.pools:
-                    pooled[name] = _native(name, raw, mask)
-                if mask is not None:
-                    masks[name] = mask
-        bridge = self.necks.bridge(features) if len(self.necks.v2l) else None
-        return Outputs(final, self.necks.projected(final), tokens, masks, pooled, bridge, again)
+                levels[name] = Tokens(self.projectors.level(name, gated), mask)
+                if name in needs.summaries:
+                    summaries[name] = normed_vector(name, raw, mask)
+        return levels, summaries
+
+    def _projected(self, final: Pair[Tensor]) -> Pair[Tensor]:
+        return final if self.projectors is None else self.projectors.projected(final)
 
     def _masked(self, images: Tensor) -> Tensor:
         final = self.student.clip.encode_image(hide_patches(self.student.normalise(images), self.student.patch))
-        return final if self.necks is None else self.necks.projected(Pair(final, final)).image
-
-    def level_errors(self, outputs: Outputs, teaching: Teaching) -> dict[str, Tensor]:
-        """FVU per active level, [B] each, float32."""
-        errors = {}
-        for name, prediction in outputs.levels.items():
-            target, prediction = teaching.levels[name], prediction.float()
-            if teaching.places is not None and name in SPATIAL:
-                error = token_error(sample_at(prediction, teaching.places, teaching.side), target)
-            elif name in self.geometry:
-                error = _spatial(self.geometry[name], name, prediction, target)
-            else:
-                error = token_error(prediction, target, _both(outputs.masks.get(name), teaching.masks.get(name)))
-            errors[name] = error / self.unit[LEVELS.index(name)]
-        return errors
-
-    @torch.no_grad()
-    def measure_units(self, teachings: list[Teaching]) -> None:
-        """Set `unit` from the teacher's own power on a few training batches."""
-        for name in teachings[0].levels:
-            powers = []
-            for teaching in teachings:
-                target = teaching.levels[name]
-                zero = torch.zeros_like(target)
-                if name in self.geometry and (teaching.places is None or name not in SPATIAL):
-                    geometry = self.geometry[name]
-                    powers.append(_spatial(geometry, name, None, target))
-                else:
-                    powers.append(token_error(zero, target, teaching.masks.get(name)))
-            self.unit[LEVELS.index(name)] = torch.cat(powers).mean().clamp_min(1e-6)
-
-    def view(self, outputs: Outputs, teaching: Teaching | None, batch: Batch, **extra: Any) -> View:
-        positives = batch.samples[:, None] == batch.samples[None, :]
-        errors: Pair[Tensor | None] = Pair(None, None)
-        if teaching is not None and outputs.levels:
-            by_level = self.level_errors(outputs, teaching)
-            errors = Pair(
-                *(_stack([by_level[k] for k in names if k in by_level]) for names in (IMAGE_LEVELS, TEXT_LEVELS))
-            )
-        return View(
-            outputs, self.student.scale, positives, teaching, errors, samples=batch.samples, inputs=batch.teacher,
-            parts=dict(self.parts.items()), **extra,
-        )  # fmt: skip
-
-
-def build_geometry(student: Shape, teacher: Shape, grid: int | None) -> dict[str, GridError]:
-    """How each image level is compared: P2 at 4×, P3 at 2×, P4 at 1× the student's deepest grid, P5 at its own side.
-
-    With features pooled to `grid` in the cache, no level is compared finer than that.
-    """
-    n = student.grids[2]
-    sides = (4 * n, 2 * n, n, student.grids[3])
-    out = {}
-    for name, side, n_student, n_teacher in zip(IMAGE_LEVELS, sides, student.grids, teacher.grids, strict=True):
-        kept = stored_side(n_teacher, grid)
-        out[name] = grid_error(n_student, kept, side if kept == n_teacher else min(side, kept))
-    return out
+        return self._projected(Pair(final, final)).image
 
 
 def build_learner(
-    student: Tower,
-    teacher: Shape | None,
-    targets: Targets | None,
-    terms: Iterable[str],
-    samples: int = 0,
-    classes: int = 0,
-    tower: Tower | None = None,
+    terms: Mapping[str, Term], student: Tower, teacher: Shape | None = None, targets: Targets | None = None
 ) -> Learner:
-    """What `terms` need beside the student: adapters for levels, V2L and L2V heads for the bridge, their own parts.
+    """The learner of `terms`: adapters for the levels that they read, V2L and L2V heads for the bridge.
 
-    `teacher` None: a student alone. `samples`, `classes` and the teacher's own `tower` are what some parts need.
+    teacher None: a student alone.
     """
-    terms = list(terms)
-    sizes = Sizes(student.shape, teacher, samples, classes, tower, student)
-    parts = {name: build(sizes) for name in terms if (build := TERMS[name].part) is not None}
     if teacher is None:
-        return Learner(student, None, {}, parts)
-    levels = bool(reading("levels", terms)) and targets is not None
-    ranks = {name: targets.rank(name) for name in LEVELS} if levels and targets is not None else {}
-    geometry = build_geometry(student.shape, teacher, targets.grid) if levels and targets is not None else {}
-    necks = Necks(student.shape, ranks, teacher.embedding, bool(reading("bridge", terms)))
-    return Learner(student, necks, geometry, parts, bool(reading("pooled", terms)))
+        return Learner(student, None, LevelErrors({}), terms)
+    ranks, matches = {}, {}
+    if targets is not None and reads_levels(terms):
+        ranks = {name: targets.rank(name) for name in LEVELS}
+        matches = build_matches(student.shape, teacher, targets)
+    projectors = Projectors(student.shape, ranks, teacher.embedding, bool(reading("bridge", terms)))
+    return Learner(student, projectors, LevelErrors(matches), terms)
 
 
-def hide_patches(images: Tensor, patch: int, ratio: float = MASKED) -> Tensor:
-    """Normalised images [B, 3, S, S] with a random `ratio` of each one's patch × patch squares set to 0, the mean colour."""
-    side = -(-images.shape[-1] // patch)
-    noise = torch.rand(len(images), side * side).to(images.device)  # of the generator that checkpoints keep
-    hidden = noise.argsort(1).argsort(1) < round(ratio * side * side)
-    mask = hidden.view(-1, 1, side, side).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
-    return images.masked_fill(mask[..., : images.shape[-2], : images.shape[-1]], 0.0)
-
-
-def _spatial(geometry: GridError, name: str, student: Tensor | None, target: Tensor) -> Tensor:
-    """The level's error, or the teacher's power when there is no student; P5's two extra tokens count as cells."""
-    if name != "P5":
-        return geometry.power(target) if student is None else geometry(student, target)
-    grid = geometry.power(target[:, :-2]) if student is None else geometry(student[:, :-2], target[:, :-2])
-    extra = target[:, -2:] if student is None else student[:, -2:] - target[:, -2:]
-    return (grid * geometry.cells + extra.square().mean(-1).sum(1)) / (geometry.cells + 2)
-
-
-def _native(name: str, tokens: Tensor, mask: Tensor | None) -> Tensor:
-    normed = F.layer_norm(tokens, tokens.shape[-1:])
-    return normed[:, -2] if name == "P5" else mean_tokens(normed, mask)
-
-
-def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return a if b is None else b if a is None else a & b
-
-
-def _stack(rows: list[Tensor]) -> Tensor | None:
-    return torch.stack(rows, 1) if rows else None
+def build_terms(
+    weights: Mapping[str, float], sizes: TermSizes, options: Mapping[str, Mapping[str, float | str]] | None = None
+) -> dict[str, Term]:
+    """The terms that have a weight, in the order of TERMS; their modules are initialised in the order of `weights`."""
+    built = {name: TERMS[name](sizes, (options or {}).get(name)) for name in weights}
+    return {name: built[name] for name in TERMS if name in built}

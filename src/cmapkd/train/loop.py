@@ -2,149 +2,139 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cmapkd.core.log import MetricsLog, Progress, say
+from cmapkd.core.errors import NonFiniteError
+from cmapkd.core.log import say
 from cmapkd.core.prefetch import ahead
-from cmapkd.core.types import Batch, Teaching
+from cmapkd.core.tree import rows
+from cmapkd.methods.objective import TASK
+from cmapkd.methods.stage import ActiveStage
 from cmapkd.tasks.task_loss import task_loss
-from cmapkd.train import step as stepping
-from cmapkd.train.decide import awake, decide
-from cmapkd.train.lesson import prepare, taught
+from cmapkd.train.batches import step_inputs, training_batches
+from cmapkd.train.grad_cache import backward_in_parts
 from cmapkd.train.optimizer import clamp_scale
-from cmapkd.train.recorder import due, evaluate, flush, record, refuse_nonfinite, save
-from cmapkd.train.schedule import Moment, at, learning_rate
-from cmapkd.train.state import Run
+from cmapkd.train.policy_step import with_policy
+from cmapkd.train.recorder import Recorder, due
+from cmapkd.train.schedule import learning_rate, stage_at
+from cmapkd.train.state import Run, save_state
+from cmapkd.train.step import StepInputs, backward, forward, losses_of
+from cmapkd.train.stop import Stop
+from cmapkd.train.validate import evaluate
 
 BALANCE_CHUNK = 128
 
 
-def train(run: Run, start: int, log: MetricsLog) -> int:
-    """Train from step `start` to the end, or to a signal; returns the step reached, already in a checkpoint."""
-    config, progress = run.config, Progress(run.steps, run.config.run.name)
-    run.learner.train()
-    works = task_batches(run, start)
+def train(run: Run, start: int, recorder: Recorder) -> None:
+    """Train from step `start` to the end, or to a signal; the last step is in a checkpoint either way."""
+    state, config = run.state, run.config
+    state.learner.train()
+    task_batches = open_task_batches(run, start)
     with Stop() as stop:
-        for step, lesson in run.loader.iterate(start, run.steps, partial(prepare, run)):
-            moment = awake(run, at(run.stages, step / run.steps))
-            batch, teaching = lesson.batch, taught(run, lesson, moment)
-            run.read = 0 if teaching is None else teaching.read
-            weights, coupling = decide(run, teaching, moment, step, log)
-            share = run.objective.task_weight(moment)
-            work = next(works) if share > 0 else None
-            if run.balance.is_due(step):
-                rebalance(run, batch, teaching, work, moment, step, log)
+        for step, prepared in training_batches(run, start):
+            given = step_inputs(run, prepared, step)
+            recorder.read = 0 if given.teacher is None else given.teacher.read
+            given = with_policy(run, given, step, recorder)
+            task_batch = next(task_batches) if run.objective.task_weight(given.stage) > 0 else None
+            if state.balance.is_due(step):
+                rebalance(run, given, task_batch, step, recorder)
 
-            def losses_of(outputs, teaching=teaching, batch=batch, moment=moment, coupling=coupling):  # noqa: ANN001, ANN202
-                losses = run.objective.losses(outputs, teaching, batch, moment, coupling)
-                return run.objective.total(losses, moment), losses
-
-            levels, masked = run.objective.levels(moment), run.objective.needs("masked", moment)
-            run.optimizer.zero_grad(set_to_none=True)
-            if not run.objective.active(moment):
-                total, losses = run.learner.unit.new_zeros(()), {}
-            elif config.train.accumulate == 1:
-                total, losses = stepping.whole(run.learner, batch, levels, weights, losses_of, run.precision, masked)
-            else:
-                total, losses = stepping.chunked(
-                    run.learner, batch, levels, weights, losses_of, run.precision, config.train.accumulate, masked
-                )
-            if work is not None:
-                losses["task"] = own_loss(run, work)
-                (share * losses["task"]).backward()
-                total = total + share * losses["task"].detach()
-            norm = torch.nn.utils.clip_grad_norm_(trainable(run, moment), config.train.clip)
+            total, losses = gradients(run, given, task_batch)
+            norm = torch.nn.utils.clip_grad_norm_(trainable(run, given.stage), config.train.clip)
             if not bool(torch.isfinite(norm) & torch.isfinite(total)):
-                refuse_nonfinite(run, step, batch, total, losses, norm)
-            rate = config.train.lr * moment.lr * learning_rate(step, run.steps, config.train.warmup)
-            for group in run.optimizer.param_groups:
+                refuse_nonfinite(run, step, given, total, losses, norm)
+            rate = config.train.lr * given.stage.lr * learning_rate(step, run.steps, config.train.warmup)
+            for group in state.optimizer.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
-            run.optimizer.step()
-            clamp_scale(run.learner.student.clip)
+            state.optimizer.step()
+            clamp_scale(state.learner.student.clip)
 
-            record(run, step, moment, total, losses, norm, rate, weights, log)
+            recorder.step(step, given, total, losses, norm, rate)
             if due(step, config.train.checkpoint_every, run.steps) or stop.asked:
-                flush(run, log)
-                save(run, step + 1)
+                recorder.flush()
+                save_state(run, step + 1)
             if config.eval.every and due(step, config.eval.every, run.steps):
-                evaluate(run, step + 1, log)
-            progress.update(step + 1, f"{moment.stage} loss {float(total):.3f}")
+                evaluate(run, step + 1, recorder)
+            recorder.show(step, given.stage.name, total)
             if stop.asked:
                 say(f"stopped by signal after step {step + 1}; continue with --resume")
                 raise SystemExit(128 + stop.number)
-    progress.close()
-    return run.steps
+    recorder.progress.close()
 
 
-def task_batches(run: Run, start: int) -> Iterator[Any]:
+def gradients(run: Run, given: StepInputs, task_batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Put the gradients of one step into the parameters; gives (the total, the raw losses)."""
+    state, parts = run.state, run.config.train.accumulate
+    state.optimizer.zero_grad(set_to_none=True)
+    if not run.objective.active(given.stage):
+        total, losses = state.learner.errors.unit.new_zeros(()), {}
+    elif parts == 1:
+        total, losses = backward(run.objective, state.learner, given, run.precision)
+    else:
+        total, losses = backward_in_parts(run.objective, state.learner, given, run.precision, parts)
+    if task_batch is None:
+        return total, losses
+    weight, losses[TASK] = run.objective.task_weight(given.stage), own_loss(run, task_batch)
+    (weight * losses[TASK]).backward()
+    return total + weight * losses[TASK].detach(), losses
+
+
+def open_task_batches(run: Run, start: int) -> Iterator[Any]:
     """L_task's own batches of the steps at which it has a weight, read ahead; no other is read."""
     if run.task is None:
         return iter(())
-    wanted = (s for s in range(start, run.steps) if run.objective.task_weight(at(run.stages, s / run.steps)) > 0)
-    return ahead(run.task.batch, wanted)
+    steps = range(start, run.steps)
+    return ahead(
+        run.task.batch, (s for s in steps if run.objective.task_weight(stage_at(run.stages, s / run.steps)) > 0)
+    )
 
 
-def own_loss(run: Run, work: Any) -> Tensor:
+def own_loss(run: Run, task_batch: Any) -> Tensor:
     """L_task on its own batch."""
     assert run.task is not None
-    return task_loss(run.task, run.learner.student, work, run.precision)
+    return task_loss(run.task, run.state.learner.student, task_batch, run.precision)
 
 
-def rebalance(
-    run: Run, batch: Batch, teaching: Teaching | None, work: Any, moment: Moment, step: int, log: MetricsLog
-) -> None:
-    """Measure trunk-gradient norms on a slice of the batch, and set λ when the moment's measures are complete.
+def rebalance(run: Run, given: StepInputs, task_batch: Any, step: int, recorder: Recorder) -> None:
+    """Measure trunk-gradient norms on a slice of the batch, and set λ when a moment's measures are complete.
 
     L_task is a final term also where it has a batch of its own.
     """
-    rows = torch.arange(min(len(batch), max(BALANCE_CHUNK, len(batch) // run.config.train.accumulate)))
-    part, taught = stepping.slice_batch(batch, rows), stepping.slice_teaching(teaching, rows)
-    levels, masked = run.objective.levels(moment), run.objective.needs("masked", moment)
-    outputs = stepping.forward(run.learner, part.student, levels, None, run.precision, masked)
-    losses = run.objective.losses(outputs, taught, part, moment)
-    if work is not None:
-        losses["task"] = own_loss(run, work)
-    trunk = (p for name, p in run.learner.student.named_parameters() if "logit_scale" not in name)
-    run.balance.measure(losses, run.objective.weights, trunk)
-    if run.balance.settle(step, run.objective.weights):
-        for row in run.balance.table[-len(run.balance.share) :]:
-            log.write({"kind": "balance", **row})
+    state, count = run.state, len(given.batch)
+    index = torch.arange(min(count, max(BALANCE_CHUNK, count // run.config.train.accumulate)))
+    batch, teacher = rows((given.batch, given.teacher), index)
+    part = StepInputs(batch, teacher, given.stage, given.needs)
+    outputs = forward(state.learner, batch.student, teacher, part.needs, None, run.precision)
+    _, losses = losses_of(run.objective, state.learner, outputs, part)
+    if task_batch is not None:
+        losses[TASK] = own_loss(run, task_batch)
+    trunk = (p for name, p in state.learner.student.named_parameters() if "logit_scale" not in name)
+    state.balance.measure(losses, state.weights, trunk)
+    for row in state.balance.settle(step, state.weights):
+        recorder.write({"kind": "balance", **row})
 
 
-def trainable(run: Run, moment: Moment) -> list[torch.nn.Parameter]:
+def trainable(run: Run, stage: ActiveStage) -> list[torch.nn.Parameter]:
     """Parameters with a gradient this step; in a stage that trains adapters only, the student's are dropped."""
-    if moment.trainable == "adapters":
-        for p in run.learner.student.parameters():
+    if stage.trainable == "adapters":
+        for p in run.state.learner.student.parameters():
             p.grad = None
-    return [p for p in run.learner.parameters() if p.grad is not None]
+    return [p for p in run.state.learner.parameters() if p.grad is not None]
 
 
-class Stop:
-    """Inside the block SIGTERM and SIGINT ask for a stop after the current step; a second one ends the process at once."""
-
-    def __enter__(self) -> Stop:
-        self.number = 0
-        self.before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    @property
-    def asked(self) -> bool:
-        return self.number != 0
-
-    def _ask(self, number: int, frame: object) -> None:
-        if self.asked:
-            raise SystemExit(128 + number)
-        self.number = number
+def refuse_nonfinite(
+    run: Run, step: int, given: StepInputs, total: Tensor, losses: dict[str, Tensor], norm: Tensor
+) -> None:
+    """Stop before the update; the weights are those of the step before and are saved. Raises NonFiniteError."""
+    bad = [name for name, loss in losses.items() if not bool(torch.isfinite(loss.detach()))]
+    run.state.optimizer.zero_grad(set_to_none=True)
+    save_state(run, step)
+    raise NonFiniteError(
+        f"step {step}: {'loss ' + ', '.join(bad) if bad else 'gradient norm'} is not finite (total {float(total):.4g}, norm "
+        f"{float(norm):.4g}); samples {given.batch.samples[:8].tolist()}…; weights before the step are saved in "
+        f"{run.folder / 'checkpoints'}; lower train.lr or use train.precision: fp32, then --resume"
+    )

@@ -1,4 +1,4 @@
-"""What levels that sleep save of a step, measured: milliseconds and bytes, with them and without, turn by turn."""
+"""Cost of a step with all levels and without those that sleep: milliseconds and bytes, measured turn by turn."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 
 from cmapkd.core.tree import move
 from cmapkd.core.types import Batch
+from cmapkd.methods.stage import ActiveStage
 from cmapkd.towers.dual import evaluating
-from cmapkd.train import step as stepping
-from cmapkd.train.decide import awake
-from cmapkd.train.schedule import Moment, at
-from cmapkd.train.state import Run, teach
+from cmapkd.train.batches import active_stage, inputs_of
+from cmapkd.train.schedule import stage_at
+from cmapkd.train.state import Run
+from cmapkd.train.step import backward
 
 TURNS = 5
 
@@ -21,41 +22,36 @@ TURNS = 5
 def measure_saving(run: Run) -> dict[str, float]:
     """Median of TURNS steps of one training batch under the first stage: all of its levels, and those still awake.
 
-    ms: reading the teacher, forward and backward; bytes: what was read of the cache, 0 where the teacher runs live.
+    ms: reading the teacher, forward and backward; bytes: read from the store, 0 where the teacher runs live.
     {} where no level sleeps. Nothing learns or draws here: modules are in eval mode and the generator is put back.
     """
-    moments = {"full": at(run.stages, 0.0)}
-    moments["awake"] = awake(run, moments["full"])
-    levels = {name: run.objective.levels(moment) for name, moment in moments.items()}
+    stages = {"full": stage_at(run.stages, 0.0), "awake": active_stage(run, 0)}
+    levels = {name: run.objective.needs(stage).levels for name, stage in stages.items()}
     if levels["full"] == levels["awake"]:
         return {}
     seen = run.loader.ledger.seen
-    batch, state = move(run.loader.batch(0), run.learner.unit.device), torch.get_rng_state()
-    costs: dict[str, list[tuple[float, float]]] = {name: [] for name in moments}
-    with evaluating(run.learner):
+    batch, state = move(run.loader.batch(0), run.state.learner.device), torch.get_rng_state()
+    costs: dict[str, list[tuple[float, float]]] = {name: [] for name in stages}
+    with evaluating(run.state.learner):
         for _ in range(1 + TURNS):  # the first turn warms up
-            for name, moment in moments.items():
-                costs[name].append(_cost(run, batch, moment))
-    run.optimizer.zero_grad(set_to_none=True)
+            for name, stage in stages.items():
+                costs[name].append(_cost(run, batch, stage))
+    run.state.optimizer.zero_grad(set_to_none=True)
     torch.set_rng_state(state)
     run.loader.ledger.seen = seen  # looking is not training
-    found = {f"levels_{name}": float(len(levels[name])) for name in moments}
+    found = {f"levels_{name}": float(len(levels[name])) for name in stages}
     for k, unit in enumerate(("ms", "bytes")):
-        found |= {f"{unit}_{name}": round(statistics.median(row[k] for row in costs[name][1:]), 3) for name in moments}
+        found |= {f"{unit}_{name}": round(statistics.median(row[k] for row in costs[name][1:]), 3) for name in stages}
     return found
 
 
-def _cost(run: Run, batch: Batch, moment: Moment) -> tuple[float, float]:
+def _cost(run: Run, batch: Batch, stage: ActiveStage) -> tuple[float, float]:
     """(milliseconds, bytes) of one step without its update."""
     began = time.perf_counter()
-    teaching = teach(run, batch, moment)
-    masked = run.objective.needs("masked", moment)
-    outputs = stepping.forward(run.learner, batch.student, run.objective.levels(moment), None, run.precision, masked)
-    if losses := run.objective.losses(outputs, teaching, batch, moment):
-        total = run.objective.total(losses, moment)
-        total.backward()
-        total.item()  # waits for a device
-    return 1e3 * (time.perf_counter() - began), float(teaching.read if teaching is not None else 0)
+    given = inputs_of(run, batch, stage)
+    if run.objective.active(stage):
+        backward(run.objective, run.state.learner, given, run.precision)[0].item()  # waits for a device
+    return 1e3 * (time.perf_counter() - began), float(given.teacher.read if given.teacher is not None else 0)
 
 
 def saying(saving: dict[str, float]) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from cmapkd.config.schema import StageConfig
 from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.core.types import LEVELS
 from cmapkd.methods import FINAL, TERMS
-from cmapkd.methods.term import Method
+from cmapkd.methods.method import Method
+from cmapkd.methods.stage import ActiveStage
 
 DEEP = ("P5", "L4")
 MIDDLE = ("P4", "P5", "L3", "L4")
@@ -47,19 +47,6 @@ SCHEDULES: dict[str, tuple[StageConfig, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Moment:
-    """What holds at one step: the stage, which levels are on, each term's factor, the learning-rate factor."""
-
-    stage: str
-    levels: tuple[str, ...]
-    factors: dict[str, float]
-    lr: float
-    policy: str
-    trainable: str
-    progress: float = 0.0
-
-
 def resolve_schedule(
     schedule: str | tuple[StageConfig, ...] | None, method: Method | None = None
 ) -> tuple[StageConfig, ...]:
@@ -84,8 +71,8 @@ def resolve_schedule(
     return schedule
 
 
-def at(stages: tuple[StageConfig, ...], progress: float) -> Moment:
-    """The moment at `progress` in [0, 1). Annealed terms follow ½(1 + cos πx) over the stage; final terms never do."""
+def stage_at(stages: tuple[StageConfig, ...], progress: float) -> ActiveStage:
+    """The active stage at `progress` in [0, 1). Annealed terms follow ½(1 + cos πx) over the stage; final terms never do."""
     start = 0.0
     for stage in stages:
         if progress < stage.until or stage is stages[-1]:
@@ -94,7 +81,7 @@ def at(stages: tuple[StageConfig, ...], progress: float) -> Moment:
     inside = (progress - start) / max(stage.until - start, 1e-9)
     fade = 0.5 * (1 + math.cos(math.pi * min(max(inside, 0.0), 1.0))) if stage.anneal else 1.0
     factors = {term: stage.scale.get(term, 1.0) * (1.0 if term in FINAL else fade) for term in TERMS}
-    return Moment(stage.name, stage.levels, factors, stage.lr, stage.policy, stage.trainable, progress)
+    return ActiveStage(stage.name, stage.levels, factors, stage.lr, stage.policy, stage.trainable, progress)
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:

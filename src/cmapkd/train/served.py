@@ -1,9 +1,9 @@
-"""What a run's validation scores: the student, or what its method makes of the student; and the tensors that takes."""
+"""The encoder that a run's validation scores: the student, or the student with its method's own tensors; and those tensors on disk."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,9 @@ from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.data.loader import read_images
 from cmapkd.data.samples import Samples
 from cmapkd.export.run import METHOD_TENSORS
-from cmapkd.methods import TERMS, resolve
-from cmapkd.methods.term import Method, Sizes
+from cmapkd.methods import TERMS, resolve, served_term
+from cmapkd.methods.method import Method
+from cmapkd.methods.term import ServedTerm, TermSizes
 from cmapkd.tasks.encoder import Encoder, spans
 from cmapkd.tasks.validation import Validation, merged
 from cmapkd.towers.dual import Tower
@@ -31,7 +32,7 @@ from cmapkd.train.learner import Learner
 
 @dataclass(frozen=True)
 class Service:
-    """What a finished run's scores belong to, where the student alone does not carry it. logits: of its own classifier.
+    """The encoder that a run's scores belong to, where the student alone does not carry them. logits: of its own classifier.
 
     says: in words. classes: those of the training data, in the order of the logits.
     """
@@ -52,8 +53,10 @@ def validator(
     student = learner.student
     if method.served is None:
         return lambda: merged(validation.scores(student))
-    assert teacher is not None, "what a method serves beside its student needs the teacher"
-    service = serve(method, dict(learner.parts.items()), student, teacher, classes)
+    assert teacher is not None, "a term that is served beside the student needs the teacher"
+    term = learner.terms[method.served]
+    assert isinstance(term, ServedTerm)
+    service = serve(term, student, teacher, classes)
     labelled = labelled_alike(validation, service)
     if labelled is None:
         return lambda: merged(validation.scores(service.encoder))
@@ -63,43 +66,42 @@ def validator(
     )
 
 
-def serve(
-    method: Method, parts: Mapping[str, nn.Module], student: Tower, teacher: Tower, classes: Sequence[str] | None
-) -> Service:
-    """A method's result from the tensors that it learnt beside the student."""
-    assert method.served is not None, "only some methods have a result that is more than the student"
-    head = method.served.head if classes else None
-    logits = None if head is None else partial(head, parts, student)
-    return Service(method.served.encoder(parts, student, teacher), method.served.says, logits, tuple(classes or ()))
+def serve(term: ServedTerm, student: Tower, teacher: Tower, classes: Sequence[str] | None) -> Service:
+    """A method's result from the term that learnt beside the student."""
+    logits = partial(term.logits, student) if classes and term.classifies else None
+    return Service(term.encoder(student, teacher), term.says, logits, tuple(classes or ()))
 
 
 def open_service(run: Path, student: Tower) -> Service:
-    """What a finished run's scores belong to, from its folder and its teacher.
+    """The encoder that a finished run's scores belong to, from its folder and its teacher.
 
     Raises UsageError where the teacher cannot be loaded, IntegrityError for tensors of another method.
     """
     config, path = load_config(run / "config.yaml"), run / "student" / METHOD_TENSORS
     method = resolve(config.method, config.weights, config.share)
-    if method.served is None or config.teacher is None:
+    served = served_term(method)
+    if served is None or config.teacher is None:
         raise IntegrityError(f"{path}: method '{config.method}' of {run / 'config.yaml'} has no such tensors")
     try:
         teacher = load_tower(config.teacher, words=config.cache.words)
     except UsageError as error:
         raise UsageError(
-            f"{run}: its scores belong to {method.served.says}, and the teacher cannot be loaded ({error}); run this "
+            f"{run}: its scores belong to {served.says}, and the teacher cannot be loaded ({error}); run this "
             f"where teacher.model of {run / 'config.yaml'} can be found, or score the student alone: {run / 'student'}"
         ) from None
     tensors, facts = read_method_tensors(path)
-    sizes = Sizes(student.shape, teacher.shape, facts["samples"], facts["classes"], teacher, student)
-    parts = nn.ModuleDict({name: build(sizes) for name in method.weights if (build := TERMS[name].part) is not None})
+    sizes = TermSizes(student.shape, teacher.shape, facts["samples"], facts["classes"], teacher, student)
+    terms = nn.ModuleDict({name: TERMS[name](sizes) for name in method.weights})
     try:
-        parts.load_state_dict(tensors)
+        terms.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise IntegrityError(
             f"{path}: does not fit method '{config.method}' ({reason[:160]}); train it again"
         ) from None
-    return serve(method, dict(parts.eval().items()), student, teacher, facts["names"])
+    term = terms.eval()[str(method.served)]
+    assert isinstance(term, ServedTerm)
+    return serve(term, student, teacher, facts["names"])
 
 
 def labelled_alike(validation: Validation, service: Service) -> Samples | None:
@@ -125,11 +127,11 @@ def head_accuracy(service: Service, samples: Samples, size: int, batch: int) -> 
 
 
 def write_method_tensors(learner: Learner, folder: Path, samples: Samples, classes: int) -> Path:
-    """The terms' own parts beside the exported student, and the sizes that building them again takes.
+    """Write the terms' own tensors beside the exported student, with the sizes that building them again takes.
 
     samples: the training data. classes: how many class texts the method knew, the data's own or pseudo-classes.
     """
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in learner.parts.state_dict().items()}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in learner.terms.state_dict().items()}
     names = samples.classes if samples.labels is not None else None
     facts = {"samples": len(samples), "classes": classes, "names": names}
     fsio.write_bytes(folder / METHOD_TENSORS, save(tensors, metadata={"format": "pt", "sizes": json.dumps(facts)}))

@@ -1,24 +1,22 @@
-"""Necks of a student that inherits begin as least-squares maps, for it says most of what the teacher says from the start.
+"""Projectors of a student that inherits begin as least-squares maps, since such a student knows the teacher's features from the start.
 
-While an adapter knows nothing, the gradient that it sends into the trunk is noise, scaled up to the share that its term is
-due. A trunk at random loses little by that and an adapter fitted to it holds it back; one that is inherited is spoilt
+While an adapter knows nothing, the gradient that it sends into the trunk is noise, scaled up to the gradient ratio of its
+term. A trunk at random loses little by that and an adapter fitted to it holds it back; one that is inherited is spoilt
 (docs/LOG.md has both measured).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Teaching
-from cmapkd.pyramid.resample import both_axes, sample_at
-from cmapkd.pyramid.targets import SPATIAL
+from cmapkd.core.tree import rows
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Features, Pair, TeacherOutputs, Tokens
 from cmapkd.towers.dual import evaluating
 from cmapkd.train.learner import Learner
-from cmapkd.train.step import slice_teaching, take
 
 CHUNK, STRENGTH = 64, 0.01
 
@@ -45,56 +43,37 @@ class Fit:
 
 
 @torch.no_grad()
-def fit_necks(learner: Learner, lessons: Iterable[tuple[Batch, Teaching]]) -> None:
+def fit_projectors(learner: Learner, batches: Iterable[tuple[Batch, TeacherOutputs]]) -> None:
     """Set adapters, bridge heads and projectors to the ridge maps from the student as it is to the teacher, on a few batches."""
-    necks = learner.necks
-    assert necks is not None
     fits: dict[Any, Fit] = {}
-
-    def add(linear: Any, x: Tensor, y: Tensor) -> None:
-        fits.setdefault(linear, Fit()).add(x, y)
-
     with evaluating(learner.student):
-        for batch, whole in lessons:
-            for rows in torch.arange(len(batch)).split(CHUNK):
-                features, teaching = learner.student(take(batch.student, rows)), slice_teaching(whole, rows)
-                assert teaching is not None
-                for names, part in ((IMAGE_LEVELS, features.image), (TEXT_LEVELS, features.text)):
-                    for name, raw, mask in zip(names, part.levels, part.masks, strict=True):
-                        if name in necks.adapters and name in teaching.levels:
-                            norm, linear = necks.adapters[name].children()
-                            add(linear, *_compared(learner, name, norm(raw), mask, teaching))
-                for heads, part, goal in (
-                    (necks.v2l, features.image, teaching.bridge.image), (necks.l2v, features.text, teaching.bridge.text),
-                ):  # fmt: skip
-                    for k, (norm, linear) in enumerate(head.children() for head in heads.values()):
-                        add(linear, norm(part.pooled[k]), goal[:, k])
-                for linear, part, goal in zip(
-                    necks.project,
-                    (features.image, features.text),
-                    (teaching.final.image, teaching.final.text),
-                    strict=False,
-                ):
-                    add(linear, part.final, goal)
+        for batch, whole in batches:
+            for piece in torch.arange(len(batch)).split(CHUNK):
+                inputs, teacher = rows((batch.student, whole), piece)
+                for linear, x, y in _pairs(learner, learner.student(inputs), teacher):
+                    fits.setdefault(linear, Fit()).add(x, y)
     for linear, fit in fits.items():
         linear.weight.copy_(fit.weight())
         nn.init.zeros_(linear.bias)
 
 
-def _compared(learner: Learner, name: str, x: Tensor, mask: Tensor | None, teaching: Teaching) -> tuple[Tensor, Tensor]:
-    """The student's normed tokens and the teacher's targets of a level as its error compares them, row by row."""
-    target = teaching.levels[name]
-    if teaching.places is not None and name in SPATIAL:
-        return sample_at(x, teaching.places, teaching.side), target
-    if (grid := learner.geometry.get(name)) is None:
-        theirs = teaching.masks.get(name)
-        both = mask if theirs is None else theirs if mask is None else mask & theirs
-        return (x, target) if both is None else (x[both], target[both])
-    extra = 2 if name == "P5" else 0  # tokens beside the map
-    maps = (
-        both_axes(grid.left, x[:, : x.shape[1] - extra]),
-        both_axes(grid.target, target[:, : target.shape[1] - extra]),
-    )
-    beside = (x[:, x.shape[1] - extra :], target[:, target.shape[1] - extra :])
-    mine, theirs = (torch.cat([m.flatten(0, 2), b.flatten(0, 1)]) for m, b in zip(maps, beside, strict=True))
-    return mine, theirs
+def _pairs(
+    learner: Learner, features: Pair[Features], teacher: TeacherOutputs
+) -> Iterator[tuple[nn.Linear, Tensor, Tensor]]:
+    """(a linear map to fit, its inputs, its targets) of every adapter, bridge head and embedding projector."""
+    projectors, bridge = learner.projectors, teacher.bridge
+    assert projectors is not None
+    for names, part in ((IMAGE_LEVELS, features.image), (TEXT_LEVELS, features.text)):
+        for name, raw, mask in zip(names, part.levels, part.masks, strict=True):
+            if name in projectors.adapters and name in teacher.levels:
+                norm, linear = projectors.adapters[name].children()
+                match = learner.errors.matches[name]
+                yield linear, *match.paired(Tokens(norm(raw), mask), teacher.levels[name])  # type: ignore[misc]
+    if bridge is not None:
+        heads = ((projectors.v2l, features.image, bridge.image), (projectors.l2v, features.text, bridge.text))
+        for modules, part, goal in heads:
+            for k, (norm, linear) in enumerate(head.children() for head in modules.values()):
+                yield linear, norm(part.pooled[k]), goal[:, k]  # type: ignore[misc]
+    finals = ((features.image, teacher.final.image), (features.text, teacher.final.text))
+    for linear, (part, goal) in zip(projectors.project, finals, strict=False):
+        yield linear, part.final, goal  # type: ignore[misc]

@@ -1,135 +1,78 @@
-"""One optimisation step's forward and backward, in one piece or in chunks that keep the contrastive batch whole."""
+"""One step's forward pass: student outputs, their errors against the teacher's, the exchange between processes, the losses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cmapkd.core.types import Batch, Inputs, Outputs, Teaching
+from cmapkd.core.tree import map_tensors
+from cmapkd.core.types import Batch, Inputs, Needs, StudentOutputs, TeacherOutputs
+from cmapkd.methods.objective import Objective
+from cmapkd.methods.stage import ActiveStage
+from cmapkd.pyramid.maps import level_vector
+from cmapkd.train.exchange import exchange
 from cmapkd.train.learner import Learner
 
-LossesOf = Callable[[Outputs], tuple[Tensor, dict[str, Tensor]]]
+
+@dataclass(frozen=True)
+class StepInputs:
+    """Everything that one step's forward pass takes.
+
+    weights: [B, 8], the policy's level weights, None for uniform; coupling: its factor [B, 4, 4] on the level pairs.
+    """
+
+    batch: Batch
+    teacher: TeacherOutputs | None
+    stage: ActiveStage
+    needs: Needs
+    weights: Tensor | None = None
+    coupling: Tensor | None = None
 
 
 def forward(
     learner: Learner,
     inputs: Inputs,
-    levels: tuple[str, ...],
+    teacher: TeacherOutputs | None,
+    needs: Needs,
     weights: Tensor | None,
     precision: torch.dtype,
-    masked: bool = False,
-) -> Outputs:
-    """Outputs in float32; the towers run under autocast when precision is bf16."""
-    with torch.autocast(inputs.images.device.type, precision, enabled=precision != torch.float32):
-        outputs = learner(inputs, levels, weights, masked)
-    return map_tensors(outputs, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+) -> StudentOutputs:
+    """Student outputs in float32 with the errors of their levels; tokens are kept only where a term reads them.
 
-
-def whole(
-    learner: Learner,
-    batch: Batch,
-    levels: tuple[str, ...],
-    weights: Tensor | None,
-    losses_of: LossesOf,
-    precision: torch.dtype,
-    masked: bool = False,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Forward and backward of the batch at once."""
-    total, losses = losses_of(forward(learner, batch.student, levels, weights, precision, masked))
-    total.backward()
-    return total.detach(), losses
-
-
-def chunked(
-    learner: Learner,
-    batch: Batch,
-    levels: tuple[str, ...],
-    weights: Tensor | None,
-    losses_of: LossesOf,
-    precision: torch.dtype,
-    chunks: int,
-    masked: bool = False,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same gradients as `whole` at the memory of one chunk (GradCache, arXiv 2101.06983).
-
-    All chunks run without gradient, the loss of the whole batch gives the gradient of every output, and each chunk
-    then runs again to carry its share of it into the parameters.
+    The towers run under autocast when precision is not float32.
     """
-    pieces = torch.arange(len(batch)).chunk(chunks)
-    states, parts = [], []
-    with torch.no_grad():
-        for piece in pieces:
-            states.append(torch.get_rng_state())
-            parts.append(forward(learner, take(batch.student, piece), levels, _rows(weights, piece), precision, masked))
-    joined = concatenate(parts)
-    leaves = map_tensors(joined, lambda t: t.detach().requires_grad_() if t.is_floating_point() else t)
-    total, losses = losses_of(leaves)
+    with torch.autocast(inputs.images.device.type, precision, enabled=precision != torch.float32):
+        outputs = learner(inputs, needs, weights)
+    outputs = map_tensors(outputs, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+    errors = learner.errors(outputs.levels, teacher.levels, needs.errors) if teacher is not None else {}
+    return replace(outputs, errors=errors, levels={name: outputs.levels[name] for name in needs.tokens})
+
+
+def teacher_for_terms(teacher: TeacherOutputs, needs: Needs) -> TeacherOutputs:
+    """Teacher outputs as terms read them: summaries beside the tokens, and tokens only where a term reads them."""
+    summaries = {k: level_vector(k, teacher.levels[k].values, teacher.levels[k].mask) for k in needs.summaries}
+    return replace(teacher, summaries=summaries, levels={name: teacher.levels[name] for name in needs.tokens})
+
+
+def losses_of(
+    objective: Objective, learner: Learner, outputs: StudentOutputs, given: StepInputs
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(the weighted sum, the raw losses) of a batch, over the rows of all processes."""
+    teacher = None if given.teacher is None else teacher_for_terms(given.teacher, given.needs)
+    outputs, teacher, batch, coupling = exchange((outputs, teacher, given.batch, given.coupling))
+    prompts = learner.class_prompts() if given.needs.class_prompts else None
+    view = objective.view(outputs, learner.student.scale, teacher, batch, given.stage, coupling, prompts)
+    losses = objective.losses(view, given.stage)
+    return (objective.total(losses, given.stage) if losses else learner.errors.unit.new_zeros(())), losses
+
+
+def backward(
+    objective: Objective, learner: Learner, given: StepInputs, precision: torch.dtype
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Forward and backward of the batch at once; gives (the total, the raw losses)."""
+    outputs = forward(learner, given.batch.student, given.teacher, given.needs, given.weights, precision)
+    total, losses = losses_of(objective, learner, outputs, given)
     total.backward()
-    after = torch.get_rng_state()
-    gradients = [leaf.grad for leaf in tensors(leaves)]
-    for piece, state in zip(pieces, states, strict=True):
-        torch.set_rng_state(state)
-        outputs = forward(learner, take(batch.student, piece), levels, _rows(weights, piece), precision, masked)
-        pairs = [
-            (out, g[piece])
-            for out, g in zip(tensors(outputs), gradients, strict=True)
-            if g is not None and out.requires_grad
-        ]
-        torch.autograd.backward([out for out, _ in pairs], [g for _, g in pairs])
-    torch.set_rng_state(after)
     return total.detach(), losses
-
-
-def take(inputs: Inputs, rows: Tensor) -> Inputs:
-    return Inputs(inputs.images[rows], inputs.ids[rows], inputs.words[rows])
-
-
-def slice_batch(batch: Batch, rows: Tensor) -> Batch:
-    """The batch's samples at `rows`, teacher inputs included."""
-    teacher = None if batch.teacher is None else take(batch.teacher, rows)
-    return Batch(batch.samples[rows], batch.captions[rows], batch.views[rows], take(batch.student, rows), teacher)
-
-
-def slice_teaching(teaching: Teaching | None, rows: Tensor) -> Teaching | None:
-    if teaching is None:
-        return None
-    bridge = teaching.bridge.map(lambda t: t[rows] if t.numel() else t)
-    pick = {k: v[rows] for k, v in teaching.levels.items()}
-    masks = {k: v[rows] for k, v in teaching.masks.items()}
-    places = None if teaching.places is None else teaching.places[rows]
-    final, *rest = ((f.map(lambda t: t[rows]), s) for f, s in ((teaching.final, teaching.scale), *teaching.others))
-    return Teaching(pick, masks, bridge, *final, places, teaching.side, tuple(rest))
-
-
-def tensors(outputs: Outputs) -> list[Tensor]:
-    """All tensors of Outputs in a fixed order; a tensor that stands twice is listed once."""
-    found: list[Tensor] = []
-    map_tensors(outputs, lambda tensor: found.append(tensor) or tensor)
-    return found
-
-
-def map_tensors(outputs: Outputs, f: Callable[[Tensor], Tensor]) -> Outputs:
-    """f of every tensor; where projected is final itself it stays so, since its gradient must be counted once."""
-    shared = outputs.projected is outputs.final
-    final = outputs.final.map(f)
-    return Outputs(
-        final,
-        final if shared else outputs.projected.map(f),
-        {k: f(v) for k, v in outputs.levels.items()},
-        {k: f(v) for k, v in outputs.masks.items()},
-        {k: f(v) for k, v in outputs.pooled.items()},
-        None if outputs.bridge is None else outputs.bridge.map(f),
-        None if outputs.masked is None else f(outputs.masked),
-    )
-
-
-def concatenate(parts: list[Outputs]) -> Outputs:
-    columns = list(zip(*(tensors(part) for part in parts), strict=True))
-    joined = iter([torch.cat(column) for column in columns])
-    return map_tensors(parts[0], lambda _: next(joined))
-
-
-def _rows(weights: Tensor | None, piece: Tensor) -> Tensor | None:
-    return None if weights is None else weights[piece]

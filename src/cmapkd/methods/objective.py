@@ -1,0 +1,121 @@
+"""Objective: the active terms of a stage, the inputs that they need, their losses on a view, and the weighted sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cmapkd.core.types import LEVELS, Batch, Needs, StudentOutputs, TeacherOutputs
+from cmapkd.methods.method import Method
+from cmapkd.methods.stage import ActiveStage
+from cmapkd.methods.term import OF_LEVELS, Input, Term
+from cmapkd.methods.view import View
+from cmapkd.pyramid.bridge import PairInformation
+
+TASK = "task"  # the term that the user's own task stands for
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts of the data and the teacher that terms read beside a batch's outputs, each None where there is none.
+
+    pairs: τ and α of the bridge. labels: int64 [samples]. class_texts: the teacher's unit embeddings [C, E].
+    """
+
+    pairs: PairInformation | None = None
+    labels: Tensor | None = None
+    class_texts: Tensor | None = None
+
+
+class Objective:
+    """The terms of a method with their current weights.
+
+    weights: λ of each term; the balance changes them. apart: L_task has batches of its own, and is no term here.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        terms: Mapping[str, Term],
+        weights: dict[str, float],
+        facts: Facts | None = None,
+        apart: bool = False,
+    ) -> None:
+        self.method, self.terms, self.weights, self.apart = method, terms, weights, apart
+        self.facts = facts or Facts()
+
+    def active(self, stage: ActiveStage) -> list[str]:
+        """The terms that have a weight in this stage and, where they read levels, one of their levels on."""
+        return [
+            name
+            for name, term in self.terms.items()
+            if self.weight(name, stage) > 0 and (not term.reads_levels() or term.active_levels(stage.levels))
+        ]
+
+    def needs(self, stage: ActiveStage, policy_reads_bridge: bool = False) -> Needs:
+        """What student and teacher have to give in this stage; asked once a step."""
+        terms = [self.terms[name] for name in self.active(stage)]
+        reads = {what for term in terms for what in term.reads}
+
+        def levels(*inputs: Input) -> tuple[str, ...]:
+            wanted = {
+                name
+                for term in terms
+                for what in inputs
+                if what in term.reads
+                for name in OF_LEVELS[what]
+                if name in term.levels
+            }
+            return tuple(name for name in LEVELS if name in wanted and name in stage.levels)
+
+        errors = levels("image_errors", "text_errors")
+        tokens, summaries = levels("image_tokens", "text_tokens"), levels("image_summaries", "text_summaries")
+        teacher = any(term.reads_teacher() for term in terms)
+        return Needs(
+            teacher=teacher,
+            levels=tuple(name for name in LEVELS if name in {*errors, *tokens, *summaries}),
+            errors=errors,
+            tokens=tokens,
+            summaries=summaries,
+            bridge="bridge" in reads,
+            teacher_bridge=teacher and ("bridge" in reads or policy_reads_bridge),
+            masked="masked_images" in reads,
+            class_prompts="class_prompts" in reads,
+        )
+
+    def coupled(self, stage: ActiveStage) -> PairInformation | None:
+        """τ and α of the bridge where an active term reads the coupling of level pairs."""
+        return self.facts.pairs if any("coupling" in self.terms[name].reads for name in self.active(stage)) else None
+
+    def view(
+        self, student: StudentOutputs, scale: Tensor, teacher: TeacherOutputs | None, batch: Batch, stage: ActiveStage,
+        coupling: Tensor | None = None, class_prompts: Tensor | None = None,
+    ) -> View:  # fmt: skip
+        """What the terms see. coupling: the policy's factor on α, [B, 4, 4]."""
+        pairs, labels = self.facts.pairs, self.facts.labels
+        alpha = None if pairs is None else pairs.alpha
+        if alpha is not None and coupling is not None:
+            alpha = alpha * coupling / (alpha * coupling).sum((-2, -1), keepdim=True).clamp_min(1e-9)
+        return View(
+            student, scale, batch.samples[:, None] == batch.samples[None, :], batch.samples, stage.levels, teacher,
+            alpha, None if pairs is None else pairs.temperatures, None if labels is None else labels[batch.samples],
+            class_prompts, self.facts.class_texts, batch.teacher, stage.progress,
+        )  # fmt: skip
+
+    def losses(self, view: View, stage: ActiveStage) -> dict[str, Tensor]:
+        """Raw losses of the active terms, float32 scalars."""
+        return {name: self.terms[name](view) for name in self.active(stage)}
+
+    def total(self, losses: dict[str, Tensor], stage: ActiveStage) -> Tensor:
+        """L = Σ λ_k · factor_k · L_k."""
+        return torch.stack([self.weight(name, stage) * loss for name, loss in losses.items()]).sum()
+
+    def task_weight(self, stage: ActiveStage) -> float:
+        """λ7 of the stage where L_task has batches of its own, else 0."""
+        return self.weight(TASK, stage) if self.apart else 0.0
+
+    def weight(self, term: str, stage: ActiveStage) -> float:
+        return self.weights.get(term, 0.0) * stage.factors.get(term, 1.0)

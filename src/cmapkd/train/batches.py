@@ -1,0 +1,64 @@
+"""Training batches with the teacher outputs on them, on the device that trains, prepared while the step before is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+from cmapkd.core.tree import move
+from cmapkd.core.types import Batch, Needs, TeacherOutputs
+from cmapkd.methods.stage import ActiveStage
+from cmapkd.train.schedule import stage_at
+from cmapkd.train.state import Run
+from cmapkd.train.step import StepInputs
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch, and its step's inputs where they could be read ahead."""
+
+    batch: Batch
+    given: StepInputs | None = None
+
+
+def training_batches(run: Run, start: int) -> Iterator[tuple[int, Prepared]]:
+    """(step, prepared batch) from step `start` to the last."""
+    return run.loader.iterate(start, run.steps, partial(_prepare, run))
+
+
+def step_inputs(run: Run, prepared: Prepared, step: int) -> StepInputs:
+    """The inputs of a step: read ahead, or made now."""
+    return prepared.given or inputs_of(run, prepared.batch, active_stage(run, step))
+
+
+def inputs_of(run: Run, batch: Batch, stage: ActiveStage) -> StepInputs:
+    """The inputs of a batch in a stage. Nothing is asked of the teacher that no active term, and no policy, reads."""
+    needs = run.objective.needs(stage, run.state.policy.reads_bridge)
+    return StepInputs(batch, teacher_outputs(run, batch, needs), stage, needs)
+
+
+def teacher_outputs(run: Run, batch: Batch, needs: Needs) -> TeacherOutputs | None:
+    """Teacher outputs of a batch, None where nothing of a teacher is needed."""
+    return run.teacher.outputs(batch, needs) if run.teacher is not None and needs.teacher else None
+
+
+def active_stage(run: Run, step: int, probing: bool = False) -> ActiveStage:
+    """The stage at a step, without the levels that the policy has put to sleep; probing: those may be on that are due a test."""
+    stage = stage_at(run.stages, step / run.steps)
+    if stage.policy == "uniform":
+        return stage
+    return replace(stage, levels=run.state.policy.awake(stage.levels, probing))
+
+
+def _prepare(run: Run, step: int, batch: Batch) -> Prepared:
+    """Called by the loader's thread. A live teacher runs in the step itself, and a policy that learns decides only then
+    which levels sleep.
+    """
+    moved = move(batch, run.state.learner.device)
+    if run.teacher is None or run.teacher.needs_inputs or run.state.policy.learns:
+        return Prepared(moved)
+    stage = active_stage(run, step)
+    needs = run.objective.needs(stage, run.state.policy.reads_bridge)
+    teacher = teacher_outputs(run, batch, needs)  # rows are looked up by indices that are still on the CPU
+    return Prepared(moved, StepInputs(moved, teacher, stage, needs))

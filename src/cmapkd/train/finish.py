@@ -1,0 +1,62 @@
+"""The end of a run: the student validated, centred and written, the final row of the log, and whatever belongs beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cmapkd.config.tree import plain
+from cmapkd.core.log import say
+from cmapkd.export.run import export_student
+from cmapkd.methods import served_term
+from cmapkd.tasks.trained_head import TrainedHead, write_head
+from cmapkd.train.card_facts import facts
+from cmapkd.train.centre import centred
+from cmapkd.train.saving import measure_saving, saying
+from cmapkd.train.served import write_method_tensors
+from cmapkd.train.state import Run
+
+
+def finish(run: Run) -> dict[str, Any]:
+    """Validate and write the student; gives the figures of the final row."""
+    student, folder = run.state.learner.student, run.folder
+    uncentred = run.validate()
+    with centred(run) as share:
+        metrics = run.validate() if share else uncentred
+        done = None if run.task is None else run.task.result(student)
+        export_student(student, folder / "student", facts(run, metrics, share, done))
+    saving = measure_saving(run)
+    if saving:
+        say(saying(saving))
+    task = run.config.task.name
+    figures = {} if done is None else {f"{task}/{k}": v for k, v in done.metrics.items() if v is not None}
+    ledger = run.loader.ledger
+    say(f"student: {folder / 'student'} (open_clip local-dir)")
+    if done is not None:
+        keep_head(run, done)
+    keep_method_tensors(run)
+    return {
+        **metrics, **figures, "centred": share, **({f"plain/{k}": v for k, v in uncentred.items()} if share else {}),
+        "ledger": {"seen": ledger.seen, "quarantined": len(ledger.quarantined)},
+        **({"saving": saving} if saving else {}),
+        **({} if run.task is None else {"task_unreadable": run.task.unreadable}),
+    }  # fmt: skip
+
+
+def keep_head(run: Run, done: TrainedHead) -> None:
+    """Write the task's head beside the student, and say its figures in a line."""
+    if done.said:
+        say(done.said)
+    if done.head is not None:
+        write_head(run.config.task.name, done, plain(run.config.task), run.folder / "head")
+        say(f"head: {run.folder / 'head'}")
+
+
+def keep_method_tensors(run: Run) -> None:
+    """Write the tensors that a method's result needs beside the student, where the student alone is not the result."""
+    served = served_term(run.objective.method)
+    if served is None:
+        return
+    texts = run.objective.facts.class_texts
+    known = 0 if texts is None else len(texts)
+    tensors = write_method_tensors(run.state.learner, run.folder / "student", run.loader.samples, known)
+    say(f"the scores belong to {served.says}, not to the student alone; what that takes beside it: {tensors}")

@@ -1,0 +1,38 @@
+"""Measurements on the first training batches: units of the level errors, costs of the levels, an inherited student's projectors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from cmapkd.core.tree import move
+from cmapkd.core.types import LEVELS
+from cmapkd.policy.base import Learning
+from cmapkd.train.batches import inputs_of
+from cmapkd.train.schedule import stage_at
+from cmapkd.train.start_projectors import fit_projectors
+from cmapkd.train.state import Run
+
+BATCHES = 4
+
+
+def learn_from_first_batches(run: Run, inherits: bool) -> None:
+    """Set what depends on the data before the first step. inherits: the student began from the teacher's weights."""
+    stage = replace(stage_at(run.stages, 0.0), levels=LEVELS)
+    levels = run.objective.needs(stage).levels
+    if run.teacher is None or not (levels or inherits):
+        return
+    learner, count = run.state.learner, min(BATCHES, run.steps)
+    batches = [move(run.loader.batch(step), learner.device) for step in range(count)]
+    given = [inputs_of(run, batch, stage) for batch in batches]
+    found = [(one.batch, one.teacher) for one in given if one.teacher is not None]
+    if inherits and learner.projectors is not None:
+        fit_projectors(learner, found)
+    if not levels:
+        return
+    learner.errors.measure_units([teacher.levels for _, teacher in found])
+    if isinstance(run.state.policy, Learning):
+        first = found[0][1].levels
+        size = torch.tensor([float(first[k].values.numel()) if k in first else 0.0 for k in LEVELS])
+        run.state.policy.cost.copy_(len(LEVELS) * size / size.sum())

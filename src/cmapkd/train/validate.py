@@ -1,0 +1,26 @@
+"""Validation while a run trains: figures into the log, and the best student so far into best/."""
+
+from __future__ import annotations
+
+import time
+
+from cmapkd.export.run import export_student
+from cmapkd.train.card_facts import facts
+from cmapkd.train.centre import centred
+from cmapkd.train.recorder import Recorder
+from cmapkd.train.state import Run
+
+
+def evaluate(run: Run, step: int, recorder: Recorder) -> None:
+    """Validation figures into the log; the best student by the chosen metric is kept in best/, an open_clip folder."""
+    started = time.monotonic()
+    with centred(run) as share:
+        metrics = run.validate()
+        recorder.validating += time.monotonic() - started
+        recorder.flush()
+        recorder.write({"kind": "val", "step": step, "centred": share, **metrics})
+        score = metrics.get(run.config.eval.metric, float("-inf"))  # without data.val there is none
+        if score > run.state.best:
+            run.state.best = score
+            best = f"{run.config.eval.metric} {score:.4f}, at step {step}"
+            export_student(run.state.learner.student, run.folder / "best", facts(run, metrics, share, best=best))
