@@ -65,7 +65,9 @@ def plan_run(config: Config, evaluated: int | None = None) -> Plan:
     samples = open_samples(config.data.train, config.data, config.data.train_split)
     for note in samples.notes:
         say(f"data: {note}")
-    validation = few(open_validation(config.data, config.eval), evaluated)  # a wrong data.val is told before the teacher runs
+    validation = few(
+        open_validation(config.data, config.eval), evaluated
+    )  # a wrong data.val is told before the teacher runs
     pool, held = split_holdout(len(samples), config.data.holdout)
     return Plan(method, stages, samples, validation, pool, held, pick_device(config.train.device), task)
 
