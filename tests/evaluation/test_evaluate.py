@@ -66,6 +66,24 @@ def test_the_student_alone_has_other_figures_and_says_so(runs, tmp_path):
     assert whole.service is not None and whole.encoder is not whole.tower
 
 
+def test_the_agreement_with_a_teacher_is_one_more_line(root, runs, tmp_path, capsys):
+    teacher = str(root / "teacher")
+    found = scored(teacher, "--data", "scenes:8:val", "--teacher", teacher, out=tmp_path / "s.json")
+    same = found["agreement"]["metrics"]
+    assert same["image_top1_agreement"] == same["text_top1_agreement"] == 1 and same["pearson"] == pytest.approx(1)
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(f"agreement (with {teacher}) · scenes:8:val · 8 images · 40 captions · ")
+    assert "image_top1_agreement 100.00 %, text_top1_agreement 100.00 %, pearson 1.000" in said
+    own = scored(runs["kd"], "--teacher", "teacher", out=tmp_path / "o.json")["agreement"]  # the teacher of the run
+    elsewhere = scored(runs["kd"], "--data", "scenes:8:val", "--teacher", teacher, out=tmp_path / "e.json")["agreement"]
+    assert own["metrics"] == elsewhere["metrics"] and -1 <= own["metrics"]["spearman"] < 1
+
+
+def test_an_agreement_needs_captions_and_a_teacher_that_can_be_found(root, capsys):
+    assert main(["eval", str(root / "teacher"), "--data", "scenes:8:val", "--teacher", "teacher"]) == 2
+    assert "eval teacher: needs --config with teacher.model" in capsys.readouterr().err
+
+
 def test_a_run_whose_teacher_is_gone_says_what_can_be_scored(runs, tmp_path):
     run = shutil.copytree(runs["promptkd"], tmp_path / "run")
     text = (run / "config.yaml").read_text()

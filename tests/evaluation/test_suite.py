@@ -11,8 +11,8 @@ from cmapkd.cli.main import main
 from cmapkd.config.suite import SUITES, HeadData, ScoredData, SuiteConfig, load_suite, read_suite
 from cmapkd.core.errors import UsageError
 from cmapkd.evaluation import suite as suites
-from cmapkd.evaluation.heads import train_head
-from cmapkd.evaluation.suite import TABLE, Entry, entries_of, suite, table, to_markdown
+from cmapkd.evaluation.suite import Entry, columns_of, entries_of, suite, table, to_markdown
+from cmapkd.evaluation.train_head import train_head
 from cmapkd.tasks.table import chosen_protocol
 
 TINY = {"epochs": 1, "batch": 8}
@@ -97,7 +97,7 @@ def test_a_table_that_would_be_too_wide_is_one_a_task(root):
     entries = [
         Entry(task, ScoredData(name=f"set {k}", data="x")) for task in ("retrieval", "zeroshot") for k in range(5)
     ]
-    found = {"m": {entry.key: dict.fromkeys(TABLE[entry.task], 0.5) for entry in entries}}
+    found = {"m": {entry.key: dict.fromkeys(columns_of(entry.task), 0.5) for entry in entries}}
     lines = list(to_markdown(found, entries))
     assert [line.count("|") - 1 for line in lines if line.startswith("| model")] == [1 + 5 * 3, 1 + 5 * 3]
 

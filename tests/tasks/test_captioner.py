@@ -26,10 +26,31 @@ from cmapkd.tasks.captioning.decoder import (
     text_decoder,
     tidy,
 )
-from cmapkd.tasks.captioning.search import beam_search, greedy_search, log_probability
+from cmapkd.tasks.captioning.search import beam_search, next_log_probabilities
 from cmapkd.towers.tokenizer import Tokenizer, from_folder, from_open_clip
 
 TEACHER = Path(cmapkd.__file__).parent / "assets" / "scenes-teacher"  # its tokenizer.json names no decoder
+
+
+@torch.no_grad()
+def greedy_search(model: Captioner, visual: torch.Tensor) -> torch.Tensor:
+    """The most probable token at every step, without key/value caches: a reference for the beam search."""
+    memory = model.memory(visual)
+    tokens = torch.full((len(visual), 1), START, device=visual.device)
+    done = torch.zeros(len(visual), dtype=torch.bool, device=visual.device)
+    while tokens.shape[1] < model.longest and not bool(done.all()):
+        best = next_log_probabilities(model.decode(memory, tokens)[:, -1], done).argmax(1)
+        tokens = torch.cat([tokens, best[:, None]], dim=1)
+        done = done | (best == END)
+    return tokens
+
+
+@torch.no_grad()
+def log_probability(model: Captioner, visual: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Σ log p of the tokens behind START by teacher forcing, padding left out."""
+    inputs, labels = teacher_forcing(tokens)
+    each = model(visual, inputs).float().log_softmax(-1).gather(2, labels.clamp_min(0)[..., None])[..., 0]
+    return each.masked_fill(labels == IGNORED, 0.0).sum(1)
 
 
 def model(words=3, longest=5, seed=0, spread=3.0) -> Captioner:

@@ -13,9 +13,11 @@ from PIL import Image
 import toy
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.samples import Samples
-from cmapkd.tasks.captioning import probe as captioning
-from cmapkd.tasks.captioning.probe import Settings, train_captioner
-from cmapkd.tasks.frozen_probe import Extraction, Fitting
+from cmapkd.tasks.captioning import results as captions
+from cmapkd.tasks.captioning.probe import Settings, caption_tokens, train_captioner
+from cmapkd.tasks.frozen_features import Extraction
+from cmapkd.tasks.frozen_probe import Fitting
+from cmapkd.tasks.result_file import write_results
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 FAST = Settings(
@@ -43,13 +45,12 @@ def test_a_decoder_learns_to_caption_what_it_sees(tmp_path):
     before = [p.clone() for p in tower.parameters()]
     result = train_captioner(tower, samples, samples, FAST, judge=tower)
     colours = [next(c for c in COLOURS if c in texts[0]) for texts in samples.captions]
-    assert all(colour in caption.split() for colour, caption in zip(colours, result.captions, strict=True)), (
-        result.captions
-    )
+    said = [row["caption"] for row in result.results]
+    assert all(colour in caption.split() for colour, caption in zip(colours, said, strict=True)), said
     assert result.score.metrics["bleu_4"] > 0.9 and result.score.metrics["cider"] > 1
     assert set(result.score.metrics) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "clip_score",
                                          "ref_clip_score"}  # fmt: skip
-    assert result.results[3] == {"image_id": 3, "caption": result.captions[3]}
+    assert result.results[3] == {"image_id": 3, "caption": said[3]}
     assert all(torch.equal(a, b) for a, b in zip(before, tower.parameters(), strict=True)) and tower.training
     assert "frozen tower's P4" in result.score.line() and result.score.n_captions == 18
 
@@ -61,16 +62,16 @@ def test_the_same_seed_gives_the_same_floats_and_leaves_the_callers_generator_al
     after = torch.rand(1)
     two = train_captioner(tower, samples, samples, SHORT)
     torch.manual_seed(3)
-    assert one.losses == two.losses and one.captions == two.captions and torch.equal(after, torch.rand(1))
+    assert one.losses == two.losses and one.results == two.results and torch.equal(after, torch.rand(1))
     assert train_captioner(tower, samples, samples, replace(SHORT, seed=1)).losses != one.losses
 
 
 def test_captions_longer_than_the_decoder_are_cut(tmp_path):
     tower, samples = toy.tower(tmp_path / "tok"), world(tmp_path, 1)
-    lexicon, tokens = captioning.caption_tokens(tower, samples, 4)
+    lexicon, tokens = caption_tokens(tower, samples, 4)
     assert tokens.shape == (6, 4) and lexicon.size > 10
     result = train_captioner(tower, samples, samples, replace(SHORT, longest=4))
-    assert all(len(tower.tokenizer.clean(text).split()) <= 3 for text in result.captions)
+    assert all(len(tower.tokenizer.clean(text).split()) <= 3 for text in (row["caption"] for row in result.results))
 
 
 def test_an_unreadable_picture_is_passed_over_in_training_only(tmp_path):
@@ -88,21 +89,21 @@ def test_an_unreadable_picture_is_passed_over_in_training_only(tmp_path):
 def test_what_java_cannot_run_is_said_and_has_no_figure(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     samples = world(tmp_path, 1)
-    score = captioning.score_captions([texts[0] for texts in samples.captions[:2]] + [""], samples, "given captions")
+    score = captions.score_captions([texts[0] for texts in samples.captions[:2]] + [""], samples, "given captions")
     assert not {"meteor", "spice"} & set(score.metrics) and 0 < score.metrics["bleu_4"] < 1
     assert "1 empty captions" in score.notes and any("meteor not run: java" in note for note in score.notes)
 
 
 def test_image_ids_are_cocos_numbers_where_names_hold_them():
-    assert captioning.image_ids(["391895", "42"]) == [391895, 42]
-    assert captioning.image_ids(["COCO_val2014_000000391895.jpg", "COCO_val2014_000000000042.jpg"]) == [391895, 42]
+    assert captions.image_ids(["391895", "42"]) == [391895, 42]
+    assert captions.image_ids(["COCO_val2014_000000391895.jpg", "COCO_val2014_000000000042.jpg"]) == [391895, 42]
     for names in (["dog.jpg", "cat.jpg"], ["a_1.jpg", "b_1.jpg"], ["1.jpg", "dog.jpg"]):
-        assert captioning.image_ids(names) == names
+        assert captions.image_ids(names) == names
 
 
 def test_a_result_file_is_read_back_in_the_order_of_the_images(tmp_path):
-    captioning.write_results(tmp_path / "r.json", captioning.results_of(["“naïve” 東京", "b"], ["7", "3"]))
-    assert captioning.read_results(tmp_path / "r.json", ["3", "7"]) == ["b", "“naïve” 東京"]
+    write_results(tmp_path / "r.json", captions.results_of(["“naïve” 東京", "b"], ["7", "3"]))
+    assert captions.read_results(tmp_path / "r.json", ["3", "7"]) == ["b", "“naïve” 東京"]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_a_wrong_result_file_is_one_line_that_says_what_is_wrong(tmp_path, rows,
     path = tmp_path / "r.json"
     path.write_text("[{" if rows == "torn" else json.dumps(rows))
     with pytest.raises(DataError) as error:
-        captioning.read_results(path, ["1", "2"])
+        captions.read_results(path, ["1", "2"])
     assert said in str(error.value) and "\n" not in str(error.value)
 
 

@@ -16,9 +16,11 @@ import toy
 from cmapkd.core.errors import DataError, NonFiniteError, UsageError
 from cmapkd.data.boxes import Boxes
 from cmapkd.tasks.detection import probe as detection
-from cmapkd.tasks.detection.average_precision import BACKENDS, check_results
-from cmapkd.tasks.detection.coco_boxes import coco_truth, detect, write_results
-from cmapkd.tasks.detection.probe import Reading, Settings, train_detector
+from cmapkd.tasks.detection.average_precision import BACKENDS, Precision, check_results
+from cmapkd.tasks.detection.coco_boxes import coco_truth, detect
+from cmapkd.tasks.detection.probe import train_detector
+from cmapkd.tasks.detection.training_images import Settings, TrainingImages
+from cmapkd.tasks.result_file import write_results
 
 SCORER = any(importlib.util.find_spec(module.split(".")[0]) for module, _, _ in BACKENDS.values())
 needs_scorer = pytest.mark.skipif(not SCORER, reason="neither faster-coco-eval nor pycocotools is installed")
@@ -54,7 +56,7 @@ def pictures(tmp_path_factory) -> Boxes:
 @pytest.fixture
 def unscored(monkeypatch) -> None:
     monkeypatch.setattr(detection, "installed", lambda: "none")
-    monkeypatch.setattr(detection, "average_precision", lambda truth, results: None)
+    monkeypatch.setattr(detection, "average_precision", lambda truth, results: Precision({}, {}))
 
 
 @needs_scorer
@@ -63,9 +65,9 @@ def test_eight_pictures_are_learnt_by_heart_and_the_trunk_stays_still(pictures, 
     before = {name: value.clone() for name, value in tower.state_dict().items()}
     found = train_detector(tower, pictures, pictures, SMALL)
     assert len(found.losses) == 50 and found.losses[-1] < found.losses[0] / 2
-    assert found.precision.metrics["AP50"] > 0.9 and found.precision.metrics["mAP"] > 0.5
+    assert found.metrics["AP50"] > 0.9 and found.metrics["mAP"] > 0.5
     assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
-    assert found.notes == ("frozen trunk", "50 steps")
+    assert found.score.notes == ("16 boxes", "8 training images", "frozen trunk", "50 steps")
 
 
 def test_the_same_seed_gives_the_same_floats_and_another_other_ones(pictures, tmp_path, unscored):
@@ -98,7 +100,7 @@ def test_targets_fit_the_pixels_mirrored_or_not(pictures):
     """Inside each target box the picture is red or blue, outside all of them it is grey."""
     flips = set()
     for seed in range(2):
-        reading = Reading(pictures, 64, replace(SMALL, flip=True, seed=seed))
+        reading = TrainingImages(pictures, 64, replace(SMALL, flip=True, seed=seed))
         images, targets = reading.batch(0)
         for pixels, target in zip(images.float(), targets, strict=True):
             outside = torch.ones(64, 64, dtype=torch.bool)
@@ -110,19 +112,20 @@ def test_targets_fit_the_pixels_mirrored_or_not(pictures):
                 outside[max(y0 - 2, 0) : y1 + 2, max(x0 - 2, 0) : x1 + 2] = False
             assert (pixels[0] - pixels[2])[outside].abs().mean() < 20
         flips |= {
-            bool(v) for v in (images != Reading(pictures, 64, replace(SMALL, seed=seed)).batch(0)[0]).flatten(1).any(1)
+            bool(v)
+            for v in (images != TrainingImages(pictures, 64, replace(SMALL, seed=seed)).batch(0)[0]).flatten(1).any(1)
         }
     assert flips == {True, False}
 
 
 def test_an_epoch_shows_every_picture_once_whatever_came_before(pictures):
-    reading = Reading(pictures, 32, replace(SMALL, batch=3, epochs=2))
+    reading = TrainingImages(pictures, 32, replace(SMALL, batch=3, epochs=2))
     assert reading.steps == 6
     shown = torch.cat([reading.batch(step)[0] for step in range(6)])
     kinds = {tuple(x.flatten().tolist()) for x in shown[:8]}
     assert not torch.equal(shown[:8], shown[8:16])
     assert len(kinds) == 8 and {tuple(x.flatten().tolist()) for x in shown[8:16]} == kinds
-    assert torch.equal(Reading(pictures, 32, replace(SMALL, batch=3, epochs=2)).batch(4)[0], reading.batch(4)[0])
+    assert torch.equal(TrainingImages(pictures, 32, replace(SMALL, batch=3, epochs=2)).batch(4)[0], reading.batch(4)[0])
 
 
 def test_crowds_and_slivers_are_not_learnt_and_pictures_without_boxes_not_shown(pictures):
@@ -131,13 +134,13 @@ def test_crowds_and_slivers_are_not_learnt_and_pictures_without_boxes_not_shown(
     crowd[1] = np.array([1, 0])
     crowd[2] = np.array([1, 1])
     changed = replace(pictures, boxes=tuple(boxes), iscrowd=tuple(crowd))
-    reading = Reading(changed, 32, SMALL)
+    reading = TrainingImages(changed, 32, SMALL)
     assert reading.pool == [0, 1, 3, 4, 5, 6, 7]
     targets = [reading._example(i, 0)[1] for i in (0, 1)]
     assert [len(t["labels"]) for t in targets] == [1, 1]
     torch.testing.assert_close(targets[0]["boxes"], torch.tensor([[0.0, 20 / 192 * 32, 70 / 320 * 32, 32.0]]))
     with pytest.raises(DataError, match="no image has a box"):
-        Reading(replace(pictures, iscrowd=(np.ones(2),) * 8), 32, SMALL)
+        TrainingImages(replace(pictures, iscrowd=(np.ones(2),) * 8), 32, SMALL)
 
 
 def test_results_are_coco_json_in_original_pixels(pictures, tmp_path):
@@ -165,11 +168,11 @@ def test_an_unreadable_picture_is_passed_over_within_the_budget_and_never_scored
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     (tmp_path / "empty.jpg").write_bytes(b"")
     one = replace(pictures, paths=(tmp_path / "bad.jpg", *pictures.paths[1:]))
-    reading = Reading(one, 32, replace(SMALL, batch=8))
+    reading = TrainingImages(one, 32, replace(SMALL, batch=8))
     assert reading.batch(0)[0].shape == (8, 3, 32, 32) and list(reading.bad) == [str(tmp_path / "bad.jpg")]
     two = replace(one, paths=(*one.paths[:7], tmp_path / "empty.jpg"))
     with pytest.raises(DataError, match="2 unreadable images, the budget is 1"):
-        Reading(two, 32, SMALL).batch(0)
+        TrainingImages(two, 32, SMALL).batch(0)
     with pytest.raises(DataError, match="evaluation needs every image"):
         train_detector(toy.tower(tmp_path / "t"), pictures, one, replace(SMALL, epochs=1))
 

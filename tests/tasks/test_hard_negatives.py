@@ -9,7 +9,7 @@ from torch import Tensor
 from cmapkd.config.schema import DataConfig
 from cmapkd.data.readers import open_samples
 from cmapkd.data.scenes.negatives import KINDS, contrasts
-from cmapkd.tasks.hard_negatives import nearer
+from cmapkd.tasks.hard_negatives.accuracy import nearer
 from cmapkd.tasks.table import evaluate
 
 

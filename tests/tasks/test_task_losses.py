@@ -12,8 +12,10 @@ import world
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.methods import METHODS
-from cmapkd.tasks.open_loss import TASK_HEADS, open_task
-from cmapkd.tasks.task_loss import TaskHead, task_loss
+from cmapkd.tasks import open_task_loss as opening
+from cmapkd.tasks.open_task_loss import HostRun, open_task_loss
+from cmapkd.tasks.table import LOSSES
+from cmapkd.tasks.task_loss import TaskLoss, task_loss
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import load_tower
 
@@ -29,15 +31,20 @@ def settings(root: Path, name: str, **over):
     return world.config(root, weights={"task": 1.0}, task={**task, **over.pop("task", {})}, **over)
 
 
-def made(root: Path, name: str, **over) -> tuple[Tower, TaskHead]:
+def host(config, weighted: bool = True) -> HostRun:
+    trains = METHODS[config.method].student == "trained"
+    return HostRun(config.method, config.seed, config.eval.batch, "task" in config.weights, weighted, trains)
+
+
+def made(root: Path, name: str, **over) -> tuple[Tower, TaskLoss]:
     config = settings(root, name, **over)
     student = load_tower(TowerConfig(model=str(root / "student-init")))
-    task = open_task(config, "task" in config.weights, METHODS[config.method].student == "trained")
+    task = open_task_loss(config.task, config.data, host(config))
     assert task is not None
     return student.train(), task(student)
 
 
-def learnt(student: Tower, head: TaskHead) -> list[torch.nn.Parameter]:
+def learnt(student: Tower, head: TaskLoss) -> list[torch.nn.Parameter]:
     return [*student.parameters(), *([] if head.module is None else head.module.parameters())]
 
 
@@ -51,7 +58,7 @@ def same(a, b) -> bool:
     return same(vars(a), vars(b)) if hasattr(a, "__dict__") else a == b
 
 
-@pytest.mark.parametrize("name", TASK_HEADS)
+@pytest.mark.parametrize("name", LOSSES)
 def test_every_task_loss_falls(root, name):
     student, head = made(root, name, task={"answers": 20})
     optimizer = torch.optim.Adam(learnt(student, head), lr=2e-3)
@@ -65,7 +72,7 @@ def test_every_task_loss_falls(root, name):
     assert sum(losses[-2:]) < 0.75 * sum(losses[:2])
 
 
-@pytest.mark.parametrize("name", [*TASK_HEADS, "coattention"])
+@pytest.mark.parametrize("name", [*LOSSES, "coattention"])
 def test_the_gradient_reaches_the_towers_and_all_of_the_head(root, name):
     task = {"head": "coattention"} if name == "coattention" else {}
     name = "vqa" if task else name
@@ -78,7 +85,7 @@ def test_the_gradient_reaches_the_towers_and_all_of_the_head(root, name):
     assert head.module is None or all(p.grad is not None for p in head.module.parameters())
 
 
-@pytest.mark.parametrize("name", TASK_HEADS)
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_batch_depends_on_seed_and_step_alone(root, name):
     _, one = made(root, name)
     _, other = made(root, name)
@@ -88,7 +95,7 @@ def test_a_batch_depends_on_seed_and_step_alone(root, name):
     assert same(early, ahead_of_time) and not same(early, one.batch(2)) and not same(early, elsewhere.batch(1))
 
 
-@pytest.mark.parametrize("name", TASK_HEADS)
+@pytest.mark.parametrize("name", LOSSES)
 def test_the_towers_may_run_in_half_precision_the_loss_does_not(root, name):
     student, head = made(root, name)
     student.eval()
@@ -107,10 +114,10 @@ def test_a_question_is_asked_of_its_own_image_and_has_its_own_answers(root):
         asked = int(head.question[caption])
         assert questions.paths[asked] == head.loader.samples.paths[image]
         assert head.loader.samples.flat_captions()[caption] == questions.questions[asked]
-    logits = torch.zeros(6, len(head.vocabulary), requires_grad=True)
+    logits = torch.zeros(6, len(head.answers.vocabulary), requires_grad=True)
     head.loss((logits,), batch).backward()
     answered = [
-        head.vocabulary.answers[k] for k in logits.grad.argmin(1).tolist()
+        head.answers.vocabulary.answers[k] for k in logits.grad.argmin(1).tolist()
     ]  # σ(0) − 1 at the answer, σ(0) elsewhere
     assert answered == [questions.answers[int(i)][0] for i in head.question[batch.captions]]
 
@@ -118,7 +125,7 @@ def test_a_question_is_asked_of_its_own_image_and_has_its_own_answers(root):
 def test_questions_outside_the_vocabulary_are_not_asked(root):
     _, head = made(root, "vqa", task={"answers": 2})
     assert 0 < len(head.question) < len(head.plan.train)
-    assert all(set(head.scores[int(i)]) & set(head.vocabulary.answers) for i in head.question)
+    assert all(set(head.answers.earned[int(i)]) & set(head.answers.vocabulary.answers) for i in head.question)
 
 
 def test_the_captioner_is_forced_along_the_captions_of_its_own_images(root):
@@ -208,8 +215,8 @@ def test_what_cannot_be_learnt_is_told_in_one_line(root, tmp_path, name, over, k
 
 
 def test_a_task_without_a_weight_reads_nothing_and_says_so(root, monkeypatch, capsys):
-    monkeypatch.setattr("cmapkd.tasks.open_loss.open_questions", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(opening, "read_data", lambda *_: pytest.fail("read"))
     for weights, said in (({}, True), ({"task": 0.0}, False)):
         config = structs.replace(settings(root, "vqa"), weights=weights)
-        assert open_task(config, bool(weights.get("task")), True) is None
+        assert open_task_loss(config.task, config.data, host(config, bool(weights.get("task")))) is None
         assert ("weights.task is not set" in capsys.readouterr().err) == said

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cmapkd.config import names
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.tasks.encoder import embed_images, embed_texts
 from cmapkd.tasks.score import Score
-from cmapkd.tasks.table import HEADS, PROTOCOLS, TASKS, chosen_protocol, evaluate
+from cmapkd.tasks.table import TASKS, chosen_protocol, evaluate
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -109,10 +110,10 @@ def test_batches_are_no_larger_than_asked() -> None:
     assert encoder.calls == [2, 1, 2, 2, 1]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", names.tasks("evaluate"))
 def test_every_task_has_a_default_protocol_and_refuses_an_unknown_one(task: str) -> None:
-    assert chosen_protocol(task, None) == PROTOCOLS[task][0]
-    with pytest.raises(UsageError, match=PROTOCOLS[task][0]):
+    assert chosen_protocol(task, None) == next(iter(TASKS[task].protocols))
+    with pytest.raises(UsageError, match=next(iter(TASKS[task].protocols))):
         evaluate(ColourEncoder(), FakeSamples(), task, protocol="other", read=read)
 
 
@@ -123,7 +124,7 @@ def test_an_unknown_task_names_those_that_exist() -> None:
         evaluate(ColourEncoder(), FakeSamples(), "retrival", read=read)
 
 
-@pytest.mark.parametrize("task", HEADS)
+@pytest.mark.parametrize("task", names.tasks("probe"))
 def test_a_task_with_a_head_says_where_it_is_trained(task: str) -> None:
     with pytest.raises(UsageError, match=f"cmapkd train-head {task}"):
         evaluate(ColourEncoder(), FakeSamples(), task, read=read)

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from cmapkd.core.errors import DataError
 from cmapkd.data.questions import Questions
+from cmapkd.tasks.result_file import write_results
 from cmapkd.tasks.vqa import accuracy as va
+from cmapkd.tasks.vqa.results import read_results, results_of
 
 SHARED = Path(os.environ.get("CMAPKD_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 GOLDEN = {
@@ -109,8 +111,8 @@ def test_figures_are_grouped_by_answer_type_and_question_type():
 
 def test_a_result_file_is_written_and_read_back_whatever_its_letters(tmp_path):
     answers = {7: "“naïve” 東京 \u2028 😀", 3: "", 11: "yes\nno"}
-    va.write_results(tmp_path / "r.json", answers)
-    assert va.read_results(tmp_path / "r.json", [3, 7, 11]) == answers
+    write_results(tmp_path / "r.json", results_of(answers))
+    assert read_results(tmp_path / "r.json", [3, 7, 11]) == answers
     assert [row["question_id"] for row in json.loads((tmp_path / "r.json").read_text())] == [3, 7, 11]
 
 
@@ -132,7 +134,7 @@ def test_a_wrong_result_file_is_one_line_that_says_what_is_wrong(tmp_path, rows,
     path = tmp_path / "r.json"
     path.write_text("[{" if rows == "torn" else json.dumps(rows))
     with pytest.raises(DataError) as error:
-        va.read_results(path, [1, 2])
+        read_results(path, [1, 2])
     assert said in str(error.value) and "\n" not in str(error.value)
 
 

@@ -12,10 +12,12 @@ from PIL import Image
 import toy
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.questions import Questions
-from cmapkd.tasks.frozen_probe import Extraction, Fitting, drawn, image_features, rate
+from cmapkd.tasks.frozen_features import Extraction, image_features
+from cmapkd.tasks.frozen_probe import Fitting, drawn, rate
 from cmapkd.tasks.vqa.accuracy import vqa_accuracy
+from cmapkd.tasks.vqa.features import text_features
 from cmapkd.tasks.vqa.head import Vocabulary
-from cmapkd.tasks.vqa.probe import Settings, answer_questions, ceiling, fingerprint, text_features, train_vqa
+from cmapkd.tasks.vqa.probe import Settings, answer_questions, ceiling, fingerprint, train_vqa
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 FAST = Settings(
@@ -40,6 +42,10 @@ def world(folder, per=4) -> Questions:
     )
 
 
+def answered(result) -> dict[int, str]:
+    return {row["question_id"]: row["answer"] for row in result.results}
+
+
 @pytest.mark.parametrize("head", ["fusion", "coattention"])
 def test_a_head_learns_to_answer_from_image_and_question(tmp_path, head):
     tower, asked = toy.tower(tmp_path / "tok"), world(tmp_path)
@@ -47,8 +53,8 @@ def test_a_head_learns_to_answer_from_image_and_question(tmp_path, head):
     val = asked.subset(np.array([21, 2, 16, 5, 0, 19, 3, 10, 23, 8]))  # rows of pictures and questions in another order
     result = train_vqa(tower, asked, val, replace(FAST, head=head))
     assert result.score.metrics["accuracy"] > 0.9 and result.score.metrics["ceiling"] == 1
-    assert set(result.vocabulary.answers) == {"red", "green", "blue", "yes", "no"}
-    assert result.accuracy == vqa_accuracy(result.answers, val)
+    assert set(result.words["answers"]) == {"red", "green", "blue", "yes", "no"}
+    assert vqa_accuracy(answered(result), val).metrics.items() <= result.score.metrics.items()
     assert all(torch.equal(a, b) for a, b in zip(before, tower.parameters(), strict=True)) and tower.training
     assert f"closed-set {head} head" in result.score.line() and result.score.n_images == len(set(val.paths))
 
@@ -61,7 +67,7 @@ def test_the_same_seed_gives_the_same_floats_and_leaves_the_callers_generator_al
     drawn_after = torch.rand(1)
     two = train_vqa(tower, asked, asked, short)
     torch.manual_seed(3)
-    assert one.losses == two.losses and one.answers == two.answers and torch.equal(drawn_after, torch.rand(1))
+    assert one.losses == two.losses and one.results == two.results and torch.equal(drawn_after, torch.rand(1))
     assert train_vqa(tower, asked, asked, replace(short, seed=1)).losses != one.losses
 
 
@@ -70,7 +76,9 @@ def test_a_split_without_answers_is_answered_but_not_scored(tmp_path):
     hidden = replace(asked, answers=((),) * len(asked))
     short = replace(FAST, fitting=Fitting(epochs=1, batch=5))
     result = train_vqa(tower, asked, asked, short)
-    assert answer_questions(tower, result.head, result.vocabulary, hidden, short) == result.answers
+    assert answer_questions(tower, result.head, Vocabulary(tuple(result.words["answers"])), hidden, short) == answered(
+        result
+    )
     with pytest.raises(DataError, match="have no answers"):
         train_vqa(tower, asked, hidden, short)
 
@@ -78,7 +86,7 @@ def test_a_split_without_answers_is_answered_but_not_scored(tmp_path):
 def test_questions_whose_answer_is_not_in_the_vocabulary_are_left_out_and_counted(tmp_path):
     tower, asked = toy.tower(tmp_path / "tok"), world(tmp_path, 2)
     result = train_vqa(tower, asked, asked, replace(FAST, answers=1, fitting=Fitting(epochs=1, batch=2)))
-    assert result.vocabulary.answers == ("no",) and set(result.answers.values()) == {"no"}
+    assert result.words["answers"] == ["no"] and set(answered(result).values()) == {"no"}
     assert any("8 training questions without an answer" in note for note in result.score.notes)
     assert result.score.metrics["accuracy"] == result.score.metrics["ceiling"] == pytest.approx(1 / 3)
 

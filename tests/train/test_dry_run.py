@@ -18,7 +18,8 @@ def test_a_dry_run_needs_no_cache_keeps_nothing_and_says_steps_memory_and_cache_
 
 
 def test_a_dry_run_evaluates_few_samples_of_each_task(root):
-    assert [len(s) for s in few(open_validation(world.config(root)), 5).samples.values()] == [5]
+    config = world.config(root)
+    assert [len(s) for s in few(open_validation(config.data, config.eval), 5).samples.values()] == [5]
 
 
 def test_a_dry_run_embeds_no_train_images_to_centre_a_student_that_it_drops(root):

@@ -22,9 +22,9 @@ def test_a_run_folder_holds_everything_and_its_config_runs_again(root):
 
 def test_best_can_be_chosen_by_every_metric_that_a_validation_gives_and_by_no_other(root, tmp_path):
     more_is_better = set(get_args(Metric)) - {"head/acc1"}
-    validation = open_validation(
-        world.config(root, eval__tasks=["retrieval", "zeroshot"], eval__zeroshot="scenes:objects:8:val")
-    )
+    tasks = ["retrieval", "zeroshot", "hard_negatives"]
+    config = world.config(root, data__val="scenes:64:val", eval__tasks=tasks, eval__zeroshot="scenes:objects:8:val")
+    validation = open_validation(config.data, config.eval)
     tower = load_tower(TowerConfig(model=str(root / "student-init")))
     given = merged(validation.scores(tower))
     assert more_is_better == {name for name in given if "medr" not in name}
@@ -41,7 +41,8 @@ def test_the_best_student_so_far_is_an_open_clip_folder_that_scores_as_it_did(ro
     folder = distill(world.config(root, run=str(tmp_path / "r"), eval__every=1, train__steps=5))
     rows = world.rows(folder)
     best = max((row for row in rows if row["kind"] == "val"), key=lambda row: row["mean_recall@1"])
-    score = open_validation(world.config(root)).scores(load_tower(TowerConfig(model=str(folder / "best"))))
+    config = world.config(root)
+    score = open_validation(config.data, config.eval).scores(load_tower(TowerConfig(model=str(folder / "best"))))
     assert merged(score) == {name: best[name] for name in merged(score)}
     card = (folder / "best" / "README.md").read_text()
     assert f"kept: best mean_recall@1 {best['mean_recall@1']:.4f}, at step {best['step']}" in card

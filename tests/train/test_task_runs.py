@@ -16,7 +16,8 @@ from cmapkd.config.load import load_config
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import MetricsLog
 from cmapkd.methods import METHODS
-from cmapkd.tasks.open_loss import TASK_HEADS
+from cmapkd.tasks import open_task_loss as opening
+from cmapkd.tasks.table import LOSSES
 from cmapkd.train import assemble as assembling
 from cmapkd.train import checkpoint, loop
 from cmapkd.train.recorder import Recorder
@@ -50,7 +51,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load_generation(checkpoint.latest(folder / "checkpoints"))[0]
 
 
-@pytest.mark.parametrize("name", TASK_HEADS)
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_resuming_with_a_task_is_bit_exact(root, tmp_path, name, accumulate):
     over = {"train__accumulate": accumulate, "train__steps": 6, "train__checkpoint_every": 3}
@@ -124,8 +125,7 @@ def test_a_task_changes_nothing_of_how_the_rest_begins(root, tmp_path):
 
 def test_weight_zero_reads_nothing_and_leaves_the_run_as_it_is_without(root, tmp_path, monkeypatch):
     plain = distill(world.config(root, run=str(tmp_path / "plain"), eval__every=None, train__steps=3))
-    for kind in ("open_samples", "open_questions", "open_boxes"):
-        monkeypatch.setattr(f"cmapkd.tasks.open_loss.{kind}", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(opening, "read_data", lambda *_: pytest.fail("read"))
     folder = distill(settings(root, tmp_path / "zero", "vqa", 0.0, train__steps=3))
     one, other = tensors(plain), tensors(folder)
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
@@ -196,10 +196,10 @@ def test_the_balance_counts_the_task_among_the_final_terms(root, tmp_path, monke
 FIGURES = {
     "contrastive": "mean_recall@1", "classification": "acc1", "vqa": "accuracy", "detection": "mAP", "captioning": "cider",
 }  # fmt: skip
-VAL = {**dict.fromkeys(TASK_HEADS, "scenes:6:val"), "classification": "scenes:objects:1:val"}
+VAL = {**dict.fromkeys(LOSSES, "scenes:6:val"), "classification": "scenes:objects:1:val"}
 
 
-@pytest.mark.parametrize("name", TASK_HEADS)
+@pytest.mark.parametrize("name", LOSSES)
 def test_the_end_scores_the_task_and_keeps_the_head_beside_the_student(root, tmp_path, name):
     folder = distill(settings(root, tmp_path / "run", name, train__steps=2, task={"val": VAL[name]}))
     final = rows(folder, "final")[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmapkd.cli import commands
+from cmapkd.config import names
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 
@@ -23,9 +24,9 @@ class Command:
     overrides: bool = False
 
 
-def argument(*names: str, **settings: Any) -> Argument:
+def argument(*flags: str, **settings: Any) -> Argument:
     """An argument as `add_argument` takes it."""
-    return names, settings
+    return flags, settings
 
 
 def flag(name: str, about: str) -> Argument:
@@ -116,6 +117,7 @@ COMMANDS: dict[str, Command] = {
             ),
             flag("--per-class", "also print the worst and the best classes of zero-shot"),
             argument("--out", type=Path, help="also write all scores, those of each class too, as JSON"),
+            argument("--teacher", help="also print the agreement with this model; `teacher` is the run's own teacher"),
             OPTIONAL_CONFIG,
         ),
         overrides=True,
@@ -150,7 +152,7 @@ COMMANDS: dict[str, Command] = {
         "train a VQA, detection or captioning head on a frozen model and score it",
         commands.train_head,
         (
-            argument("task", choices=["vqa", "detection", "captioning"], help="which head"),
+            argument("task", choices=list(names.tasks("probe")), help="which task"),
             argument("model", help="a run folder, an open_clip folder or a model name"),
             argument("--train", required=True, help="questions, instances or captions to train on, or scenes:N:train"),
             argument("--val", required=True, help="data to score on; holdout: a fraction of --train's images"),
@@ -171,7 +173,7 @@ COMMANDS: dict[str, Command] = {
         "score a result file of VQA answers, boxes or captions",
         commands.score,
         (
-            argument("task", choices=["vqa", "detection", "captioning"], help="the task of the file"),
+            argument("task", choices=list(names.tasks("score")), help="the task of the file"),
             argument("results", type=Path, help="a result file in the format of the challenges"),
             argument("--data", required=True, help="ground truth: questions, instances or captions, or scenes:N:val"),
             argument("--split", help="split, where the data has several"),

@@ -81,12 +81,15 @@ def distill(got: Namespace) -> None:
 
 
 def evaluate(got: Namespace) -> None:
+    from cmapkd.config.names import require_evaluated_task
     from cmapkd.config.suite import scored_data
 
+    for task in got.tasks:
+        require_evaluated_task(task)
     data = scored_data(got.data, got.split, got.images, got.classes)
     from cmapkd.evaluation.evaluate import evaluate_folder
 
-    evaluate_folder(got.model, data, got.tasks, got.config, got.protocol, got.per_class, got.out)
+    evaluate_folder(got.model, data, got.tasks, got.config, got.protocol, got.per_class, got.out, got.teacher)
 
 
 def compare(got: Namespace) -> None:
@@ -117,7 +120,7 @@ def train_head(got: Namespace) -> None:
     if got.out.is_file():
         raise UsageError(f"train-head --out {got.out}: is a file; give a folder")
     from cmapkd.evaluation.evaluate import open_model
-    from cmapkd.evaluation.heads import train_head
+    from cmapkd.evaluation.train_head import train_head
 
     print(train_head(got.task, open_model(got.model), data, got.out).said)
     print(got.out)

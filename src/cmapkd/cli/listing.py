@@ -26,20 +26,20 @@ def policies() -> list[tuple[str, str]]:
 
 
 def tasks() -> list[tuple[str, str]]:
-    """The tasks of `cmapkd eval`, then those that need a trained head."""
-    from cmapkd.tasks.table import HEADS, TASKS
+    """Every task, and how it is scored where a model alone is not enough."""
+    from cmapkd.tasks.table import TASKS
 
-    rows = [(name, _first_line(task)) for name, task in TASKS.items()]
-    return rows + [(name, f"needs a head on the frozen model: cmapkd train-head {name}, or a suite") for name in HEADS]
+    ways = {name: "" if task.evaluate else f": cmapkd train-head {name}, or a suite" for name, task in TASKS.items()}
+    return [(name, task.about + ways[name]) for name, task in TASKS.items()]
 
 
 def protocols() -> list[tuple[str, str]]:
-    from cmapkd.tasks.retrieval import protocols
-    from cmapkd.tasks.table import PROTOCOLS
+    from cmapkd.tasks.table import TASKS
 
-    known = {name: protocol.about for name, protocol in protocols.PROTOCOLS.items()}
     return [
-        (name, f"{task}: {known.get(name, '')}".rstrip(": ")) for task, names in PROTOCOLS.items() for name in names
+        (name, f"{task}: {about}".rstrip(": "))
+        for task, entry in TASKS.items()
+        for name, about in entry.protocols.items()
     ]
 
 

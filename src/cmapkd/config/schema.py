@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
+from cmapkd.config import names
 from cmapkd.config.section import Decay, Fraction, Level, Positive, Section, Weight
 from cmapkd.config.sources import CacheConfig, DataConfig, StudentConfig, TowerConfig
 
 HOLDOUT = "holdout"  # as val: score on a share of the images of train, held out from training
-Metric = Literal[  # of a validation, more is better
-    "mean_recall@1", "mean_recall", "image_retrieval_recall@1", "image_retrieval_recall@5", "image_retrieval_recall@10",
-    "text_retrieval_recall@1", "text_retrieval_recall@5", "text_retrieval_recall@10",
-    "zeroshot/acc1", "zeroshot/acc5", "zeroshot/mean_per_class_recall", "head/acc1",
-]  # fmt: skip
+if TYPE_CHECKING:
+    Metric = EvalTask = LossName = str
+else:
+    Metric = Literal[tuple(names.metrics())]
+    EvalTask = Literal[names.tasks("evaluate")]
+    LossName = Literal[names.task_losses()]
 
 
 class StageConfig(Section, frozen=True, kw_only=True):
@@ -103,35 +105,37 @@ class TrainConfig(Section, frozen=True, kw_only=True):
 
 
 class EvalConfig(Section, frozen=True, kw_only=True):
-    """Validation on data.val. every: steps between two; metric: by which best/ is chosen, of one of the tasks."""
+    """Validation on data.val. every: steps between two; metric: of one of the tasks; the student that scores best by it
+    is kept in best/. zeroshot: labelled images of the task zeroshot.
+    """
 
     every: Annotated[int, Meta(ge=1)] | None = None
     metric: Metric = "mean_recall@1"
-    tasks: tuple[Literal["retrieval", "zeroshot"], ...] = ("retrieval",)
+    tasks: tuple[EvalTask, ...] = ("retrieval",)
     zeroshot: str | None = None
     batch: Annotated[int, Meta(ge=1)] = 256
 
     def __post_init__(self) -> None:
-        task = "retrieval" if "recall@" in self.metric or self.metric == "mean_recall" else "zeroshot"
-        if self.every is not None and self.metric != "head/acc1" and task not in self.tasks:
-            first = {"retrieval": "mean_recall@1", "zeroshot": "zeroshot/acc1"}[(*self.tasks, "retrieval")[0]]
+        task = names.metrics()[self.metric]
+        if self.every is not None and not self.metric.startswith(names.OWN_HEAD) and task not in self.tasks:
+            first = names.main_metric((*self.tasks, "retrieval")[0])
             raise ValueError(
                 f"metric {self.metric} is of {task}, which eval.tasks leaves out; set eval.metric: {first}"
             )
 
 
 class TaskConfig(Section, frozen=True, kw_only=True):
-    """What L_task is, where weights.task is above 0, and the data that it has for itself.
+    """The task loss L_task, where weights.task is above 0, and its own data.
 
     Without `train` it is classification by the labels of data.train. train, val, the splits, images, classes: as in
     `data`, of the task's own kind: captions (contrastive, captioning), an image folder (classification), VQA questions,
-    COCO instances, or scenes:N. A batch of `batch` is drawn each step; `val` is scored when the run ends, and holdout as
-    val is a share `holdout` of the images of `train`, which are then not trained on.
+    COCO instances, or scenes:N. A batch of `batch` is drawn each step; `val` is scored at the end of the run, and
+    `val: holdout` is a share `holdout` of the images of `train`, which are then not trained on.
     lr: peak rate of the task's head, train.lr unless given. width: of the head, its own default unless given.
-    head, answers: of VQA, what fuses image and question, and how many answers there are to choose from.
+    head, answers: of VQA: how image and question are fused, and the size of the answer vocabulary.
     """
 
-    name: Literal["contrastive", "classification", "vqa", "detection", "captioning"] = "classification"
+    name: LossName = "classification"
     train: str | None = None
     val: str | None = None
     train_split: str | None = None

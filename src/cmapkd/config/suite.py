@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from msgspec import UNSET, Meta
+from msgspec import UNSET, Meta, defstruct
 from msgspec.structs import force_setattr
 
+from cmapkd.config import names
 from cmapkd.config.schema import HOLDOUT, refuse_split_of_holdout
 from cmapkd.config.section import Positive, Section
 from cmapkd.config.text import MAX_BYTES, parse
@@ -77,20 +78,27 @@ class HeadData(Section, frozen=True, kw_only=True):
             force_setattr(self, "holdout", HEAD_SHARE)
 
 
-class SuiteConfig(Section, frozen=True, kw_only=True):
-    """For each task one entry, or a list of named entries; a task without entries is not scored."""
+def _entries(task: str) -> Any:
+    """The type of a task's key: data to score on, or data to train a head on."""
+    return tuple[HeadData, ...] if task in names.tasks("probe") else tuple[ScoredData, ...]
 
-    retrieval: tuple[ScoredData, ...] = ()
-    zeroshot: tuple[ScoredData, ...] = ()
-    hard_negatives: tuple[ScoredData, ...] = ()
-    vqa: tuple[HeadData, ...] = ()
-    detection: tuple[HeadData, ...] = ()
-    captioning: tuple[HeadData, ...] = ()
+
+_Entries: Any = defstruct(
+    "_Entries",
+    [(task, _entries(task), ()) for task in names.tasks() if task in (*names.tasks("evaluate"), *names.tasks("probe"))],
+    bases=(Section,),
+    frozen=True,
+    kw_only=True,
+)
+
+
+class SuiteConfig(_Entries):
+    """The data of each task: one entry, or a list of named ones. A task without data has no column in the table."""
 
     def __post_init__(self) -> None:
         for task in self.__struct_fields__:
-            names = [entry.name for entry in getattr(self, task)]
-            if len(set(names)) < len(names):
+            given = [entry.name for entry in getattr(self, task)]
+            if len(set(given)) < len(given):
                 raise ValueError(f"{task}: entries of one task need a name each, and no two the same")
 
 
@@ -132,9 +140,9 @@ def load_suite(path: Path) -> SuiteConfig:
     if path.is_dir():
         raise UsageError(f"suite {path}: is a folder; give the YAML file in it")
     if not path.is_file():
-        names = sorted(file.stem for file in SUITES.glob("*.yaml"))
-        hint = did_you_mean(path.stem, names)
-        raise UsageError(f"suite {path}: no such file, and no suite of that name; suites: {', '.join(names)}{hint}")
+        known = sorted(file.stem for file in SUITES.glob("*.yaml"))
+        hint = did_you_mean(path.stem, known)
+        raise UsageError(f"suite {path}: no such file, and no suite of that name; suites: {', '.join(known)}{hint}")
     with path.open(encoding="utf-8") as file:
         tree = parse(file.read(MAX_BYTES + 1), str(path))
     suite = read_suite(tree, f"config {path}")

@@ -1,4 +1,4 @@
-"""The device that something is measured on: its name, and the largest memory since a moment."""
+"""The device of a measurement: its name and its peak memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def reset_peak(device: torch.device) -> None:
-    """Forget earlier peaks: CUDA's counter, or Linux's high-water mark of the resident size."""
+    """Reset the peak: CUDA's counter, or Linux's high-water mark of the resident size."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -23,7 +23,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_megabytes(device: torch.device) -> float:
-    """Largest memory since `reset_peak`, in 10^6 bytes; NaN on a device whose memory cannot be asked for."""
+    """Largest memory since `reset_peak`, in 10^6 bytes; NaN on a device that cannot report it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if device.type != "cpu":

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, bytes, FLOPs and MACs, latency, peak memory, hours of training."""
+"""Efficiency of a model: parameters, bytes, FLOPs and MACs, latency, peak memory, hours of training."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Efficiency:
         return {**asdict(self), "macs": asdict(self.macs)}
 
     def lines(self) -> list[str]:
-        """For people: one figure a line, with device and threads beside the times."""
+        """Text output: one figure per line, with device and threads beside the times."""
         said = [
             f"parameters {self.params / 1e6:.2f} M ({self.params_without_tokens / 1e6:.2f} M without token embeddings; "
             f"image {self.tower_params.image / 1e6:.2f} M, text {self.tower_params.text / 1e6:.2f} M)",
@@ -86,7 +86,7 @@ class Efficiency:
         return [*said, f"measured on {self.device}, {self.threads} thread{'s' * (self.threads != 1)}"]
 
     def against(self, other: Efficiency) -> str:
-        """What is left of another model's costs, and how many times as fast it is at each batch."""
+        """The costs as a share of another model's, and the speed-up at each batch size."""
         times = zip(BATCHES, self.latency.image, other.latency.image, strict=True)
         speed = ", ".join(f"{theirs.p50 / mine.p50:.2f}× at batch {batch}" for batch, mine, theirs in times)
         return (
@@ -96,7 +96,7 @@ class Efficiency:
 
 
 def giga(count: float) -> str:
-    """`8.82 G`, and `14.3 M` for a small tower, whose digits two decimals of a G would lose."""
+    """`8.82 G`, or `14.3 M` for a small tower, for which two decimals of a G are too coarse."""
     return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.3g} M"
 
 
@@ -140,7 +140,7 @@ def parameters(clip: nn.Module) -> tuple[int, Pair[int], int]:
 
 @torch.no_grad()
 def count_flops(clip: nn.Module, image_size: int, context: int) -> Pair[int]:
-    """FLOPs of one image and one text, softmax and norms not counted.
+    """FLOPs of one image and one text, without softmax and norms.
 
     The fused attention that PyTorch takes in eval mode has no formula and would be counted as nothing (ViT-B/32 would
     read 5.89 instead of 8.82 GFLOP), so it is switched off meanwhile. Works on the meta device too.
@@ -157,7 +157,7 @@ def count_flops(clip: nn.Module, image_size: int, context: int) -> Pair[int]:
 
 @contextmanager
 def countable_attention() -> Iterator[None]:
-    """PyTorch's fused attention off inside the block."""
+    """A context in which PyTorch's fused attention is off."""
     was = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -229,14 +229,14 @@ def print_efficiency(models: list[str], out: Path | None = None, threads: int | 
 
 
 def efficiency_of(model: str) -> Efficiency:
-    """Measure what `model` names; nothing of it is left in memory afterwards."""
+    """Measure the model that `model` names; it is freed afterwards."""
     tower, files = open_model(model), weight_files(config_of(model))
     cost = measure(tower.clip, tower.size, tower.tokenizer.context, files[0] if files else None)
     return replace(cost, train_hours=train_hours(Path(model)))
 
 
 def train_hours(run: Path) -> float | None:
-    """Hours that the training of a finished run took; None for what is no run, and for a run that was resumed."""
+    """Hours of training of a finished run; None for anything but a run, and for a resumed run."""
     log = run / "metrics.jsonl"
     rows = read_rows(log) if log.is_file() else []
     seconds = next((row["train_seconds"] for row in reversed(rows) if "train_seconds" in row), None)

@@ -1,4 +1,4 @@
-"""`cmapkd eval`: any tower or run folder on any data, by the code that scores teacher and student alike."""
+"""`cmapkd eval`: score any model or run folder on any data; teacher and student are scored by the same code."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from cmapkd.export.run import METHOD_TENSORS
+from cmapkd.tasks.agreement import score_agreement
 from cmapkd.tasks.encoder import Encoder
 from cmapkd.tasks.score import Score
-from cmapkd.tasks.table import PROTOCOLS, chosen_protocol, evaluate
+from cmapkd.tasks.table import TASKS, chosen_protocol, evaluate
 from cmapkd.tasks.validation import open_task
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import load_tower
@@ -28,9 +29,9 @@ from cmapkd.train.served import Service, classifies, head_accuracy, open_service
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is scored. tower: what heads are trained on; service: what a run's scores belong to instead.
+    """A model to be scored. tower: the model that heads are trained on; service: what a run's scores belong to instead.
 
-    weights: the hash of its weights, `random` where it has none.
+    weights: the hash of its weights, `random` for an architecture without weights.
     """
 
     name: str
@@ -61,25 +62,32 @@ def evaluate_folder(
     protocols: Sequence[str] = (),
     per_class: bool = False,
     out: Path | None = None,
+    teacher: str | None = None,
 ) -> None:
     """Score `model` (a run folder, an open_clip folder, `teacher` with a config, or any model name); print each line.
 
     data: default: the config's own validation data, and without a config that of the run. protocols: each goes to the
-    task that has it. out: a JSON file of all scores.
+    task that has it. out: a JSON file of all scores. teacher: also print the model's agreement with this one.
     """
     chosen = choose_protocols(tasks, protocols)
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise UsageError(f"eval --out {out}: is a folder, or in a folder that does not exist; give a new JSON file")
-    if data is None and config is None and (Path(model) / "config.yaml").is_file():
-        config = load_config(Path(model) / "config.yaml")
+    own = Path(model) / "config.yaml"
+    of_run = load_config(own) if config is None and own.is_file() else config
+    config = of_run if data is None else config
     if data is None and config is None:
         raise UsageError("eval: on what data? give --data PATH, or --config with data.val")
-    subject = open_subject(model, config)
-    scores = []
+    subject, scores = open_subject(model, config), []
+    other = None if teacher is None else open_subject(teacher, of_run)
     for task, protocol in chosen.items():
-        samples = open_scored(data, config) if data is not None else open_task(_known(config), task)
+        samples = _data_of(task, data, config)
         score = subject.score(samples, task, protocol)
         print("\n".join([score.line(), *(score.extremes() if per_class else [])]), flush=True)
+        scores.append(score.to_json())
+    if other is not None:
+        samples = _data_of(next(iter(chosen)), data, config)
+        score = replace(score_agreement(subject.encoder, other.encoder, samples, other.name), checkpoint=model)
+        print(score.line(), flush=True)
         scores.append(score.to_json())
     if out is not None:
         fsio.write_json(out, scores)
@@ -90,10 +98,10 @@ def choose_protocols(tasks: Sequence[str], protocols: Sequence[str]) -> dict[str
     chosen = {task: chosen_protocol(task, None) for task in tasks}
     named: dict[str, str] = {}
     for protocol in protocols:
-        task = next((task for task in chosen if protocol in PROTOCOLS[task]), None)
+        task = next((task for task in chosen if protocol in TASKS[task].protocols), None)
         if task is None:
-            known = "; ".join(f"{task} has {', '.join(PROTOCOLS[task])}" for task in chosen)
-            near = did_you_mean(protocol, (name for task in chosen for name in PROTOCOLS[task]))
+            known = "; ".join(f"{task} has {', '.join(TASKS[task].protocols)}" for task in chosen)
+            near = did_you_mean(protocol, (name for task in chosen for name in TASKS[task].protocols))
             raise UsageError(f"eval --protocol {protocol}: none of these tasks has it; {known}{near}")
         if task in named:
             raise UsageError(f"eval --protocol {protocol}: {task} has one already, {named[task]}; give one a task")
@@ -102,7 +110,7 @@ def choose_protocols(tasks: Sequence[str], protocols: Sequence[str]) -> dict[str
 
 
 def open_scored(data: ScoredData, config: Config | None = None) -> Samples:
-    """The samples of an entry. What it leaves open is the config's: its keys of a table, and the split of its own data."""
+    """The samples of an entry. Keys that it does not set are the config's; the split only for the config's own data."""
     base = DataConfig(train=data.data) if config is None else config.data
     given = {key: value for key in ("images", "classes") if (value := getattr(data, key)) is not None}
     split = data.split or (base.val_split if data.data == base.val else None)
@@ -110,7 +118,7 @@ def open_scored(data: ScoredData, config: Config | None = None) -> Samples:
 
 
 def open_subject(model: str, config: Config | None = None) -> Subject:
-    """The model with what its method serves beside it, where that is more than the student."""
+    """The model, with the parts of its method beside it where the run's result is more than the student."""
     run, given = Path(model), config_of(model, config)
     tower, weights = open_model(model, config), identity(given)["weights"]
     if (run / "student" / METHOD_TENSORS).is_file() and (run / "config.yaml").is_file():
@@ -131,7 +139,7 @@ def open_model(model: str, config: Config | None = None) -> Tower:
 
 
 def config_of(model: str, config: Config | None = None) -> TowerConfig:
-    """What `model` names. Raises UsageError for `teacher` without a config that has one, and for an unfinished run."""
+    """The tower config that `model` names. Raises UsageError for `teacher` without a config, and for an unfinished run."""
     if model == "teacher":
         if config is None or config.teacher is None:
             raise UsageError("eval teacher: needs --config with teacher.model")
@@ -144,6 +152,9 @@ def config_of(model: str, config: Config | None = None) -> TowerConfig:
     return TowerConfig(model=model)
 
 
-def _known(config: Config | None) -> Config:
+def _data_of(task: str, data: ScoredData | None, config: Config | None) -> Samples:
+    """The given data, or the config's own validation data of the task."""
+    if data is not None:
+        return open_scored(data, config)
     assert config is not None, "without data there is a config"
-    return config
+    return open_task(task, config.data, config.eval)

@@ -1,4 +1,4 @@
-"""`cmapkd suite`: models side by side on all tasks of a suite, one table; what is finished is kept and read."""
+"""`cmapkd suite`: models side by side on all tasks of a suite, one table; finished scores are kept and reused."""
 
 from __future__ import annotations
 
@@ -18,19 +18,10 @@ from cmapkd.core.log import say
 from cmapkd.data.readers.tar.shards import is_pattern
 from cmapkd.data.readers.text import neighbours
 from cmapkd.evaluation.evaluate import Subject, open_scored, open_subject
-from cmapkd.evaluation.heads import train_head
+from cmapkd.evaluation.train_head import train_head
 from cmapkd.tasks.encoder import Encoder
-from cmapkd.tasks.table import chosen_protocol
+from cmapkd.tasks.table import TASKS, chosen_protocol
 
-# Task → figures of the table and their headings, in the order that papers print them.
-TABLE: dict[str, dict[str, str]] = {
-    "retrieval": {"image_retrieval_recall@1": "T→I R@1", "text_retrieval_recall@1": "I→T R@1", "mean_recall@1": "mean R@1"},
-    "zeroshot": {"acc1": "zero-shot top-1", "acc5": "top-5", "head/acc1": "own head top-1"},
-    "hard_negatives": {"accuracy": "hard negatives"},
-    "vqa": {"accuracy": "VQA", "answer/yes/no": "yes/no", "answer/number": "number", "answer/other": "other"},
-    "detection": {"mAP": "mAP", "AP50": "AP50", "AP75": "AP75"},
-    "captioning": {"bleu_4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider": "CIDEr", "spice": "SPICE", "clip_score": "CLIPScore"},
-}  # fmt: skip
 WIDEST = 20  # columns; beyond, each task gets a table of its own
 Figures = dict[str, float | None]
 
@@ -69,7 +60,7 @@ def suite(models: Sequence[str], tasks: SuiteConfig, out: Path, config: Config |
             facts = _kept(home / entry.key, entry) or _score(subject, entry, home / entry.key, subjects[0].encoder)
             say(facts["said"])
             found[subject.name][entry.key] = facts["metrics"]
-            judge = {"judge": subjects[0].name} if entry.task == "captioning" else {}
+            judge = {"judge": subjects[0].name} if TASKS[entry.task].judged else {}
             lines.append({"model": subject.name, "entry": entry.key, **judge, **facts})
     fsio.write_bytes(out / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     sources = [f"- {key}: {said}" for key, said in sources_of(lines).items()]
@@ -85,12 +76,12 @@ def suite(models: Sequence[str], tasks: SuiteConfig, out: Path, config: Config |
 
 def entries_of(tasks: SuiteConfig) -> Iterator[Entry]:
     """All entries in the order of the table."""
-    for task in TABLE:
+    for task in tasks.__struct_fields__:
         yield from (Entry(task, data) for data in getattr(tasks, task))
 
 
 def require_places(entry: Entry) -> None:
-    """Raise DataError, before anything is scored, for data that is not there."""
+    """Raise DataError, before anything is scored, for data that does not exist."""
     places = [entry.data.data] if isinstance(entry.data, ScoredData) else [entry.data.train, entry.data.val]
     for place in (place for place in places if place != HOLDOUT and not place.startswith("scenes:")):
         path = Path(place).expanduser()
@@ -98,12 +89,17 @@ def require_places(entry: Entry) -> None:
             raise DataError(f"suite {entry.key}: {path}: no such file or folder; check the path{neighbours(path)}")
 
 
+def columns_of(task: str) -> dict[str, str]:
+    """Metric → heading of the task's columns in the table."""
+    return {name: metric.column for name, metric in TASKS[task].metrics.items() if metric.column}
+
+
 def table(found: dict[str, dict[str, Figures]], entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    """(header, a row a model); a figure that does not exist is an empty cell, never a number."""
+    """(header, one row per model); a figure that does not exist is an empty cell, never a number."""
     columns = [
         (entry.key, name, f"{heading} ({entry.data.name})" if entry.data.name else heading)
         for entry in entries
-        for name, heading in TABLE[entry.task].items()
+        for name, heading in columns_of(entry.task).items()
         if any(figures.get(entry.key, {}).get(name) is not None for figures in found.values())
     ]
     body = []
@@ -114,10 +110,10 @@ def table(found: dict[str, dict[str, Figures]], entries: Sequence[Entry]) -> tup
 
 
 def to_markdown(found: dict[str, dict[str, Figures]], entries: Sequence[Entry]) -> Iterator[str]:
-    """Lines of one table, or of one a task where it would be too wide; each ends with an empty line."""
+    """Lines of one table, or of one per task where it would be too wide; each ends with an empty line."""
     groups = [list(entries)]
     if len(table(found, entries)[0]) > WIDEST:
-        groups = [group for task in TABLE if (group := [entry for entry in entries if entry.task == task])]
+        groups = [group for task in TASKS if (group := [entry for entry in entries if entry.task == task])]
     for group in groups:
         header, body = table(found, group)
         for row in [header, ["---", *["---:"] * (len(header) - 1)], *body]:
@@ -126,7 +122,7 @@ def to_markdown(found: dict[str, dict[str, Figures]], entries: Sequence[Entry]) 
 
 
 def sources_of(lines: Sequence[dict]) -> dict[str, str]:
-    """Entry → protocol, split, counts and fingerprint, as the first model's line says them."""
+    """Entry → protocol, split, counts and fingerprint, from the line of the first model."""
     found: dict[str, str] = {}
     for line in lines:
         said = line["said"].rpartition(": ")[0].replace(f" · checkpoint {line['model']}", "")
@@ -135,15 +131,17 @@ def sources_of(lines: Sequence[dict]) -> dict[str, str]:
 
 
 def _forget_another(home: Path, subject: Subject, judge: Subject) -> None:
-    """Drop the scores that another model left here, such as an earlier training of the same run, or another judge."""
+    """Delete the scores of another model in this folder, e.g. of an earlier training of the run, or of another judge."""
     path, facts = home / "model.json", {"model": subject.name, "weights": subject.weights, "judge": judge.weights}
     known = json.loads(path.read_text()) if path.is_file() else {}
     if known == facts:
         return
     home.mkdir(parents=True, exist_ok=True)
     same = {**known, "judge": judge.weights} == facts
-    for old in home.glob("captioning*/scores.json" if same else "*/scores.json"):
-        old.unlink()
+    judged = [f"{task}*" for task, entry in TASKS.items() if entry.judged]
+    for folder in judged if same else ["*"]:
+        for old in home.glob(f"{folder}/scores.json"):
+            old.unlink()
     fsio.write_json(path, facts)
 
 

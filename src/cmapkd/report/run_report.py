@@ -63,7 +63,7 @@ def report_comparison(method: str, methods: Sequence[str], out: Path, command: s
 
 def _write(config: Config, runs: Mapping[str, Sequence[Path]], main: Path, out: Path, command: str) -> Path:
     log, stages = read_rows(main / "metrics.jsonl"), resolve_schedule(config.schedule, METHODS[config.method].stages)
-    val = open_task(config, "retrieval") if config.data.val else None
+    val = open_task("retrieval", config.data, config.eval) if config.data.val else None
     train = open_samples(config.data.train, config.data, config.data.train_split)
     teacher = f" from {config.teacher.model}" if config.teacher else ""
     splits = {"train": train} | ({"validation": val} if val else {})

@@ -1,1 +1,1 @@
-"""What a model is worth: pure metrics and the thin tasks that feed them."""
+"""Tasks: how a model is scored, how a head is trained for it, and its loss beside a student; one folder per task."""

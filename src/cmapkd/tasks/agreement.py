@@ -1,25 +1,55 @@
-"""How alike a student and its teacher judge: the same first hit, and correlation of their similarity matrices."""
+"""Student-teacher agreement: equal top-1 hits, and the correlation of their similarity matrices."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cmapkd.core.errors import DataError
 from cmapkd.core.types import Pair
+from cmapkd.data.loader import read_images
+from cmapkd.data.samples import Samples
+from cmapkd.tasks.encoder import Encoder, embed_images, embed_texts
+from cmapkd.tasks.score import Score
+
+MOST = 1024  # images, and captions: the similarity matrix grows with their product
 
 
-def agreement(student: Pair[Tensor], teacher: Pair[Tensor], sample: int = 1024, seed: int = 0) -> dict[str, float]:
-    """Figures that need no common width. Each model's image [N, E] and text [M, E]; both models saw the same N and M.
-
-    image_top1_agreement: share of captions for which both rank the same image first; text_top1_agreement: the same of
-    images and captions; pearson and spearman: correlation of the two image × text similarity matrices. All are
-    computed on at most `sample` images and captions drawn with `seed`. NaN where a matrix is constant.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    rows, columns = (_draw(len(x), sample, generator) for x in (student.image, student.text))
+def score_agreement(
+    student: Encoder, teacher: Encoder, samples: Samples, teacher_name: str, batch: int = 256, most: int = MOST
+) -> Score:
+    """The agreement on at most `most` images and captions, drawn with a fixed seed. Raises DataError without captions."""
+    if not samples.n_captions:
+        raise DataError(f"agreement: {samples.name} has no captions; give data with captions, or drop --teacher")
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = (_draw(n, most, generator) for n in (len(samples), samples.n_captions))
+    images, every = samples.subset(rows.numpy()), samples.flat_captions()
+    captions = [every[i] for i in columns.tolist()]
     ours, theirs = (
-        F.normalize(pair.image[rows].float(), dim=-1) @ F.normalize(pair.text[columns].float(), dim=-1).T
+        Pair(
+            embed_images(model, partial(read_images, images, size=model.image_size), len(images), batch),
+            embed_texts(model, captions, batch),
+        )
+        for model in (student, teacher)
+    )
+    return Score(
+        "agreement", f"with {teacher_name}", agreement(ours, theirs), samples.name, len(images), len(captions),
+        samples.fingerprint(), notes=samples.notes,
+    )  # fmt: skip
+
+
+def agreement(student: Pair[Tensor], teacher: Pair[Tensor]) -> dict[str, float]:
+    """Each model's image [N, E] and text [M, E] embeddings of the same images and captions; the widths E may differ.
+
+    image_top1_agreement: share of captions for which both rank the same image first; text_top1_agreement: the same for
+    images and captions; pearson and spearman: correlation of the two image × text similarity matrices. NaN where a
+    matrix is constant.
+    """
+    ours, theirs = (
+        F.normalize(pair.image.float(), dim=-1) @ F.normalize(pair.text.float(), dim=-1).T
         for pair in (student, teacher)
     )
     return {
@@ -31,7 +61,7 @@ def agreement(student: Pair[Tensor], teacher: Pair[Tensor], sample: int = 1024, 
 
 
 def pearson(a: Tensor, b: Tensor) -> float:
-    """Linear correlation of two tensors of one size, read flat."""
+    """Linear correlation of two tensors of the same size, read flat."""
     a, b = (x.flatten().double() - x.double().mean() for x in (a, b))
     return float((a @ b) / (a.norm() * b.norm()))
 
@@ -43,5 +73,6 @@ def fractional_ranks(x: Tensor) -> Tensor:
     return (last - (count - 1) / 2)[group]
 
 
-def _draw(n: int, sample: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(n, generator=generator)[:sample].sort().values
+def _draw(n: int, most: int, generator: torch.Generator) -> Tensor:
+    """int64: at most `most` of 0..n, rising."""
+    return torch.randperm(n, generator=generator)[:most].sort().values

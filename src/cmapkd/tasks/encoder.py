@@ -1,4 +1,4 @@
-"""Encoder: all that a task knows of a model; teacher, student, baselines and third-party CLIPs are evaluated alike."""
+"""Encoder: the interface by which tasks score any model: teacher, student, baselines and third-party CLIPs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cmapkd.core.log import Progress
 
-QUIET = 5.0  # seconds that embedding may take in silence
+QUIET = 5.0  # seconds before progress is shown
 
 
 class Encoder(Protocol):
@@ -39,7 +39,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int) -> Tensor:
 
 
 def _embedded(embed: Callable[[range], Tensor], n: int, batch: int, label: str) -> Tensor:
-    """Rows of all batches; with progress where it takes long, so that a short validation during training says nothing."""
+    """Rows of all batches; progress is shown only after QUIET seconds, so that a short validation prints nothing."""
     progress, chunks = Progress(n, label, quiet=QUIET), []
     for span in spans(n, batch):
         chunks.append(embed(span).float().cpu())

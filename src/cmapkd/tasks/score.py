@@ -1,17 +1,20 @@
-"""Score: a task's figures together with everything that says what they are figures of."""
+"""Score: a task's figures with their provenance: data, split, counts, protocol and checkpoint."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 BY_TYPE = "question/"
 EXTREMES = 5  # classes that are named at either end
+CORRELATIONS = ("pearson", "spearman")
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """A class, how many images it has, and the share of them that was put there."""
+    """A class, its number of images, and the share of them that was classified right."""
 
     name: str
     images: int
@@ -20,10 +23,10 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Score:
-    """metrics: fractions in [0, 1], except the median ranks. n_captions is 0 where captions play no part.
+    """metrics: fractions in [0, 1], except median ranks and correlations; NaN where the data cannot give one.
 
-    fingerprint: of the data, its first 12 digits are shown. checkpoint: of the evaluated weights, empty when the
-    caller knows none. per_class: of the classes that occur, where the task has classes.
+    n_captions is 0 where captions play no part. fingerprint: of the data; its first 12 digits are shown.
+    checkpoint: of the evaluated weights, empty when unknown. per_class: of the classes that occur, if the task has any.
     """
 
     task: str
@@ -67,9 +70,18 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a line of JSON."""
-        return {**asdict(self), "notes": list(self.notes)}
+        return {**asdict(self), "metrics": without_nan(self.metrics), "notes": list(self.notes)}
 
 
 def format_metric(name: str, value: float) -> str:
-    """Fractions as percentages with two decimals, median ranks as they are."""
+    """Fractions as percentages with two decimals, median ranks and correlations as they are, NaN as `none`."""
+    if math.isnan(value):
+        return "none"
+    if name in CORRELATIONS:
+        return f"{value:.3f}"
     return f"{value:g}" if name.endswith("medr") else f"{100 * value:.2f} %"
+
+
+def without_nan(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """NaN as None, since JSON has no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}

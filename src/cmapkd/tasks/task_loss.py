@@ -1,4 +1,4 @@
-"""TaskHead: L_task on data of its own, from a step's batch to the figures at the end; and what one is built from."""
+"""TaskLoss: L_task on data of its own, from a step's batch to the score at the end of the run."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.order import keyed_hash
 from cmapkd.data.loader import InputSpec, Loader
 from cmapkd.data.samples import Samples
-from cmapkd.tasks.headed import Headed
+from cmapkd.tasks.trained_head import TrainedHead
 from cmapkd.towers.dual import Tower
 
 T = TypeVar("T")
-TASK = 17  # keeps the task's draws apart from the pairs', also where both come from one file
-WHOLE = {"views": 1}  # what is asked or said of an image is of the whole of it, unmirrored
+TASK = 17  # keeps the task's random draws apart from the pairs', also where both come from one file
+WHOLE = {"views": 1}  # questions and captions are about the whole image, unmirrored
 
 
-class TaskHead(Protocol):
+class TaskLoss(Protocol):
     """One step is loss(outputs(student, batch(step)), batch); only `outputs` runs in the run's precision.
 
-    says: what is trained, in words. module: what is learnt beside the student, None where nothing is.
+    says: the training data, in words. module: the head that is trained beside the student, None where there is none.
     """
 
     says: str
@@ -35,25 +35,27 @@ class TaskHead(Protocol):
 
     @property
     def unreadable(self) -> int:
-        """Images that were found unreadable so far."""
+        """Number of unreadable images found so far."""
         ...
 
     def batch(self, step: int) -> Any:
-        """The batch of a global step; the same for the same (data, seed, step). Any thread may ask for it."""
+        """The batch of a global step; the same for the same (data, seed, step). Safe to call from any thread."""
         ...
 
-    def outputs(self, student: Tower, batch: Any) -> tuple[Tensor, ...]: ...
+    def outputs(self, student: Tower, batch: Any) -> tuple[Tensor, ...]:
+        """What student and head compute of a batch."""
+        ...
 
     def loss(self, outputs: tuple[Tensor, ...], batch: Any) -> Tensor:
-        """A scalar of float32 outputs."""
+        """The scalar loss of float32 outputs."""
         ...
 
-    def result(self, student: Tower) -> Headed:
-        """The head, and its figures on the validation data where there are any."""
+    def result(self, student: Tower) -> TrainedHead:
+        """The head, with its score on the validation data if there are any."""
         ...
 
 
-def task_loss(task: TaskHead, student: Tower, work: Any, precision: torch.dtype) -> Tensor:
+def task_loss(task: TaskLoss, student: Tower, work: Any, precision: torch.dtype) -> Tensor:
     """L_task of a batch of its own, float32; student and head run under autocast when precision is bf16."""
     with torch.autocast(student.device.type, precision, enabled=precision != torch.float32):
         outputs = task.outputs(student, work)
@@ -62,18 +64,30 @@ def task_loss(task: TaskHead, student: Tower, work: Any, precision: torch.dtype)
 
 @dataclass(frozen=True)
 class Plan(Generic[T]):
-    """What a TaskHead is built from. data: the run's data config with the task's own places in it."""
+    """The inputs of a TaskLoss. data: the run's data config with the task's own paths in it."""
 
     task: TaskConfig
     data: DataConfig
     seed: int
     train: T
     val: T | None
-    scoring: int  # images at a time, where a score is counted
+    scoring: int  # batch size of the scoring
+
+
+class ReadByLoader:
+    """Part of every TaskLoss whose batches come from a Loader: the batches and the count of unreadable images."""
+
+    def __init__(self, plan: Plan[Any], samples: Samples, student: Tower, whole: bool = False) -> None:
+        self.plan, self.loader = plan, task_loader(plan, samples, student, whole)
+        self.batch = self.loader.batch
+
+    @property
+    def unreadable(self) -> int:
+        return len(self.loader.ledger.quarantined)
 
 
 def task_loader(plan: Plan[Any], samples: Samples, student: Tower, whole: bool = False) -> Loader:
-    """The loader of the task's own batches; `whole` images, or the data's views. Raises UsageError for too few images."""
+    """The loader of the task's own batches: `whole` images, or augmented views. Raises UsageError for too few images."""
     if plan.task.batch > len(samples):
         raise UsageError(
             f"task.batch is {plan.task.batch}, but {samples.name} has only {len(samples)} images to train on; lower task.batch"

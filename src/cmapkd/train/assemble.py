@@ -20,7 +20,7 @@ from cmapkd.methods import reading
 from cmapkd.methods.objective import Facts, Objective
 from cmapkd.methods.term import TermSizes
 from cmapkd.policy import POLICIES, Policy
-from cmapkd.tasks.task_loss import TaskHead
+from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.teacher.class_texts import ClassTexts, open_class_texts
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import load_tower
@@ -129,7 +129,7 @@ def facts_of(plan: Plan, opened: OpenedTeacher | None, texts: ClassTexts | None)
     return Facts(pairs, None if labels is None else labels.to(on), None if texts is None else texts.embeddings.to(on))
 
 
-def add_head(learner: Learner, optimizer: torch.optim.AdamW, task: TaskHead, config: Config) -> None:
+def add_head(learner: Learner, optimizer: torch.optim.AdamW, task: TaskLoss, config: Config) -> None:
     """The task's head in groups of its own; the loop keeps their rate at `factor` times the others'."""
     if task.module is None:
         return

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from cmapkd.export.run import METHOD_TENSORS
 from cmapkd.methods import served_term
-from cmapkd.tasks.headed import Headed
+from cmapkd.tasks.trained_head import TrainedHead
 from cmapkd.train.state import Run
 
 
 def facts(
-    run: Run, metrics: dict[str, float], centred: float, done: Headed | None = None, best: str | None = None
+    run: Run, metrics: dict[str, float], centred: float, done: TrainedHead | None = None, best: str | None = None
 ) -> dict[str, object]:
     """What the model card says. centred: the share of their mean that the image embeddings are without. done: what the
     task's own data made of the student, if it has any.

@@ -8,7 +8,7 @@ from cmapkd.config.tree import plain
 from cmapkd.core.log import say
 from cmapkd.export.run import export_student
 from cmapkd.methods import served_term
-from cmapkd.tasks.headed import Headed, write_head
+from cmapkd.tasks.trained_head import TrainedHead, write_head
 from cmapkd.train.card_facts import facts
 from cmapkd.train.centre import centred
 from cmapkd.train.saving import measure_saving, saying
@@ -42,7 +42,7 @@ def finish(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def keep_head(run: Run, done: Headed) -> None:
+def keep_head(run: Run, done: TrainedHead) -> None:
     """Write the task's head beside the student, and say its figures in a line."""
     if done.said:
         say(done.said)

@@ -20,8 +20,8 @@ from cmapkd.methods import METHODS, TERMS, check_options, resolve
 from cmapkd.methods.method import Method
 from cmapkd.methods.objective import TASK
 from cmapkd.policy import POLICIES
-from cmapkd.tasks.open_loss import open_task
-from cmapkd.tasks.task_loss import TaskHead
+from cmapkd.tasks.open_task_loss import HostRun, open_task_loss
+from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.tasks.validation import Validation, open_validation
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.named import identity
@@ -42,7 +42,7 @@ class Plan:
     pool: np.ndarray
     held: np.ndarray
     device: torch.device
-    open_task: Callable[[Tower], TaskHead] | None
+    open_task: Callable[[Tower], TaskLoss] | None
 
     @property
     def term_weights(self) -> dict[str, float]:
@@ -59,11 +59,15 @@ def plan_run(config: Config, evaluated: int | None = None) -> Plan:
     stages = resolve_schedule(config.schedule, method.stages)
     if config.policy.name not in POLICIES:
         raise UsageError(f"policy.name '{config.policy.name}' is unknown; known: {', '.join(POLICIES)}")
-    task = open_task(config, TASK in method.weights, method.student == "trained")
+    weighted, trains = TASK in method.weights, method.student == "trained"
+    host = HostRun(config.method, config.seed, config.eval.batch, TASK in config.weights, weighted, trains)
+    task = open_task_loss(config.task, config.data, host)
     samples = open_samples(config.data.train, config.data, config.data.train_split)
     for note in samples.notes:
         say(f"data: {note}")
-    validation = few(open_validation(config), evaluated)  # a wrong data.val is told before the teacher runs
+    validation = few(
+        open_validation(config.data, config.eval), evaluated
+    )  # a wrong data.val is told before the teacher runs
     pool, held = split_holdout(len(samples), config.data.holdout)
     return Plan(method, stages, samples, validation, pool, held, pick_device(config.train.device), task)
 

@@ -15,7 +15,7 @@ from cmapkd.core.log import say
 from cmapkd.data.loader import Loader
 from cmapkd.methods.objective import Objective
 from cmapkd.policy import Policy
-from cmapkd.tasks.task_loss import TaskHead
+from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.teacher.protocol import Teacher
 from cmapkd.train import checkpoint, generators
 from cmapkd.train.balance import Balance
@@ -52,7 +52,7 @@ class Run:
     teacher: Teacher | None
     objective: Objective
     validate: Callable[[], dict[str, float]]
-    task: TaskHead | None
+    task: TaskLoss | None
     state: TrainState
 
 

@@ -20,7 +20,7 @@ def teacher_metrics(config: Config, most: int | None = None) -> dict[str, float]
 
     most: at most so many samples of each task.
     """
-    validation = few(open_validation(config), most)
+    validation = few(open_validation(config.data, config.eval), most)
     if not validation.samples or config.teacher is None:
         return {}
     record = None if config.cache.path is None else config.cache.path / "scores.json"

@@ -1,7 +1,7 @@
 """Captioner: a small transformer decoder on a tower's visual tokens.
 
-Words of its own come from the student's tokenizer; only those tokens that training captions hold have an output, so
-that a large vocabulary does not make a small decoder large. Index 0 is padding, 1 the start, 2 the end; padding is known by its
+Its tokens are the student's tokenizer's; only those that occur in training captions have an output, so that a large
+vocabulary does not make a small decoder large. Index 0 is padding, 1 the start, 2 the end; padding is known by its
 place behind the end and not by its id, since CLIP's is also that of `!`.
 """
 
@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ class Lexicon:
 
 
 def build_lexicon(ids: Int[Tensor, "b l"], tokenizer: Tokenizer) -> Lexicon:
-    """All tokens that stand between start and end in some row of `ids`."""
+    """All tokens between start and end in any row of `ids`."""
     column = torch.arange(ids.shape[1])[None]
     inside = (column > 0) & (column < first_end(ids, tokenizer.end)[:, None])
     return Lexicon(ids[inside].unique(sorted=True), tokenizer.end)
@@ -76,13 +77,29 @@ def caption_cross_entropy(
 
 
 def teacher_forcing(tokens: Int[Tensor, "b l"]) -> tuple[Int[Tensor, "b k"], Int[Tensor, "b k"]]:
-    """(inputs, labels) of rows of indices: each label is the next token; what is padding is IGNORED."""
+    """(inputs, labels) of rows of indices: each label is the next token, IGNORED for padding."""
     labels = tokens[:, 1:]
     return tokens[:, :-1], labels.masked_fill(labels == PAD, IGNORED)
 
 
+def next_token_logits(
+    captioner: Captioner, visual: Float[Tensor, "b n d"], tokens: Int[Tensor, "b l"]
+) -> Float[Tensor, "b k v"]:
+    """Logits of every next token of captions, by teacher forcing; `tokens` may be on another device."""
+    inputs, _ = teacher_forcing(tokens.long())
+    return captioner(visual, inputs.to(visual.device))
+
+
+def caption_loss(
+    logits: Float[Tensor, "b k v"], tokens: Int[Tensor, "b l"], smoothing: float = 0.0
+) -> Float[Tensor, ""]:
+    """Cross-entropy of `next_token_logits` of the same captions."""
+    _, labels = teacher_forcing(tokens.long())
+    return caption_cross_entropy(logits, labels.to(logits.device), smoothing)
+
+
 class Captioner(nn.Module):
-    """Words one after another, each attending to the words before it and to the image's tokens.
+    """A transformer decoder: each token attends to the tokens before it and to the image's tokens.
 
     visual: width of the tokens given, which are layer-normed here. longest: tokens of a caption, start and end included.
     The output is tied to the token embedding.
@@ -105,6 +122,12 @@ class Captioner(nn.Module):
         nn.init.normal_(self.token.weight, std=width**-0.5)
         nn.init.normal_(self.position, std=0.02)
 
+    @property
+    def words(self) -> dict[str, Any]:
+        """The part of head.json that explains the weights."""
+        known = torch.as_tensor(self.lexicon.known).tolist()
+        return {"tokens": known, "end": int(self.lexicon.end), "longest": self.longest}
+
     def forward(self, visual: Float[Tensor, "b n d"], tokens: Int[Tensor, "b l"]) -> Float[Tensor, "b l v"]:
         """Logits of the token after each of `tokens`."""
         return self.decode(self.memory(visual), tokens)
@@ -123,7 +146,7 @@ class Captioner(nn.Module):
     def grow(
         self, memory: list[Kept], past: list[Kept] | None, token: Int[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b v"], list[Kept]]:
-        """(logits of what follows `token`, the past with it): a search reads each word once. past: None at START."""
+        """(logits of the token after `token`, keys and values with it): decoding with a key/value cache. past: None at START."""
         at = past[0][0].shape[2] if past else 0
         x, kept = self.dropout(self.token(token)[:, None] + self.position[at]), []
         for block, seen, before in zip(self.blocks, memory, past or [None] * len(memory), strict=True):

@@ -1,4 +1,4 @@
-"""METEOR and SPICE by their authors' Java programs, where these are; elsewhere they are said to be missing, never made up."""
+"""METEOR and SPICE by their authors' Java programs, where these are installed; otherwise a note gives the reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Texts = Sequence[str]
 
 
 class NotRun(Exception):
-    """Why a metric has no figure."""
+    """A metric cannot be computed; the message is the reason."""
 
 
 def java_metrics(candidates: Texts, references: Sequence[Texts]) -> tuple[dict[str, float], tuple[str, ...]]:

@@ -1,55 +1,34 @@
-"""Captioning: train a small decoder on a frozen tower's visual tokens, caption other images, count the usual metrics."""
+"""The frozen probe of captioning: train a small decoder on a frozen tower's visual tokens, caption other images."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmapkd.core import fsio
+from cmapkd.config.suite import HeadData
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.core.log import Progress
-from cmapkd.data.loader import read_images
-from cmapkd.data.readers.text import read_json
 from cmapkd.data.samples import Samples
-from cmapkd.tasks.captioning.clip_score import clip_scores
 from cmapkd.tasks.captioning.decoder import (
     Captioner,
     Lexicon,
     build_lexicon,
-    caption_cross_entropy,
+    caption_loss,
     first_end,
-    teacher_forcing,
+    next_token_logits,
     text_decoder,
 )
-from cmapkd.tasks.captioning.java import java_metrics
-from cmapkd.tasks.captioning.metrics import caption_metrics
+from cmapkd.tasks.captioning.results import results_of, score_captions
 from cmapkd.tasks.captioning.search import beam_search
 from cmapkd.tasks.encoder import Encoder, spans
-from cmapkd.tasks.frozen_probe import (
-    FINAL,
-    Extraction,
-    Fitting,
-    drawn,
-    feature_shape,
-    fit,
-    image_features,
-    require_positive,
-)
-from cmapkd.tasks.score import Score
+from cmapkd.tasks.frozen_features import FINAL, Extraction, feature_shape, image_features
+from cmapkd.tasks.frozen_probe import Fitting, drawn, fitting_of, require_positive, train_probe
+from cmapkd.tasks.trained_head import TrainedHead
 from cmapkd.towers.dual import Tower, evaluating
-
-NUMBER = re.compile(r"(\d+)(?:\.\w+)?$")
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,23 +61,19 @@ class Settings:
         require_positive("captioning", self.fitting)
 
 
-@dataclass(frozen=True)
-class CaptionResult:
-    """A trained captioner, its figures, the captions they were counted from, and the loss of every step."""
-
-    captioner: Captioner
-    score: Score
-    captions: list[str]
-    results: list[Result]
-    losses: list[float]
+def captioning_probe(tower: Tower, train: Samples, val: Samples, given: HeadData, judge: Encoder | None) -> TrainedHead:
+    """`train-head captioning`: the settings of the command line or of a suite, all others at their defaults."""
+    settings = Settings(given.width or Settings.width, seed=given.seed, fitting=fitting_of(given))
+    return train_captioner(tower, train, val, settings, judge)
 
 
 def train_captioner(
     tower: Tower, train: Samples, val: Samples, settings: Settings | None = None, judge: Encoder | None = None
-) -> CaptionResult:
-    """Train a decoder on `train` where the tower stands (CPU or GPU), score it on `val`; the tower stays as it is.
+) -> TrainedHead:
+    """Train a decoder on `train` on the tower's device, score it on `val`; the tower is not changed.
 
-    An epoch shows every caption once. judge: a CLIP-like model for CLIPScore, the teacher say. On a CPU the same seed gives the same floats.
+    An epoch shows every caption once. judge: a CLIP-like model for CLIPScore, e.g. the teacher. On a CPU the same seed
+    gives the same floats.
     """
     settings = settings or Settings()
     for samples in (train, val):
@@ -109,18 +84,15 @@ def train_captioner(
     pool = (images.place[owner] >= 0).nonzero()[:, 0]
     steps = settings.fitting.steps(len(pool))
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        captioner = build_captioner(tower, lexicon, tokens.shape[1], settings).to(tower.device)
+    def loss_of(captioner: Captioner, step: int) -> Tensor:
+        which = pool[drawn(step, settings.fitting.batch, len(pool), settings.seed)]
+        logits = next_token_logits(captioner, images.of(owner[which], tower.device), tokens[which])
+        return caption_loss(logits, tokens[which], settings.smoothing)
 
-        def loss_of(step: int) -> Tensor:
-            which = pool[drawn(step, settings.fitting.batch, len(pool), settings.seed)]
-            inputs, labels = (x.to(tower.device) for x in teacher_forcing(tokens[which].long()))
-            logits = captioner(images.of(owner[which], tower.device), inputs)
-            return caption_cross_entropy(logits, labels, settings.smoothing)
-
-        losses = fit(captioner, loss_of, steps, settings.fitting, "train captioner")
-    captions = caption_images(tower, captioner, val, settings)
+    captioner, losses = train_probe(
+        lambda: build_captioner(tower, lexicon, tokens.shape[1], settings).to(tower.device),
+        loss_of, steps, settings.fitting, settings.seed, "train captioner",
+    )  # fmt: skip
     notes = [
         f"{len(train)} training images", f"{len(pool)} training captions", f"{lexicon.size} output tokens",
         f"{steps} steps", f"beam {settings.beams}", f"seed {settings.seed}",
@@ -128,18 +100,27 @@ def train_captioner(
     if images.bad:
         notes.append(f"{len(images.bad)} unreadable training images passed over")
     protocol = f"decoder on the frozen tower's {settings.extraction.level}"
+    return replace(score_captioner(tower, captioner, val, settings, protocol, notes, judge), losses=losses)
+
+
+def score_captioner(
+    tower: Tower, captioner: Captioner, val: Samples, settings: Settings, protocol: str, notes: Sequence[str],
+    judge: Encoder | None = None,
+) -> TrainedHead:  # fmt: skip
+    """The captioner with its captions of the images of `val` and their metrics; every image must be readable."""
+    captions = caption_images(tower, captioner, val, settings)
     score = score_captions(captions, val, protocol, judge, settings.java, tuple(notes))
-    return CaptionResult(captioner, score, captions, results_of(captions, val.ids), losses)
+    return TrainedHead(captioner, score, results_of(captions, val.ids), captioner.words)
 
 
 def require_captions(samples: Samples) -> None:
-    """Raise DataError for images that nobody described."""
+    """Raise DataError for images without captions."""
     if not samples.n_captions or not all(samples.captions):
         raise DataError(f"{samples.name}: captioning needs images with captions")
 
 
 def caption_images(tower: Tower, captioner: Captioner, samples: Samples, settings: Settings) -> list[str]:
-    """The best caption of every image by beam search; every image has to be readable."""
+    """The best caption of every image by beam search; every image must be readable."""
     images = image_features(tower, samples.paths, replace(settings.extraction, bad_budget=0.0), samples.name)
     read_back, captions = text_decoder(tower.tokenizer), []
     progress = Progress(len(samples), "caption")
@@ -153,40 +134,14 @@ def caption_images(tower: Tower, captioner: Captioner, samples: Samples, setting
     return captions
 
 
-def score_captions(
-    captions: Sequence[str],
-    samples: Samples,
-    protocol: str,
-    judge: Encoder | None = None,
-    java: bool = True,
-    notes: tuple[str, ...] = (),
-) -> Score:
-    """Every metric that can be run of one caption an image; those that cannot are named in the notes with the reason."""
-    metrics = caption_metrics(captions, samples.captions)
-    if java:
-        figures, missing = java_metrics(captions, samples.captions)
-        metrics |= figures
-        notes = (*notes, *missing)
-    else:
-        notes = (*notes, "meteor and spice not asked for")
-    if judge is not None:
-        metrics |= clip_scores(judge, captions, samples.captions, partial(read_images, samples, size=judge.image_size))
-    if empty := sum(not caption.strip() for caption in captions):
-        notes = (*notes, f"{empty} empty captions")
-    return Score(
-        "captioning", protocol, metrics, samples.name, len(samples), samples.n_captions, samples.fingerprint(),
-        notes=(*notes, *samples.notes),
-    )  # fmt: skip
-
-
 def build_captioner(tower: Tower, lexicon: Lexicon, longest: int, settings: Settings) -> Captioner:
-    """An untrained captioner for the features that `image_features` gives with the same extraction."""
+    """An untrained captioner for the features that `image_features` computes with the same extraction."""
     visual = feature_shape(tower, settings.extraction.level)[-1]
     return Captioner(visual, lexicon, longest, settings.width, settings.depth, settings.heads, settings.dropout)
 
 
 def caption_tokens(tower: Tower, samples: Samples, longest: int) -> tuple[Lexicon, Tensor]:
-    """(lexicon, indices int32 [captions, L]), L what the longest caption needs, at most `longest`."""
+    """(lexicon, indices int32 [captions, L]); L is the length of the longest caption, at most `longest`."""
     chunks = []
     captions = samples.flat_captions()
     for span in spans(len(captions), 8192):
@@ -197,44 +152,3 @@ def caption_tokens(tower: Tower, samples: Samples, longest: int) -> tuple[Lexico
     ids = torch.cat([F.pad(c, (0, length - c.shape[1]), value=tower.tokenizer.end) for c in chunks])
     lexicon = build_lexicon(ids, tower.tokenizer)
     return lexicon, lexicon.compact(ids)[:, :longest].int()
-
-
-def results_of(captions: Sequence[str], ids: Sequence[str]) -> list[Result]:
-    """COCO's result list."""
-    return [{"image_id": key, "caption": text} for key, text in zip(image_ids(ids), captions, strict=True)]
-
-
-def image_ids(ids: Sequence[str]) -> list[int] | list[str]:
-    """COCO's numbers, from `391895` or `COCO_val2014_000000391895.jpg`; the ids as they are if these give no numbers."""
-    found = [NUMBER.search(key) for key in ids]
-    numbers = [int(match[1]) for match in found if match]
-    return numbers if len(set(numbers)) == len(ids) else list(ids)
-
-
-def write_results(path: Path, results: Sequence[Result]) -> None:
-    """COCO's result file, whole or not at all. Raises DiskError."""
-    fsio.write_bytes(path, json.dumps(list(results)).encode())
-
-
-def read_results(path: Path, ids: Sequence[str]) -> list[str]:
-    """Captions, in the order of `ids`, of a result file that has exactly one for each. Raises DataError in one line."""
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: a result file is a list of {{image_id, caption}}, this is a {type(rows).__name__}")
-    for place, row in enumerate(rows):
-        if not (
-            isinstance(row, dict) and isinstance(row.get("image_id"), int | str) and isinstance(row.get("caption"), str)
-        ):
-            raise DataError(f"{path}: entry {place} is not {{image_id, caption}}, an id and a text: {str(row)[:80]}")
-    wanted, counts = image_ids(ids), Counter(row["image_id"] for row in rows)
-    known = set(wanted)
-    problems = {
-        "occur more than once": [key for key, count in counts.items() if count > 1],
-        "are not images of the split": [key for key in counts if key not in known],
-        "have no caption": [key for key in wanted if key not in counts],
-    }
-    said = [f"{len(keys)} ids {what} ({', '.join(map(str, keys[:3]))})" for what, keys in problems.items() if keys]
-    if said:
-        raise DataError(f"{path}: {'; '.join(said)}; give one caption for each of the {len(ids)} images")
-    found = {row["image_id"]: str(row["caption"]) for row in rows}
-    return [found[key] for key in wanted]

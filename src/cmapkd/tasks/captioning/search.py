@@ -1,15 +1,15 @@
-"""Greedy and beam search over a captioner, and the log-probability of captions that it is given."""
+"""Beam search over a captioner."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cmapkd.core.errors import UsageError
-from cmapkd.tasks.captioning.decoder import END, IGNORED, PAD, START, Captioner, teacher_forcing
+from cmapkd.tasks.captioning.decoder import END, PAD, START, Captioner
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Hypotheses:
 
 @torch.no_grad()
 def beam_search(model: Captioner, visual: Float[Tensor, "b n d"], beams: int = 3, penalty: float = 0.7) -> Hypotheses:
-    """Keep the `beams` likeliest beginnings or whole captions at every step; rank the last ones by their score.
+    """Keep the `beams` most probable partial or finished captions at every step; rank the last ones by their score.
 
     score = log p / length^penalty, the length without START (Wu et al. 2016, arXiv:1609.08144, without their shift by
     five). A caption that is still open at the longest length ends there. One beam is the greedy search.
@@ -66,26 +66,3 @@ def next_log_probabilities(logits: Float[Tensor, "b v"], done: Bool[Tensor, " b"
     out[done] = float("-inf")
     out[done, PAD] = 0.0
     return out
-
-
-@torch.no_grad()
-def greedy_search(model: Captioner, visual: Float[Tensor, "b n d"]) -> Int[Tensor, "b l"]:
-    """The likeliest token at every step, from START on, PAD behind END."""
-    memory = model.memory(visual)
-    tokens = torch.full((len(visual), 1), START, device=visual.device)
-    done = torch.zeros(len(visual), dtype=torch.bool, device=visual.device)
-    while tokens.shape[1] < model.longest and not bool(done.all()):
-        best = next_log_probabilities(model.decode(memory, tokens)[:, -1], done).argmax(1)
-        tokens = torch.cat([tokens, best[:, None]], dim=1)
-        done = done | (best == END)
-    return tokens
-
-
-@torch.no_grad()
-def log_probability(
-    model: Captioner, visual: Float[Tensor, "b n d"], tokens: Int[Tensor, "b l"]
-) -> Float[Tensor, " b"]:
-    """Σ log p of the tokens behind START by teacher forcing, padding left out."""
-    inputs, labels = teacher_forcing(tokens)
-    each = model(visual, inputs).float().log_softmax(-1).gather(2, labels.clamp_min(0)[..., None])[..., 0]
-    return each.masked_fill(labels == IGNORED, 0.0).sum(1)

@@ -1,4 +1,4 @@
-"""COCO average precision of boxes, counted by faster-coco-eval or pycocotools; what a data set lacks is NaN, never −1."""
+"""COCO average precision of boxes, by faster-coco-eval or pycocotools; figures without true objects are NaN, never −1."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ BACKENDS = {
     "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval", "COCOeval"),
 }
 ALL, SMALL, MEDIUM, LARGE = range(4)  # COCO's areas in pixels of the original image: up to 32², to 96², above
-Result = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Fractions in [0, 1]; NaN where the truth holds nothing that the figure could be of.
+    """Fractions in [0, 1]; NaN for a figure of objects that the truth does not have.
 
     metrics: mAP (mean over IoU 0.50:0.05:0.95 and classes), AP50, AP75, AP_small, AP_medium, AP_large (by true area) and
     AR1, AR10, AR100 (recall at that many boxes an image). per_class: mAP of each class by its name.
@@ -35,12 +34,10 @@ class Precision:
     metrics: dict[str, float]
     per_class: dict[str, float]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, None where a figure is absent, since JSON has no NaN."""
-        return {**_without_nan(self.metrics), "per_class": _without_nan(self.per_class)}
 
-
-def average_precision(truth: Mapping[str, Any], results: Sequence[Result], backend: str | None = None) -> Precision:
+def average_precision(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], backend: str | None = None
+) -> Precision:
     """COCO's figures for `results` against `truth`, both in pixels of the original images.
 
     truth: what instances_*.json holds: images [{id}], annotations [{image_id, category_id, bbox, area?, iscrowd?}] and
@@ -81,7 +78,7 @@ def average_precision(truth: Mapping[str, Any], results: Sequence[Result], backe
     )
 
 
-def check_results(truth: Mapping[str, Any], results: Sequence[Result]) -> np.ndarray:
+def check_results(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """float64 [n, 4], the results' boxes. Raises DataError that names the first result that cannot be scored."""
     images, categories = {i["id"] for i in truth["images"]}, {c["id"] for c in truth["categories"]}
     for place, result in enumerate(results):
@@ -119,7 +116,7 @@ def check_results(truth: Mapping[str, Any], results: Sequence[Result]) -> np.nda
     return boxes
 
 
-def _numbers(result: Result) -> bool:
+def _numbers(result: Mapping[str, Any]) -> bool:
     box, numbers = result["bbox"], int | float | np.number
     four = isinstance(box, Sequence | np.ndarray) and len(box) == 4 and all(isinstance(v, numbers) for v in box)
     return four and isinstance(result["score"], numbers)
@@ -170,10 +167,6 @@ def _figures(precision: np.ndarray, recall: np.ndarray, names: list[str]) -> Pre
 def _mean(values: np.ndarray) -> float:
     present = values[values > -1]
     return float(present.mean()) if present.size else math.nan
-
-
-def _without_nan(figures: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
 def _bad(place: int, reason: str) -> DataError:

@@ -1,16 +1,12 @@
-"""Boxes in COCO's form: what a detector finds in a set, what is truly there, and the file of results."""
+"""Boxes in COCO's form: those that a detector finds in a set, and the true ones."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cmapkd.core import fsio
 from cmapkd.core.errors import DataError
 from cmapkd.core.log import Progress
 from cmapkd.data.boxes import Boxes
@@ -18,12 +14,11 @@ from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.views import View, render
 from cmapkd.tasks.detection.detector import Detector, from_tower
 from cmapkd.tasks.encoder import spans
+from cmapkd.tasks.result_file import ResultRow
 
-Result = dict[str, Any]
 
-
-def detect(detector: Detector, boxes: Boxes, batch: int = 16) -> list[Result]:
-    """COCO results of every image, boxes in the pixels of its original size. An unreadable image is a DataError here."""
+def detect(detector: Detector, boxes: Boxes, batch: int = 16) -> list[ResultRow]:
+    """COCO results of every image, boxes in the pixels of its original size. Raises DataError for an unreadable image."""
     keys, was, results = sorted(boxes.categories), detector.training, []
     device = detector.tower.device
     progress = Progress(len(boxes), "detect")
@@ -49,7 +44,7 @@ def detect(detector: Detector, boxes: Boxes, batch: int = 16) -> list[Result]:
 
 
 def coco_truth(boxes: Boxes) -> dict[str, Any]:
-    """The set as instances_*.json has it, which is what average precision is counted against."""
+    """The set as instances_*.json has it, the truth for average precision."""
     annotations = [
         {"image_id": int(image), "category_id": int(c), "bbox": [float(v) for v in box], "area": float(a), "iscrowd": int(w)}
         for image, *rows in zip(
@@ -64,8 +59,3 @@ def coco_truth(boxes: Boxes) -> dict[str, Any]:
         "annotations": annotations,
         "categories": [{"id": int(key), "name": name} for key, name in sorted(boxes.categories.items())],
     }
-
-
-def write_results(path: Path, results: Sequence[Result]) -> None:
-    """COCO's result file, whole or not at all. Raises DiskError."""
-    fsio.write_bytes(path, json.dumps(list(results), allow_nan=False).encode())

@@ -1,4 +1,4 @@
-"""Detector: torchvision's FCOS head on a tower's levels P2..P5; boxes travel between an image's pixels and the tower's.
+"""Detector: torchvision's FCOS head on a tower's levels P2..P5, and the conversion of box coordinates.
 
 FCOS (Tian et al. 2019, arXiv:1904.01355) predicts a box, a class and a centredness at every cell of every level. A plain
 transformer has one grid, so that the levels' strides are formed by learnt resizing as in ViTDet (Li et al. 2022,
@@ -28,10 +28,10 @@ GROUPS = 32  # of FCOS's group norms
 
 
 class Detector(nn.Module):
-    """Finds boxes of `num_classes` classes in squared images. The tower stays in eval mode, and still unless `train_trunk`.
+    """Finds boxes of `num_classes` classes in square images. The tower stays in eval mode, and frozen unless `train_trunk`.
 
     channels: width of the pyramid and of the head, a multiple of 32. convs: convolutions of either branch of the head.
-    score_threshold: boxes below are never returned; average precision wants it low. most: boxes an image.
+    score_threshold: boxes with a lower score are dropped; keep it low for average precision. most: boxes per image.
     """
 
     def __init__(
@@ -70,12 +70,19 @@ class Detector(nn.Module):
     def forward(
         self, images: UInt8[Tensor, "b 3 s s"], targets: Sequence[dict[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """While training the losses {classification, bbox_regression, bbox_ctrness}, else what was found in each image.
+        """While training the losses {classification, bbox_regression, bbox_ctrness}, else the boxes found in each image.
 
         targets and findings: per image {boxes: float [k, 4] left, top, right, bottom in the tower's pixels, labels:
         int64 [k] from 0}, findings with {scores: float [k]} in falling order. A target may be empty, its boxes not.
         """
         return self.fcos(list(images.float()), None if targets is None else list(targets))
+
+    def losses(self, images: UInt8[Tensor, "b 3 s s"], targets: Sequence[dict[str, Tensor]]) -> tuple[Tensor, ...]:
+        """The losses of a batch from any device: classes, sides, centredness. Only while training."""
+        device = self.tower.device
+        found = self(images.to(device), [{key: value.to(device) for key, value in one.items()} for one in targets])
+        assert isinstance(found, dict), "the detector was left in eval mode"
+        return tuple(found.values())
 
     def train(self, mode: bool = True) -> Detector:
         """Training mode of all but the tower, whose batch statistics and dropout would move with small batches."""

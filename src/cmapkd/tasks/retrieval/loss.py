@@ -1,30 +1,35 @@
-"""L_task on image–text pairs of other data than the run's: the student's own contrastive loss."""
+"""The contrastive task loss: the student's own contrastive loss on image-text pairs of other data than the run's."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from cmapkd.core.errors import DataError
 from cmapkd.core.tree import move
 from cmapkd.core.types import Batch
 from cmapkd.data.samples import Samples
 from cmapkd.losses.contrastive import align
-from cmapkd.tasks.headed import Headed
-from cmapkd.tasks.table import evaluate
-from cmapkd.tasks.task_loss import Plan, task_loader
+from cmapkd.tasks.evaluate import score_student
+from cmapkd.tasks.retrieval.evaluate import score_retrieval
+from cmapkd.tasks.task_loss import Plan, ReadByLoader
+from cmapkd.tasks.trained_head import TrainedHead
 from cmapkd.towers.dual import Tower
 
 
-class Contrastive:
+def require_pairs(samples: Samples) -> None:
+    """Raise DataError for images without captions."""
+    if not samples.n_captions or not all(samples.captions):
+        raise DataError(f"{samples.name}: task.name: contrastive needs images with captions; give a captions file")
+
+
+class ContrastiveLoss(ReadByLoader):
+    """InfoNCE of a batch of pairs; no head is trained."""
+
     module = None
 
     def __init__(self, plan: Plan[Samples], student: Tower) -> None:
-        self.plan, self.loader = plan, task_loader(plan, plan.train, student)
-        self.batch = self.loader.batch
+        super().__init__(plan, plan.train, student)
         self.says = f"{len(plan.train)} images, {plan.train.n_captions} captions"
-
-    @property
-    def unreadable(self) -> int:
-        return len(self.loader.ledger.quarantined)
 
     def outputs(self, student: Tower, batch: Batch) -> tuple[Tensor, ...]:
         final = student.final(move(batch, student.device).student)
@@ -35,8 +40,5 @@ class Contrastive:
         samples = batch.samples.to(image.device)
         return align(image, text, scale, samples[:, None] == samples[None, :])
 
-    def result(self, student: Tower) -> Headed:
-        if self.plan.val is None:
-            return Headed(None)
-        score = evaluate(student, self.plan.val, "retrieval", self.plan.scoring)
-        return Headed(None, dict(score.metrics), said=score.line())
+    def result(self, student: Tower) -> TrainedHead:
+        return score_student(score_retrieval, "retrieval", "standard", self.plan, student)

@@ -1,4 +1,4 @@
-"""PROTOCOLS of retrieval: which captions count, in how many folds, and the split that a benchmark's name promises."""
+"""PROTOCOLS of retrieval: the captions that count, the number of folds, and the counts of a benchmark's split."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cmapkd.core.errors import DataError
 
 @dataclass(frozen=True)
 class Protocol:
-    """images, captions: what the split must hold (none: anything). names: how the benchmark's image files are called.
+    """images, captions: counts that the split must have (None: any). names: pattern of the benchmark's image files.
 
-    first: only the first caption of each image counts. folds: figures are means over so many equal parts.
+    first: only the first caption of each image counts. folds: number of equal parts that figures are means over.
     """
 
     about: str
@@ -38,7 +38,7 @@ PROTOCOLS = {
 
 
 def check_split(name: str, images: Sequence[str], captions: int, where: str) -> tuple[str, ...]:
-    """Notes on what the protocol cannot be sure of. Raises DataError where the counts are not its split's.
+    """A note if the image files are not named as the benchmark's. Raises DataError for other counts than its split's.
 
     images: the names of the image files.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from cmapkd.core.errors import DataError
 
-Protocol = Literal["standard", "first-caption"]
 # BLAS libraries multiply slivers with other kernels, which sum in another order; below this side the last bit of a
 # score would depend on where its tile was cut, so that smaller tiles are padded with zeros.
 SMALLEST = 64
@@ -21,7 +19,7 @@ SMALLEST = 64
 
 @dataclass(frozen=True)
 class Ranks:
-    """How many wrong candidates stand before the right one. image: int64 [M] per caption; text: int64 [N] per image."""
+    """Number of wrong candidates ranked before the right one. image: int64 [M] per caption; text: int64 [N] per image."""
 
     image: Tensor
     text: Tensor
@@ -33,17 +31,12 @@ def recalls(
     owner: Tensor,
     ks: Sequence[int] = (1, 5, 10),
     chunk: int = 256,
-    protocol: Protocol = "standard",
 ) -> dict[str, float]:
     """Recalls in [0, 1] and median ranks (from 1), under clip-benchmark's names: `image_retrieval_…` is text→image.
 
-    image: [N, E]; text: [M, E]; owner: int [M], the image that each caption belongs to. `first-caption` keeps the first
-    caption of each image only. chunk: images scored at a time; it changes memory, never figures.
+    image: [N, E]; text: [M, E]; owner: int [M], the image that each caption belongs to. chunk: images scored at a time; it changes memory, never figures.
     Raises DataError when an image has no caption or a caption no image.
     """
-    if protocol == "first-caption":
-        kept = first_captions(owner, len(image))
-        text, owner = text[kept.to(text.device)], owner[kept]
     found = ranks(image, text, owner, chunk)
     metrics: dict[str, float] = {}
     for name, rank in (("image", found.image), ("text", found.text)):
@@ -71,7 +64,7 @@ def ranks(image: Tensor, text: Tensor, owner: Tensor, chunk: int = 256) -> Ranks
     Text→image: the images whose score is not below that of the caption's own. Image→text: the captions of *other*
     images whose score is not below that of the image's best own caption. A score that is NaN is never below anything
     and nothing is below a NaN, so NaN counts against the model on either side.
-    Tiles that hold right pairs are computed first and kept, because a right score that came from another product
+    Tiles with right pairs are computed first and kept, because a right score that came from another product
     than the wrong ones could lose to its own duplicate by a rounding error.
     """
     n, m = len(image), len(text)

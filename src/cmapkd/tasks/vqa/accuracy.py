@@ -1,4 +1,4 @@
-"""The VQA accuracy as the challenge counts it, with every quirk of its normalisation, and its result file.
+"""The VQA accuracy as the challenge counts it, with every quirk of its normalisation.
 
 Antol et al. 2015 (arXiv:1505.00468), Goyal et al. 2017 (arXiv:1612.00837); the rules are those of the official program
 for VQA v2, whose effects are kept and whose reasons are said beside them.
@@ -6,21 +6,14 @@ for VQA v2, whose effects are kept and whose reasons are said beside them.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
-from cmapkd.core import fsio
 from cmapkd.core.errors import DataError
 from cmapkd.data.questions import Questions
-from cmapkd.data.readers.text import read_json
-
-Result = dict[str, Any]
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 BETWEEN_DIGITS = re.compile(r"\d,\d")
@@ -84,7 +77,7 @@ def normalise(answer: str) -> str:
 
 
 def strip(answer: str) -> str:
-    """What is done to every answer before anything else."""
+    """The first step of normalisation, applied to every answer."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
@@ -108,7 +101,7 @@ def earned(truths: Sequence[str]) -> dict[str, float]:
 
 
 def vqa_accuracy(predicted: Mapping[int, str], questions: Questions) -> Accuracy:
-    """Score one answer a question. Raises DataError unless exactly the questions of the set are answered."""
+    """Score one answer per question. Raises DataError unless exactly the questions of the set are answered."""
     check_ids(predicted, questions.ids, questions.name)
     if not questions.ids:
         raise DataError(f"{questions.name}: no question to score")
@@ -128,47 +121,15 @@ def vqa_accuracy(predicted: Mapping[int, str], questions: Questions) -> Accuracy
     )
 
 
-def results_of(predicted: Mapping[int, str]) -> list[Result]:
-    """The challenge's result list, by question id."""
-    return [{"question_id": key, "answer": predicted[key]} for key in sorted(predicted)]
-
-
-def write_results(path: Path, predicted: Mapping[int, str]) -> None:
-    """The challenge's result file, whole or not at all. Raises DiskError."""
-    fsio.write_bytes(path, json.dumps(results_of(predicted)).encode())
-
-
-def read_results(path: Path, ids: Iterable[int]) -> dict[int, str]:
-    """Answers by question id of a result file that has to answer exactly `ids`. Raises DataError in one line."""
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: a result file is a list of {{question_id, answer}}, this is a {type(rows).__name__}")
-    found: dict[int, str] = {}
-    again: list[int] = []
-    for place, row in enumerate(rows):
-        if not isinstance(row, dict) or not {"question_id", "answer"} <= set(row):
-            raise DataError(f"{path}: entry {place} is not {{question_id, answer}}: {str(row)[:80]}")
-        key, answer = row["question_id"], row["answer"]
-        if type(key) is not int or not isinstance(answer, str):
-            raise DataError(f"{path}: entry {place}: question_id is an integer, answer a string; not {str(row)[:80]}")
-        if key in found:
-            again.append(key)
-        found[key] = answer
-    if again:
-        raise DataError(f"{path}: {_some(again)} answered more than once; keep one answer a question")
-    check_ids(found, ids, str(path))
-    return found
-
-
 def check_ids(found: Iterable[int], ids: Iterable[int], name: str) -> None:
     """Raise DataError, in one line, unless `found` are the questions `ids`, each once."""
     wanted = list(ids)
     if len(set(wanted)) < len(wanted):
         twice = [key for key, count in Counter(wanted).items() if count > 1]
-        raise DataError(f"{name}: {_some(twice)} stand more than once among the questions")
+        raise DataError(f"{name}: {some_questions(twice)} stand more than once among the questions")
     unknown, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
     problems = [
-        f"{_some(keys)} {what}"
+        f"{some_questions(keys)} {what}"
         for keys, what in ((unknown, "not among the questions"), (missing, "not answered"))
         if keys
     ]
@@ -177,7 +138,7 @@ def check_ids(found: Iterable[int], ids: Iterable[int], name: str) -> None:
 
 
 def _judged(answer: str, truths: Sequence[str], lenient: bool) -> tuple[list[str], str]:
-    """(truths, answer) as they are compared."""
+    """(truths, answer) in the forms that are compared."""
     if lenient or len(set(truths)) > 1:
         return [normalise(truth) for truth in truths], normalise(answer)
     return list(truths), strip(answer)
@@ -199,6 +160,7 @@ def _mean(scores: Sequence[float]) -> float:
     return sum(scores) / len(scores)
 
 
-def _some(keys: Sequence[int]) -> str:
+def some_questions(keys: Sequence[int]) -> str:
+    """The number of questions and the first three ids."""
     shown = ", ".join(str(key) for key in keys[:3])
     return f"{len(keys)} question{'s' * (len(keys) != 1)} ({shown}{', …' * (len(keys) > 3)})"

@@ -1,4 +1,4 @@
-"""VQA heads on a tower's features, the closed vocabulary of answers they choose from, and their loss.
+"""VQA heads on a tower's features, their closed vocabulary of answers, and their loss.
 
 The vocabulary of frequent training answers, soft targets and binary cross-entropy are those of Anderson et al. 2018
 (arXiv:1707.07998) and Teney et al. 2018 (arXiv:1708.02711).
@@ -21,7 +21,7 @@ FEED = 4  # the inner width of a feed-forward layer, in widths
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The answers a head can give; its logit v is of `answers[v]`."""
+    """The closed list of answers that a head can give; logit v is of `answers[v]`."""
 
     answers: tuple[str, ...]
 
@@ -32,8 +32,13 @@ class Vocabulary:
     def index(self) -> dict[str, int]:
         return {answer: place for place, answer in enumerate(self.answers)}
 
+    @property
+    def words(self) -> dict[str, list[str]]:
+        """The part of head.json that explains the weights."""
+        return {"answers": list(self.answers)}
+
     def targets(self, earned: Sequence[Mapping[str, float]]) -> Float[Tensor, "b v"]:
-        """Soft targets: what each answer of the vocabulary would earn on each question, 0 for the rest."""
+        """Soft targets: the accuracy that each answer of the vocabulary earns on each question."""
         out = torch.zeros(len(earned), len(self))
         for row, scores in enumerate(earned):
             for answer, score in scores.items():
@@ -50,6 +55,29 @@ def build_vocabulary(earned: Iterable[Mapping[str, float]], size: int) -> Vocabu
             total[answer] += score
     # Rounded, so that the order of the questions cannot change the sums.
     return Vocabulary(tuple(sorted(total, key=lambda answer: (-round(total[answer], 6), answer))[:size]))
+
+
+@dataclass(frozen=True)
+class TrainingAnswers:
+    """The answers of training questions. earned: per question the accuracy of each of its answers.
+
+    known: bool [questions], whether the vocabulary has any of them; the other questions are not trained on.
+    """
+
+    earned: Sequence[Mapping[str, float]]
+    vocabulary: Vocabulary
+    known: Bool[Tensor, " q"]
+
+    def loss(self, logits: Float[Tensor, "b v"], asked: Sequence[int]) -> Float[Tensor, ""]:
+        """The loss of the logits of the questions `asked`, by index."""
+        return soft_bce(logits, self.vocabulary.targets([self.earned[i] for i in asked]).to(logits.device))
+
+
+def training_answers(earned: Sequence[Mapping[str, float]], size: int) -> TrainingAnswers:
+    """The vocabulary of the `size` answers that earn most, and the targets of every question."""
+    vocabulary = build_vocabulary(earned, size)
+    known = [any(answer in vocabulary.index for answer in scores) for scores in earned]
+    return TrainingAnswers(earned, vocabulary, torch.tensor(known))
 
 
 def soft_bce(logits: Float[Tensor, "b v"], targets: Float[Tensor, "b v"]) -> Float[Tensor, ""]:

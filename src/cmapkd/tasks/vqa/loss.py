@@ -1,4 +1,4 @@
-"""L_task on questions about images: a head on the student's embeddings or tokens, which learns with both towers."""
+"""The VQA task loss: a head on the student's embeddings or tokens, trained together with both towers."""
 
 from __future__ import annotations
 
@@ -13,46 +13,31 @@ from cmapkd.core.types import IMAGE_LEVELS, Batch
 from cmapkd.data.questions import Questions
 from cmapkd.data.samples import Samples, clean
 from cmapkd.tasks.frozen_probe import Fitting
-from cmapkd.tasks.headed import Headed, headed_vqa, vqa_words
-from cmapkd.tasks.task_loss import Plan, task_loader
+from cmapkd.tasks.task_loss import Plan, ReadByLoader
+from cmapkd.tasks.trained_head import TrainedHead
 from cmapkd.tasks.vqa.accuracy import earned
-from cmapkd.tasks.vqa.head import build_vocabulary, soft_bce
-from cmapkd.tasks.vqa.probe import Settings, build_head, question_tokens, require_answers, score_head
+from cmapkd.tasks.vqa.features import question_tokens
+from cmapkd.tasks.vqa.head import training_answers
+from cmapkd.tasks.vqa.probe import Settings, build_head, score_head
 from cmapkd.towers.dual import Tower
 
 
-def check_questions(train: Questions, val: Questions | None) -> None:
-    """Raise DataError for questions that cannot be learnt from or scored."""
-    for questions in (train, val):
-        if questions is not None:
-            require_answers(questions)
-
-
-class Vqa:
+class VqaLoss(ReadByLoader):
     """An epoch shows every image once, with the next of its questions; those without a known answer are left out."""
 
     def __init__(self, plan: Plan[Questions], student: Tower) -> None:
-        task, questions = plan.task, plan.train
-        self.plan = plan
-        self.settings = Settings(
-            head=task.head, answers=task.answers, width=task.width or Settings.width, seed=plan.seed
-        )
-        self.settings = replace(self.settings, fitting=Fitting(batch=plan.scoring))
-        self.scores = [earned(truths) for truths in questions.answers]
-        self.vocabulary = build_vocabulary(self.scores, task.answers)
-        known = [any(answer in self.vocabulary.index for answer in score) for score in self.scores]
-        images, self.question = by_image(questions, known)
-        self.loader = task_loader(plan, images, student, whole=True)
-        self.batch = self.loader.batch
-        self.module = build_head(student, len(self.vocabulary), self.settings)
+        task = plan.task
+        settings = Settings(head=task.head, answers=task.answers, width=task.width or Settings.width, seed=plan.seed)
+        self.settings = replace(settings, fitting=Fitting(batch=plan.scoring))
+        self.answers = training_answers([earned(truths) for truths in plan.train.answers], task.answers)
+        images, self.question = by_image(plan.train, self.answers.known.tolist())
+        super().__init__(plan, images, student, whole=True)
+        self.module = build_head(student, len(self.answers.vocabulary), self.settings)
         self.level = IMAGE_LEVELS.index(self.settings.extraction.level)
         self.says = (
-            f"{len(self.question)} questions on {len(images)} images, {len(self.vocabulary)} answers, {task.head} head"
+            f"{len(self.question)} questions on {len(images)} images, {len(self.answers.vocabulary)} answers, "
+            f"{task.head} head"
         )
-
-    @property
-    def unreadable(self) -> int:
-        return len(self.loader.ledger.quarantined)
 
     def outputs(self, student: Tower, batch: Batch) -> tuple[Tensor, ...]:
         inputs = move(batch, student.device).student
@@ -63,21 +48,19 @@ class Vqa:
         return (self.module(image, *question_tokens(student, inputs.ids, inputs.words)),)
 
     def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
-        asked = self.question[batch.captions].tolist()
-        return soft_bce(outputs[0], self.vocabulary.targets([self.scores[i] for i in asked]).to(outputs[0].device))
+        return self.answers.loss(outputs[0], self.question[batch.captions].tolist())
 
-    def result(self, student: Tower) -> Headed:
-        if self.plan.val is None:
-            return Headed(self.module, words=vqa_words(self.vocabulary))
+    def result(self, student: Tower) -> TrainedHead:
+        vocabulary, val = self.answers.vocabulary, self.plan.val
+        if val is None:
+            return TrainedHead(self.module, words=vocabulary.words)
         protocol = f"closed-set {self.settings.head} head trained with the student"
-        score, _, answers = score_head(
-            student, self.module, self.vocabulary, self.plan.val, self.settings, protocol, (f"trained on {self.says}",)
-        )
-        return headed_vqa(self.module, self.vocabulary, score, answers)
+        notes = (f"trained on {self.says}",)
+        return score_head(student, self.module, vocabulary, val, self.settings, protocol, notes)
 
 
 def by_image(questions: Questions, known: list[bool]) -> tuple[Samples, Tensor]:
-    """(one sample an image with its known questions as captions, int64 [captions] which question each caption is)."""
+    """(one sample per image with its known questions as captions, int64 [captions] the question of each caption)."""
     asked: dict[str, list[int]] = {}
     for i, path in enumerate(questions.paths):
         if known[i] and clean(questions.questions[i]):

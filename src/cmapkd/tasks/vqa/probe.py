@@ -1,4 +1,4 @@
-"""VQA: train a head on a frozen tower's features, answer other questions, count the official accuracy."""
+"""The frozen probe of VQA: train a head on a frozen tower's features, answer other questions, score the answers."""
 
 from __future__ import annotations
 
@@ -8,27 +8,21 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmapkd.config.suite import HeadData
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.questions import Questions
 from cmapkd.data.stored import stored_length
-from cmapkd.tasks.encoder import spans
-from cmapkd.tasks.frozen_probe import (
-    FINAL,
-    Extraction,
-    Fitting,
-    ImageFeatures,
-    drawn,
-    fit,
-    image_features,
-    require_positive,
-    require_room,
-)
+from cmapkd.tasks.encoder import Encoder, spans
+from cmapkd.tasks.frozen_features import FINAL, Extraction
+from cmapkd.tasks.frozen_probe import Fitting, drawn, fitting_of, require_positive, train_probe
 from cmapkd.tasks.score import Score
-from cmapkd.tasks.vqa.accuracy import Accuracy, answer_accuracy, check_ids, earned, vqa_accuracy
-from cmapkd.tasks.vqa.head import CoAttentionHead, FusionHead, Vocabulary, build_vocabulary, soft_bce
+from cmapkd.tasks.trained_head import TrainedHead
+from cmapkd.tasks.vqa.accuracy import answer_accuracy, check_ids, earned, vqa_accuracy
+from cmapkd.tasks.vqa.features import question_features
+from cmapkd.tasks.vqa.head import CoAttentionHead, FusionHead, Vocabulary, training_answers
+from cmapkd.tasks.vqa.results import results_of
 from cmapkd.towers.dual import Tower, evaluating
 
 
@@ -37,7 +31,7 @@ class Settings:
     """How a VQA head is trained. head: an MLP over the final embeddings, or tokens that attend to each other.
 
     answers: size of the vocabulary. width, dropout: of the head. extraction.level: the tokens of `coattention`;
-    `fusion` reads the final embedding whatever it says.
+    `fusion` always reads the final embedding.
     """
 
     head: Literal["fusion", "coattention"] = "fusion"
@@ -57,90 +51,71 @@ class Settings:
             raise UsageError("vqa: the coattention head reads tokens; give extraction.level P2, P3, P4 or P5")
         require_positive("vqa", self.fitting)
 
-
-@dataclass(frozen=True)
-class VqaResult:
-    """A trained head, its figures, the answers they were counted from, and the loss of every step."""
-
-    head: nn.Module
-    vocabulary: Vocabulary
-    score: Score
-    accuracy: Accuracy
-    answers: dict[int, str]
-    losses: list[float]
+    @property
+    def tokens(self) -> bool:
+        """Whether the head reads tokens instead of the final embeddings."""
+        return self.head == "coattention"
 
 
-@dataclass(frozen=True)
-class QuestionFeatures:
-    """What a head reads of a set's images and questions; `of` gives a batch by question index."""
-
-    image: ImageFeatures
-    text: tuple[Tensor, ...]
-    place: Tensor
-
-    def of(self, which: Tensor, device: torch.device) -> tuple[Tensor, ...]:
-        rows = self.place[which]
-        text = (x[rows].to(device) for x in self.text)
-        return self.image.of(which, device), *(x.float() if x.is_floating_point() else x for x in text)
+def vqa_probe(tower: Tower, train: Questions, val: Questions, given: HeadData, judge: Encoder | None) -> TrainedHead:
+    """`train-head vqa`: the settings of the command line or of a suite, all others at their defaults."""
+    width, head = given.width or Settings.width, given.head or Settings.head
+    return train_vqa(tower, train, val, Settings(head, width=width, seed=given.seed, fitting=fitting_of(given)))
 
 
-def train_vqa(tower: Tower, train: Questions, val: Questions, settings: Settings | None = None) -> VqaResult:
-    """Train a head on `train` where the tower stands (CPU or GPU), score it on `val`; the tower stays as it is.
+def train_vqa(tower: Tower, train: Questions, val: Questions, settings: Settings | None = None) -> TrainedHead:
+    """Train a head on `train` on the tower's device, score it on `val`; the tower is not changed.
 
-    On a CPU the same seed gives the same floats. Raises DataError for data that cannot be learnt from or scored,
-    NonFiniteError when the loss is no number.
+    On a CPU the same seed gives the same floats. Raises DataError for data that cannot be trained on or scored,
+    NonFiniteError when the loss is not finite.
     """
     settings = settings or Settings()
     for questions in (train, val):
         require_answers(questions)
-    scores = [earned(truths) for truths in train.answers]
-    vocabulary = build_vocabulary(scores, settings.answers)
-    known = torch.tensor([any(answer in vocabulary.index for answer in score) for score in scores])
-    features = question_features(tower, train, settings, settings.extraction)
-    pool = (known & (features.image.place >= 0)).nonzero()[:, 0]
+    answers = training_answers([earned(truths) for truths in train.answers], settings.answers)
+    features = question_features(tower, train, settings.tokens, settings.extraction)
+    pool = (answers.known & (features.image.place >= 0)).nonzero()[:, 0]
     if not len(pool):
         raise DataError(f"{train.name}: no question with a readable image has an answer to learn")
     steps = settings.fitting.steps(len(pool))
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        head = build_head(tower, len(vocabulary), settings).to(tower.device)
+    def loss_of(head: nn.Module, step: int) -> Tensor:
+        which = pool[drawn(step, settings.fitting.batch, len(pool), settings.seed)]
+        return answers.loss(head(*features.of(which, tower.device)), which.tolist())
 
-        def loss_of(step: int) -> Tensor:
-            which = pool[drawn(step, settings.fitting.batch, len(pool), settings.seed)]
-            targets = vocabulary.targets([scores[i] for i in which.tolist()]).to(tower.device)
-            return soft_bce(head(*features.of(which, tower.device)), targets)
-
-        losses = fit(head, loss_of, steps, settings.fitting, "train vqa head")
+    head, losses = train_probe(
+        lambda: build_head(tower, len(answers.vocabulary), settings).to(tower.device),
+        loss_of, steps, settings.fitting, settings.seed, "train vqa head",
+    )  # fmt: skip
     notes = [f"{len(train.ids)} training questions", f"{steps} steps", f"seed {settings.seed}"]
-    if unknown := int((~known).sum()):
+    if unknown := int((~answers.known).sum()):
         notes.append(f"{unknown} training questions without an answer of the vocabulary left out")
     if features.image.bad:
         notes.append(f"{len(features.image.bad)} unreadable training images passed over")
     protocol = f"closed-set {settings.head} head on the frozen tower"
-    return VqaResult(head, vocabulary, *score_head(tower, head, vocabulary, val, settings, protocol, notes), losses)
+    return replace(score_head(tower, head, answers.vocabulary, val, settings, protocol, notes), losses=losses)
 
 
 def score_head(
     tower: Tower, head: nn.Module, vocabulary: Vocabulary, val: Questions, settings: Settings, protocol: str,
     notes: Sequence[str],
-) -> tuple[Score, Accuracy, dict[int, str]]:  # fmt: skip
-    """What a head answers on `val` and the figures of it; every image has to be there."""
+) -> TrainedHead:  # fmt: skip
+    """The head with its answers to the questions of `val` and their accuracy; every image must be readable."""
     answers = answer_questions(tower, head, vocabulary, val, settings)
-    accuracy = vqa_accuracy(answers, val)
+    metrics = {**vqa_accuracy(answers, val).metrics, "ceiling": ceiling(vocabulary, val)}
     score = Score(
-        "vqa", protocol, {**accuracy.metrics, "ceiling": ceiling(vocabulary, val)}, val.name, len(set(val.paths)), 0,
-        fingerprint(val), notes=(f"{len(val.ids)} questions", f"{len(vocabulary)} answers", *notes, *val.notes),
+        "vqa", protocol, metrics, val.name, len(set(val.paths)), 0, fingerprint(val),
+        notes=(f"{len(val.ids)} questions", f"{len(vocabulary)} answers", *notes, *val.notes),
     )  # fmt: skip
-    return score, accuracy, answers
+    return TrainedHead(head, score, results_of(answers), vocabulary.words)
 
 
 def answer_questions(
     tower: Tower, head: nn.Module, vocabulary: Vocabulary, questions: Questions, settings: Settings
 ) -> dict[int, str]:
-    """The likeliest answer to every question, by its id; the true ones are not looked at. Every image has to be there."""
+    """The most probable answer to every question, by its id; true answers are not used. Every image must be readable."""
     check_ids(questions.ids, questions.ids, questions.name)
-    features = question_features(tower, questions, settings, replace(settings.extraction, bad_budget=0.0))
+    features = question_features(tower, questions, settings.tokens, replace(settings.extraction, bad_budget=0.0))
     found: dict[int, str] = {}
     with evaluating(head), torch.inference_mode():
         for span in spans(len(questions.ids), settings.fitting.batch):
@@ -150,7 +125,7 @@ def answer_questions(
 
 
 def build_head(tower: Tower, answers: int, settings: Settings) -> nn.Module:
-    """An untrained head for what `question_features` gives with the same settings."""
+    """An untrained head for the features that `question_features` computes with the same settings."""
     if settings.head == "fusion":
         return FusionHead(tower.shape.embedding, answers, settings.width, settings.dropout)
     level = int(settings.extraction.level[1]) - 2
@@ -159,52 +134,8 @@ def build_head(tower: Tower, answers: int, settings: Settings) -> nn.Module:
     )
 
 
-def question_features(
-    tower: Tower, questions: Questions, settings: Settings, extraction: Extraction
-) -> QuestionFeatures:
-    """Features of the distinct images and the distinct questions, float16, by question."""
-    if len(questions.paths) != len(questions.ids):
-        raise DataError(f"{questions.name}: these questions were read without their images; say where the images are")
-    tokens = settings.head == "coattention"
-    if not tokens:
-        extraction = replace(extraction, level=FINAL)
-    image = image_features(tower, questions.paths, extraction, questions.name)
-    distinct = {text: place for place, text in enumerate(dict.fromkeys(questions.questions))}
-    if tokens:
-        size = len(distinct) * (tower.words + 1) * tower.shape.text_widths[0] * 2
-        require_room(size + image.rows.nbytes, extraction.ram_mb, f"{questions.name}'s images and questions")
-    text = text_features(tower, list(distinct), tokens, extraction.batch)
-    return QuestionFeatures(image, text, torch.tensor([distinct[text] for text in questions.questions]))
-
-
-@torch.no_grad()
-def text_features(tower: Tower, texts: Sequence[str], tokens: bool, batch: int) -> tuple[Tensor, ...]:
-    """(final [n, E],), or with `tokens` (words and end token [n, W + 1, D], mask [n, W + 1]); float16, layer-normed."""
-    chunks: list[tuple[Tensor, ...]] = []
-    with evaluating(tower):
-        for span in spans(len(texts), batch):
-            ids, words = (x.to(tower.device) for x in tower.tokenizer([texts[i] for i in span]))
-            if not tokens:
-                chunks.append((_half(tower.clip.encode_text(ids)),))
-                continue
-            read, real = question_tokens(tower, ids, words)
-            chunks.append((_half(read), real.cpu()))
-    return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
-
-
-def question_tokens(tower: Tower, ids: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-    """(words and the end token [B, W + 1, D], which of them are real [B, W + 1]) of tokenised questions.
-
-    The end token has read the whole question, also its words beyond L1's length, and is never absent.
-    """
-    found = tower.text(ids, words)
-    mask = found.masks[0]
-    assert mask is not None, "words are padded, so L1 has a mask"
-    return torch.cat([found.levels[0], found.levels[3]], 1), torch.cat([mask, mask.new_ones(len(ids), 1)], 1)
-
-
 def require_answers(questions: Questions) -> None:
-    """Raise DataError for questions that cannot be learnt from or scored."""
+    """Raise DataError for questions without answers, or ids that occur twice."""
     check_ids(questions.ids, questions.ids, questions.name)
     bare = [key for key, truths in zip(questions.ids, questions.answers, strict=True) if not truths]
     if bare or not questions.ids:
@@ -214,7 +145,7 @@ def require_answers(questions: Questions) -> None:
 
 
 def ceiling(vocabulary: Vocabulary, questions: Questions) -> float:
-    """The accuracy of a head that always takes the best answer of the vocabulary."""
+    """The accuracy of always choosing the best answer of the vocabulary."""
     best = []
     for truths in questions.answers:
         inside = [answer for answer in earned(truths) if answer in vocabulary.index]
@@ -231,7 +162,3 @@ def fingerprint(questions: Questions) -> str:
         row = "\x1f".join((str(key), text, str(sizes[path]), *answers, "\x1e"))
         digest.update(row.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
-
-
-def _half(x: Tensor) -> Tensor:
-    return F.layer_norm(x.float(), x.shape[-1:]).to("cpu", torch.float16)

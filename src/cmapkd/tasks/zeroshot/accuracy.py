@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +11,8 @@ from torch import Tensor
 from cmapkd.tasks.encoder import Encoder, embed_texts, spans
 from cmapkd.tasks.score import ClassScore
 
-Prompts = Literal["openai-80", "simple-7"]
-PROMPTS: tuple[Prompts, ...] = ("openai-80", "simple-7")
 
-
-def templates(name: Prompts) -> tuple[Callable[[str], str], ...]:
+def templates(name: str) -> tuple[Callable[[str], str], ...]:
     """The prompt templates of OpenAI's ImageNet notebook: all 80, or the 7 that do nearly as well."""
     import open_clip
 
@@ -34,7 +30,7 @@ def classifier(
 
 
 def label_ranks(image: Tensor, weights: Tensor, labels: Tensor, chunk: int = 4096) -> Tensor:
-    """int64 [N]: how many wrong classes score at least as high as the right one; NaN counts against.
+    """int64 [N]: number of wrong classes that score at least as high as the right one; NaN counts against the model.
 
     image: [N, E]; weights: [C, E]; labels: int [N].
     """
@@ -47,7 +43,7 @@ def label_ranks(image: Tensor, weights: Tensor, labels: Tensor, chunk: int = 409
 
 
 def per_class(image: Tensor, weights: Tensor, labels: Tensor, classes: Sequence[str]) -> tuple[ClassScore, ...]:
-    """How often each class that occurs in `labels` is put first, in the order of `classes`."""
+    """The share ranked first of each class that occurs in `labels`, in the order of `classes`."""
     right = (label_ranks(image, weights, labels) == 0).double()
     count = labels.long().bincount(minlength=len(weights))
     hits = torch.zeros(len(weights), dtype=torch.float64).index_add(0, labels.long(), right)

@@ -1,4 +1,4 @@
-"""L_task on labelled images of other data than the run's, the class texts as classifier."""
+"""The classification task loss: labelled images of other data than the run's, with class prompts as classifier."""
 
 from __future__ import annotations
 
@@ -11,37 +11,34 @@ from cmapkd.core.types import Batch
 from cmapkd.data.class_prompt import CLASS_PROMPT
 from cmapkd.data.samples import Samples
 from cmapkd.losses import task
-from cmapkd.tasks.headed import Headed
-from cmapkd.tasks.table import evaluate
-from cmapkd.tasks.task_loss import Plan, task_loader
+from cmapkd.tasks.evaluate import score_student
+from cmapkd.tasks.task_loss import Plan, ReadByLoader
+from cmapkd.tasks.trained_head import TrainedHead
+from cmapkd.tasks.zeroshot.evaluate import PROTOCOLS, score_zeroshot
 from cmapkd.towers.dual import Tower
 
 
-def require_labels(train: Samples, val: Samples | None) -> None:
-    """Raise DataError for data that has captions only."""
-    for samples in (train, val):
-        if samples is not None and (samples.labels is None or not samples.classes):
-            raise DataError(
-                f"{samples.name}: has captions only, but task.name: classification needs labels; "
-                "give a folder with a sub-folder a class"
-            )
+def require_labels(samples: Samples) -> None:
+    """Raise DataError for data without class labels."""
+    if samples.labels is None or not samples.classes:
+        raise DataError(
+            f"{samples.name}: has captions only, but task.name: classification needs labels; "
+            "give a folder with a sub-folder a class"
+        )
 
 
-class Classification:
+class ClassificationLoss(ReadByLoader):
+    """Cross-entropy over the class prompts, which the text tower encodes anew in each step; no head is trained."""
+
     module = None
 
     def __init__(self, plan: Plan[Samples], student: Tower) -> None:
         train = plan.train
         assert train.labels is not None and train.classes is not None
-        self.plan, self.loader = plan, task_loader(plan, train, student)
-        self.batch = self.loader.batch
+        super().__init__(plan, train, student)
         self.labels = torch.tensor(train.labels)
         self.class_ids = student.tokenizer([CLASS_PROMPT.format(name) for name in train.classes])[0]
         self.says = f"{len(train)} images, {len(train.classes)} classes"
-
-    @property
-    def unreadable(self) -> int:
-        return len(self.loader.ledger.quarantined)
 
     def outputs(self, student: Tower, batch: Batch) -> tuple[Tensor, ...]:
         images = student.normalise(move(batch, student.device).student.images)
@@ -52,8 +49,5 @@ class Classification:
         image, classes, scale = outputs
         return task.classification(image, classes, scale, self.labels[batch.samples].to(image.device))
 
-    def result(self, student: Tower) -> Headed:
-        if self.plan.val is None:
-            return Headed(None)
-        score = evaluate(student, self.plan.val, "zeroshot", self.plan.scoring)
-        return Headed(None, dict(score.metrics), said=score.line())
+    def result(self, student: Tower) -> TrainedHead:
+        return score_student(score_zeroshot, "zeroshot", next(iter(PROTOCOLS)), self.plan, student)

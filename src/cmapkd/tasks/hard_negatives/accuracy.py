@@ -1,8 +1,7 @@
-"""Hard negatives: is a true sentence nearer to the image than one that differs in a single attribute or relation?"""
+"""Accuracy on hard negatives: how often the true sentence is nearer to the image than the false one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import chain
 
 import torch
@@ -11,12 +10,11 @@ from torch import Tensor
 from cmapkd.data.samples import Samples
 from cmapkd.data.scenes.negatives import KINDS, contrasts
 from cmapkd.tasks.encoder import Encoder, embed_images, embed_texts
+from cmapkd.tasks.evaluate import Pixels
 from cmapkd.tasks.score import Score
 
 
-def score_hard_negatives(
-    encoder: Encoder, samples: Samples, read: Callable[[range], Tensor], batch: int, protocol: str
-) -> Score:
+def score_hard_negatives(encoder: Encoder, samples: Samples, read: Pixels, batch: int, protocol: str) -> Score:
     """Share of pairs whose true sentence is nearer, over all pairs and by what differs; built-in scenes only."""
     pairs = contrasts(samples)
     image = embed_images(encoder, read, len(samples), batch)
