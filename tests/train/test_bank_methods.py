@@ -161,7 +161,7 @@ def test_a_run_of_a_bank_method_resumes_to_the_bit_and_exports_the_plain_student
     a, b = (checkpoint.load_generation(checkpoint.latest(f / "checkpoints"))[0] for f in (whole, again))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
-    student = load_tower(TowerConfig(model=f"local-dir:{whole / 'student'}")).clip.state_dict()
+    student = load_tower(TowerConfig(model=f"local-dir:{whole / 'student'}")).native.state_dict()
     assert all(torch.equal(v, a[f"learner/student.clip.{k}"]) for k, v in student.items())
     card = (whole / "student" / "README.md").read_text()
     if METHODS[method].served is None:
@@ -171,7 +171,7 @@ def test_a_run_of_a_bank_method_resumes_to_the_bit_and_exports_the_plain_student
         tensors = load_file(whole / "student" / "method.safetensors")
         assert tensors and all(torch.equal(v, a[f"learner/parts.{k}"]) for k, v in tensors.items())
     if METHODS[method].student == "frozen":
-        first = load_tower(TowerConfig(model=str(root / "student-init"))).clip.state_dict()
+        first = load_tower(TowerConfig(model=str(root / "student-init"))).native.state_dict()
         assert all(torch.equal(v, first[k]) for k, v in student.items())
 
 
@@ -190,7 +190,7 @@ def test_a_frozen_student_must_have_been_trained(root, tmp_path):
 
 def test_prompts_ask_for_a_vit_and_for_their_own_method(root, tmp_path):
     world = World(tmp_path, "promptkd_fullft")
-    world.student.clip.visual.transformer = None
+    world.student.image.native.transformer = None
     with pytest.raises(UsageError, match="is not; give a ViT student, or method: promptkd_fullft"):
         build_learner(world.student, world.tower.shape, None, {"promptkd"}, N, CLASSES, world.tower)
     with pytest.raises(UsageError, match="set method: promptkd instead"):

@@ -99,7 +99,7 @@ def test_the_gradient_is_the_terms_plus_the_weighted_task(root, tmp_path, monkey
     monkeypatch.setattr(loop, "trainable", lambda run, moment: found.append(trunk(run).grad.clone()) or [])
 
     def trunk(run):
-        return run.learner.student.clip.visual.conv1.weight
+        return run.learner.student.image.native.conv1.weight
 
     for weight in (0.0, 1.0, 3.0):
         config = settings(root, tmp_path / f"{weight}", "detection", weight, train__steps=1)

@@ -44,7 +44,7 @@ def c2kd(view: View) -> Tensor:
     assert isinstance(part, Mutual) and bank is not None and view.labels is not None and view.inputs is not None
     drop = picked(view, "c2kd", OPTIONS)["non_target"] == "drop"
     theirs = part.tower.final(view.inputs)
-    teacher = theirs.map(lambda final: part.tower.scale * similarity(final, bank))
+    teacher = theirs.map(lambda final: part.tower.similarity.scale * similarity(final, bank))
     student = view.student.projected.map(lambda final: view.scale * similarity(final, bank))
     proxy, mine = part.proxy("teacher", theirs), part.proxy("student", view.student.final)
     images = losses.c2kd(teacher.text, student.image, proxy.text, mine.image, view.labels, drop)

@@ -38,7 +38,7 @@ class Projector(nn.Module):
 def prompted(sizes: Sizes) -> Projector:
     """Projector and deep prompts. Raises UsageError for a student whose image tower has no plain blocks."""
     assert sizes.teacher is not None and sizes.itself is not None
-    blocks = getattr(getattr(sizes.itself.clip.visual, "transformer", None), "resblocks", None)
+    blocks = getattr(getattr(sizes.itself.image.native, "transformer", None), "resblocks", None)
     if blocks is None:
         raise UsageError(
             f"method 'promptkd' puts prompts between the blocks of an open_clip ViT, which student "
@@ -66,7 +66,7 @@ def loss(name: str, view: View) -> Tensor:
 @contextmanager
 def worn(part: Projector, student: Tower) -> Iterator[None]:
     """The student with the part's prompts, inside the block only."""
-    with nullcontext() if part.prompts is None else part.prompts.around(student.clip.visual):
+    with nullcontext() if part.prompts is None else part.prompts.around(student.image.native):
         yield
 
 
@@ -87,7 +87,7 @@ class Projected:
         """uint8 [n, 3, S, S] to unit rows [n, E_t], in eval mode."""
         pixels = self.student.normalise(images.to(self.student.device))
         with evaluating(self.student), evaluating(self.part), worn(self.part, self.student):
-            return F.normalize(self.part.project(self.student.clip.encode_image(pixels)).float(), dim=-1)
+            return F.normalize(self.part.project(self.student.image.encode(pixels)).float(), dim=-1)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """n texts to unit rows [n, E_t]."""

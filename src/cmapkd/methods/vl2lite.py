@@ -80,7 +80,7 @@ def head(parts: Mapping[str, nn.Module], student: Tower, images: Tensor) -> Tens
     part = parts["vl2lite"]
     assert isinstance(part, Condensation)
     with evaluating(student):
-        return part.head(student.clip.encode_image(student.normalise(images.to(student.device))).float())
+        return part.head(student.image.encode(student.normalise(images.to(student.device))).float())
 
 
 def _condense(teacher: int, student: int) -> nn.Sequential:

@@ -24,11 +24,14 @@ PHRASE = 3
 
 @dataclass(frozen=True)
 class Shape:
-    """widths and grids of the image levels (P5's grid is its side without the two extra tokens), text widths, E."""
+    """widths and grids of the image levels (P5's grid is its side without the two extra tokens), text widths, E.
+
+    text_widths is empty for a model whose text tower has no levels.
+    """
 
     image_widths: tuple[int, int, int, int]
     grids: tuple[int, int, int, int]
-    text_widths: tuple[int, int, int, int]
+    text_widths: tuple[int, ...]
     embedding: int
 
 

@@ -92,7 +92,7 @@ class Learner(nn.Module):
         return Outputs(final, self.necks.projected(final), tokens, masks, pooled, bridge, again)
 
     def _masked(self, images: Tensor) -> Tensor:
-        final = self.student.clip.encode_image(hide_patches(self.student.normalise(images), self.student.patch))
+        final = self.student.image.encode(hide_patches(self.student.normalise(images), self.student.image.patch))
         return final if self.necks is None else self.necks.projected(Pair(final, final)).image
 
     def level_errors(self, outputs: Outputs, teaching: Teaching) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ class Learner(nn.Module):
                 *(_stack([by_level[k] for k in names if k in by_level]) for names in (IMAGE_LEVELS, TEXT_LEVELS))
             )
         return View(
-            outputs, self.student.scale, positives, teaching, errors, samples=batch.samples, inputs=batch.teacher,
+            outputs, self.student.similarity.scale, positives, teaching, errors, samples=batch.samples, inputs=batch.teacher,
             parts=dict(self.parts.items()), **extra,
         )  # fmt: skip
 

@@ -18,7 +18,6 @@ from cmapkd.tasks.task_loss import task_loss
 from cmapkd.train import step as stepping
 from cmapkd.train.decide import awake, decide
 from cmapkd.train.lesson import prepare, taught
-from cmapkd.train.optimizer import clamp_scale
 from cmapkd.train.recorder import due, evaluate, flush, record, refuse_nonfinite, save
 from cmapkd.train.schedule import Moment, at, learning_rate
 from cmapkd.train.state import Run
@@ -67,7 +66,7 @@ def train(run: Run, start: int, log: MetricsLog) -> int:
             for group in run.optimizer.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
             run.optimizer.step()
-            clamp_scale(run.learner.student.clip)
+            run.learner.student.similarity.clamp_()
 
             record(run, step, moment, total, losses, norm, rate, weights, log)
             if due(step, config.train.checkpoint_every, run.steps) or stop.asked:

@@ -88,7 +88,7 @@ class Objective:
         """The student's embeddings of the class texts, only where L_task is active."""
         if self.class_ids is None or self._weight("task", moment) == 0:
             return None
-        return self.learner.student.clip.encode_text(self.class_ids).float()
+        return self.learner.student.text.encode(self.class_ids).float()
 
     def _weight(self, term: str, moment: Moment) -> float:
         return self.weights.get(term, 0.0) * moment.factors.get(term, 1.0)

@@ -34,7 +34,7 @@ def record(
     weights: Tensor | None, log: MetricsLog,
 ) -> None:  # fmt: skip
     """Keep this step's figures as tensors; they become numbers every few steps, so that no step waits for them."""
-    row = {"loss": total, "grad_norm": norm.detach(), "scale": run.learner.student.scale.detach().clone()}
+    row = {"loss": total, "grad_norm": norm.detach(), "scale": run.learner.student.similarity.scale.detach().clone()}
     row |= {f"loss/{name}": loss.detach() for name, loss in losses.items()}
     if weights is not None:
         row |= {f"weight/{name}": weights[:, k].mean() for k, name in enumerate(LEVELS)}

@@ -51,7 +51,8 @@ class Captioning:
         return len(self.loader.ledger.quarantined)
 
     def outputs(self, student: Tower, batch: Batch) -> tuple[Tensor, ...]:
-        visual = student.image(move(batch, student.device).student.images).levels[self.level]
+        images = student.normalise(move(batch, student.device).student.images)
+        visual = student.image.levels(images).levels[self.level]
         inputs, _ = teacher_forcing(self.tokens[batch.captions].long())
         return (self.module(visual, inputs.to(student.device)),)
 
