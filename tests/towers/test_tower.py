@@ -1,4 +1,6 @@
+import copy
 import json
+import math
 
 import open_clip
 import pytest
@@ -14,6 +16,7 @@ from cmapkd.towers.adapt import adapt
 from cmapkd.towers.dual import DualEncoder, evaluating
 from cmapkd.towers.load import build, load_tower
 from cmapkd.towers.named import architecture_config, identity
+from cmapkd.towers.similarity import Similarity
 from cmapkd.towers.weights import read_state
 
 
@@ -266,3 +269,39 @@ def test_convolutions_are_laid_out_channels_last_with_the_same_features_and_a_tr
     assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
     plain = load_tower(TowerConfig(model="cmapkd-small-64")).channels_last()
     assert all(p.is_contiguous() for p in plain.native.parameters())
+
+
+def test_a_copy_of_a_model_refers_to_its_own_weights_alone(tmp_path):
+    tower = toy.tower(tmp_path)
+    twin = copy.deepcopy(tower, {id(tower.tokenizer): tower.tokenizer})
+    assert twin.tokenizer is tower.tokenizer and list(twin.state_dict()) == list(tower.state_dict())
+    x = toy.inputs(tower, 2)
+    before = tower.final(x)
+    with torch.no_grad():
+        for value in twin.parameters():
+            value.add_(0.1)
+    assert torch.equal(tower.final(x).image, before.image) and torch.equal(tower.final(x).text, before.text)
+    assert not torch.equal(twin.final(x).image, before.image) and not torch.equal(twin.final(x).text, before.text)
+    assert twin.similarity.scale > tower.similarity.scale
+    assert twin.image.native is twin.native.visual and twin.text.native is twin.native
+
+
+def test_the_weights_belong_to_the_native_model_and_are_registered_once(tmp_path):
+    tower = toy.tower(tmp_path)
+    assert list(tower.state_dict()) == [f"clip.{name}" for name in tower.native.state_dict()]
+    assert [id(p) for p in tower.parameters()] == [id(p) for p in tower.native.parameters()]
+
+
+def test_the_scale_stays_between_1_and_100_and_only_a_sigmoid_model_has_a_bias(tmp_path):
+    tower = toy.tower(tmp_path)
+    scale = tower.native.logit_scale
+    assert tower.similarity.bias is None
+    for logit, clamped in ((-1.0, 0.0), (3.0, 3.0), (9.0, math.log(100))):
+        scale.data.fill_(logit)
+        assert tower.similarity.scale.item() <= 100 + 1e-4
+        tower.similarity.clamp_()
+        assert scale.item() == pytest.approx(clamped) and tower.similarity.scale.item() == pytest.approx(
+            math.exp(clamped)
+        )
+    sigmoid = Similarity(build({**tower.config, "init_logit_bias": -10.0}))
+    assert sigmoid.bias is not None and sigmoid.bias.item() == -10

@@ -41,14 +41,14 @@ class FinalText:
 
 
 def require_text_levels(tower: DualEncoder, role: str, readers: Iterable[str]) -> None:
-    """Raise UsageError where `readers` (terms of the loss, a head, the cache) need levels that the text tower has not.
+    """Raise UsageError where there are `readers` (terms of a loss, a policy, a head, the cache) and no text levels.
 
     role: the tower's place in the config, such as `teacher.model`.
     """
-    names = sorted(readers)
+    names = list(readers)
     if names and not tower.text.has_levels:
         raise UsageError(
-            f"{role} {tower.name}: its text tower ({type(tower.text.native).__name__}) has no levels L1-L4, which "
-            f"{', '.join(names)} needs; use a model with an open_clip text transformer, or a method that reads final "
-            "embeddings only, such as method: clip_kd, without cache.path"
+            f"{role} {tower.name}: its text tower ({type(tower.text.native).__name__}) has no levels L1-L4, but these are "
+            f"needed by {', '.join(names)}; use a model with an open_clip text transformer, or terms of final embeddings "
+            "(such as method: clip_kd) and no cache.path"
         )

@@ -32,6 +32,7 @@ from cmapkd.teacher.calibration import fit_targets
 from cmapkd.teacher.class_texts import Bank, open_bank
 from cmapkd.teacher.ensemble import open_ensemble
 from cmapkd.teacher.faults import corrupted, open_loader
+from cmapkd.teacher.final_only import FinalTeacher
 from cmapkd.teacher.layout import cache_key
 from cmapkd.teacher.live import LiveTeacher
 from cmapkd.teacher.protocol import Teacher
@@ -39,6 +40,7 @@ from cmapkd.teacher.reopen import open_cached_teacher
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.named import identity
+from cmapkd.towers.text_final import require_text_levels
 from cmapkd.train.balance import Balance
 from cmapkd.train.dry_run import few
 from cmapkd.train.learner import build_learner
@@ -55,10 +57,13 @@ UNIT_BATCHES = 4
 
 @dataclass(frozen=True)
 class Taught:
-    """Whom a run learns from. tower: the teacher itself, where it runs live or a term reads it; else None."""
+    """Whom a run learns from. tower: the teacher itself, where it runs live or a term reads it; else None.
+
+    targets: None for a teacher without text levels, which gives final embeddings only.
+    """
 
     teacher: Teacher
-    targets: Targets
+    targets: Targets | None
     shape: Shape
     tower: Tower | None
 
@@ -86,6 +91,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     torch.manual_seed(config.seed)
     captions = samples.flat_captions() if config.student.tokenizer.startswith("train:") else ()
     student = load_tower(config.student, captions, folder / "tokenizer", config.teacher, config.cache.words)
+    require_text_levels(student, "student.model", level_readers(config, terms))
     student.to(device).channels_last().requires_grad_(method.student == "trained")
     if inherits := method.inherits(config.student.inherit):
         start_from_teacher(config, student, samples, taught.tower if taught else None)
@@ -191,11 +197,21 @@ def open_teacher(config: Config, terms: list[str], samples: Samples, device: tor
             teacher = open_ensemble(teacher, config.cache.ensemble, key, views, device)
         return Taught(teacher, targets.to(device), shape, tower)
     assert tower is not None
+    require_text_levels(tower, "teacher.model", level_readers(config, terms))
+    if not tower.text.has_levels:
+        final = FinalTeacher(tower, pick_precision(config.train.precision, device))
+        return Taught(corrupted(final, config, samples), None, tower.shape, tower)
     targets = fit_targets(config, tower, samples).to(device)
     return Taught(
         corrupted(LiveTeacher(tower, targets, pick_precision(config.train.precision, device)), config, samples),
         targets, tower.shape, tower,
     )  # fmt: skip
+
+
+def level_readers(config: Config, terms: list[str]) -> list[str]:
+    """The terms, and the policy, that read the levels of both towers."""
+    readers = sorted(reading("levels", terms) | reading("pooled", terms) | reading("bridge", terms))
+    return readers + ([f"policy {config.policy.name}"] if POLICIES[config.policy.name].reads_bridge else [])
 
 
 def first_lessons(run: Run, inherits: bool) -> None:

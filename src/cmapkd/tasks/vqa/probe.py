@@ -30,6 +30,7 @@ from cmapkd.tasks.score import Score
 from cmapkd.tasks.vqa.accuracy import Accuracy, answer_accuracy, check_ids, earned, vqa_accuracy
 from cmapkd.tasks.vqa.head import CoAttentionHead, FusionHead, Vocabulary, build_vocabulary, soft_bce
 from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.text_final import require_text_levels
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def build_head(tower: Tower, answers: int, settings: Settings) -> nn.Module:
     """An untrained head for what `question_features` gives with the same settings."""
     if settings.head == "fusion":
         return FusionHead(tower.shape.embedding, answers, settings.width, settings.dropout)
+    require_text_levels(tower, "model", [f"head '{settings.head}'"])
     level = int(settings.extraction.level[1]) - 2
     return CoAttentionHead(
         tower.shape.image_widths[level], tower.shape.text_widths[0], answers, settings.width, dropout=settings.dropout
@@ -171,6 +173,7 @@ def question_features(
     image = image_features(tower, questions.paths, extraction, questions.name)
     distinct = {text: place for place, text in enumerate(dict.fromkeys(questions.questions))}
     if tokens:
+        require_text_levels(tower, "model", [f"head '{settings.head}'"])
         size = len(distinct) * (tower.text.words + 1) * tower.shape.text_widths[0] * 2
         require_room(size + image.rows.nbytes, extraction.ram_mb, f"{questions.name}'s images and questions")
     text = text_features(tower, list(distinct), tokens, extraction.batch)
