@@ -67,7 +67,7 @@ def test_a_map_keeps_rows_and_columns_apart(vit, monkeypatch):
     maps = []
     for p4 in (levels[2], moved.flatten(1, 2)):
         features = SimpleNamespace(levels=(*levels[:2], p4, levels[3]))
-        monkeypatch.setattr(vit, "image", lambda x, features=features: features)
+        monkeypatch.setattr(vit.image, "levels", lambda x, features=features: features)
         maps.append(pyramid(torch.zeros(1, 3, vit.size, vit.size))["P4"])
     changed = (maps[0] - maps[1]).abs().sum(1)[0] > 1e-6
     assert changed[-2:, :2].all() and not changed[:-2].any() and not changed[:, 2:].any()
@@ -82,7 +82,7 @@ def test_only_the_map_of_p5_is_placed_in_the_image(vit, monkeypatch):
         last = torch.zeros(1, grids[3] ** 2 + 2, widths[3])
         if place is not None:
             last[:, place] = torch.randn(widths[3])
-        monkeypatch.setattr(vit, "image", lambda x, last=last: SimpleNamespace(levels=(*upper, last)))
+        monkeypatch.setattr(vit.image, "levels", lambda x, last=last: SimpleNamespace(levels=(*upper, last)))
         maps.append(pyramid(torch.zeros(1, 3, vit.size, vit.size))["P5"])
     assert torch.equal(maps[0], maps[1]) and torch.equal(maps[0], maps[2]) and not torch.equal(maps[0], maps[3])
 
@@ -134,8 +134,8 @@ def test_pixels_reach_the_tower_as_they_are(vit, monkeypatch):
     detector = Detector(vit, 2, channels=32, convs=1)
     images, targets = example(vit)
     seen = []
-    original = vit.image
-    monkeypatch.setattr(vit, "image", lambda x: seen.append(x) or original(x))
+    original = vit.normalise
+    monkeypatch.setattr(vit, "normalise", lambda x: seen.append(x) or original(x))
     detector(images, targets)
     assert torch.equal(seen[0], images.float())
 
