@@ -18,7 +18,7 @@ class Necks(nn.Module):
 
     def __init__(self, student: Shape, ranks: dict[str, int], embedding: int, bridge: bool) -> None:
         super().__init__()
-        widths = dict(zip(IMAGE_LEVELS, student.image_widths, strict=True))
+        widths: dict[str, int] = dict(zip(IMAGE_LEVELS, student.image_widths, strict=True))
         widths |= dict(zip(TEXT_LEVELS, student.text_widths, strict=bool(student.text_widths)))
         self.adapters = nn.ModuleDict({k: _adapter(widths[k], r) for k, r in ranks.items()})
         self.v2l = nn.ModuleDict({k: _head(2 * widths[k], embedding) for k in IMAGE_LEVELS} if bridge else {})

@@ -98,7 +98,7 @@ class DualEncoder(nn.Module):
             return F.normalize(self.text.encode(self.tokenizer(texts)[0].to(self.device)).float(), dim=-1)
 
     def channels_last(self) -> DualEncoder:
-        """The model itself, after its image tower has laid out its convolutions for their kernels."""
+        """Store convolutions in the layout of their fastest kernels; returns the model itself."""
         self.image.channels_last()
         return self
 

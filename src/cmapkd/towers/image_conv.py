@@ -17,7 +17,7 @@ def last_stages(visual: Any) -> list[int] | None:
     """Indices of the last four stages, None for an image tower that gives no intermediate maps."""
     if hasattr(visual, "layer4"):
         return [1, 2, 3, 4]
-    trunk = getattr(visual, "trunk", None)
+    trunk: Any = getattr(visual, "trunk", None)
     if not hasattr(trunk, "forward_intermediates"):
         return None
     stages = len(trunk.feature_info)

@@ -1,4 +1,4 @@
-"""What all image towers share: Features of four levels, and the sizes of the levels measured on an empty image."""
+"""Parts shared by all image towers: Features of four levels, and the sizes of the levels, measured on an empty image."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def vit_blocks(visual: Any) -> int | None:
     """Number of transformer blocks of a plain ViT, None for any other image tower."""
     if hasattr(visual, "transformer") and hasattr(visual, "class_embedding"):
         return len(visual.transformer.resblocks)
-    trunk = getattr(visual, "trunk", None)
+    trunk: Any = getattr(visual, "trunk", None)
     if hasattr(trunk, "forward_intermediates") and hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
         return len(trunk.blocks)
     return None
@@ -59,4 +59,4 @@ class VitImage:
         return self._visual(pixels)
 
     def channels_last(self) -> None:
-        """Nothing: a plain ViT's only convolution cuts the patches."""
+        """No change: the only convolution of a plain ViT cuts the patches."""

@@ -45,7 +45,7 @@ class ImageTower(Protocol):
         ...
 
     def channels_last(self) -> None:
-        """Store the weights of convolutions as [out, H, W, in], the layout that their kernels want."""
+        """Store the weights of convolutions as [out, H, W, in], the layout of their fastest kernels."""
         ...
 
 

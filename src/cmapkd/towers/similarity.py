@@ -12,7 +12,7 @@ MAX_SCALE = 100.0
 
 
 class Similarity:
-    """logit = scale · cos(image, text) + bias; the parameters stay in the model, this object only reads them."""
+    """logit = scale · cos(image, text) + bias; the parameters belong to the model, this object refers to them."""
 
     def __init__(self, native: nn.Module) -> None:
         self._native: Any = native

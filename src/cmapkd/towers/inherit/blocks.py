@@ -57,7 +57,7 @@ def inherit_blocks(
         for skipped in theirs[done : until - 1]:
             x = passage(skipped, x, mask).after
         source = theirs[until - 1]
-        # A student deeper than its teacher uses some teacher blocks twice: the second time the teacher's stream rests.
+        # A student deeper than its teacher uses some teacher blocks twice, the second time on an unchanged stream.
         at = passage(source, x, mask) if until > done else Passage(x, x, x)
         stream = inherit_block(
             block, source, stream, Passage(*map(fit, (at.before, at.between, at.after))), basis, real, mask
