@@ -68,7 +68,7 @@ def step_kinds(folder: Path) -> dict[str, Callable[[], object]]:
     objective.facts = Facts(targets.pairs)
     teacher = load_tower(TowerConfig(model=TEACHER)).requires_grad_(False).eval().to(DEVICE)
     batch = both(random_batch(student, BATCH), random_batch(teacher, BATCH).student)
-    stored = cached_teacher(folder, student.words, BATCH)
+    stored = cached_teacher(folder, student.text.words, BATCH)
     stored.device = DEVICE
     live = LiveTeacher(teacher, targets, torch.bfloat16)
     optimizer = torch.optim.AdamW(learner.parameters(), fused=True)
@@ -80,7 +80,7 @@ def step_kinds(folder: Path) -> dict[str, Callable[[], object]]:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16):
             final = student.final(moved.student)
-        align(final.image.float(), final.text.float(), student.scale).backward()
+        align(final.image.float(), final.text.float(), student.similarity.scale).backward()
         optimizer.step()
 
     def distil(teacher_outputs: TeacherOutputs) -> None:

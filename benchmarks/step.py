@@ -92,7 +92,7 @@ class World:
         self.batch, self.stage = random_batch(self.student), stage_at(SCHEDULES["all_on"], 0.0)
         if not distils:
             return
-        self.store = cached_teacher(folder, self.student.words)
+        self.store = cached_teacher(folder, self.student.text.words)
         self.learner, self.objective = cmapkd_learner(self.student)
         self.needs = self.objective.needs(self.stage)
         self.held = self.store.outputs(self.batch, self.needs)
@@ -113,7 +113,7 @@ class World:
     def plain(self) -> None:
         """A plain CLIP step as in open_clip: two encoders, one contrastive loss."""
         image, text = self._encode()
-        scores = self.student.clip.logit_scale.exp() * image @ text.T
+        scores = self.student.similarity.scale * image @ text.T
         target = torch.arange(BATCH)
         (0.5 * (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target))).backward()
 
@@ -136,17 +136,17 @@ class World:
         image, text = self._encode()
         with torch.no_grad():
             pixels = self.teacher.normalise(self.theirs.images)
-            their_image = self.teacher.clip.encode_image(pixels, normalize=True).float()
-            their_text = self.teacher.clip.encode_text(self.theirs.ids, normalize=True).float()
-        scale = self.student.clip.logit_scale.exp()
+            their_image = self.teacher.native.encode_image(pixels, normalize=True).float()
+            their_text = self.teacher.native.encode_text(self.theirs.ids, normalize=True).float()
+        scale = self.student.similarity.scale
         losses = open_clip.loss.DistillClipLoss()(image, text, scale, their_image, their_text, torch.tensor(100.0))
         (losses[0] + losses[1]).backward()
 
     def _encode(self) -> tuple[Tensor, Tensor]:
         self.student.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16):
-            image = self.student.clip.encode_image(self.student.normalise(self.batch.student.images), normalize=True)
-            text = self.student.clip.encode_text(self.batch.student.ids, normalize=True)
+            image = self.student.native.encode_image(self.student.normalise(self.batch.student.images), normalize=True)
+            text = self.student.native.encode_text(self.batch.student.ids, normalize=True)
         return image.float(), text.float()
 
     def _losses(self, teacher: TeacherOutputs) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from cmapkd.pyramid.levels import Shape
 from cmapkd.pyramid.targets import Targets
 from cmapkd.teacher.calibrate import calibrate
 from cmapkd.towers import tokenizer as tok
+from cmapkd.towers.adapt import adapt
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import build
 from cmapkd.train import step as stepping
@@ -46,7 +47,7 @@ def tower(folder: Path, seed: int = 0, **shape: int) -> Tower:
     words = tokenizer(folder)
     cfg = config(tok.vocabulary(folder), **shape)
     torch.manual_seed(seed)
-    return Tower(build(cfg), words, cfg["vision_cfg"]["image_size"], MEAN, STD, cfg, "toy", words=8)
+    return adapt(build(cfg), words, cfg["vision_cfg"]["image_size"], MEAN, STD, cfg, "toy", words=8)
 
 
 def inputs(model: Tower, n: int, seed: int = 0) -> Inputs:

@@ -14,6 +14,7 @@ from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.export import hugging_face
 from cmapkd.export.hugging_face import export_hugging_face
+from cmapkd.towers.adapt import adapt
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import load_tower
 
@@ -43,7 +44,7 @@ def test_transformers_loads_the_same_embeddings_and_the_same_ids(student: Tower,
         image = model.get_image_features(student.normalise(images)).pooler_output
     torch.testing.assert_close(F.normalize(text, dim=-1), student.encode_texts(CAPTIONS), atol=1e-5, rtol=0)
     torch.testing.assert_close(F.normalize(image, dim=-1), student.encode_images(images), atol=1e-5, rtol=0)
-    assert torch.equal(model.logit_scale.detach(), student.clip.logit_scale.detach()) and "largest difference" in said
+    assert torch.equal(model.logit_scale.detach(), student.native.logit_scale.detach()) and "largest difference" in said
     card = (tmp_path / "hf" / "README.md").read_text()
     assert "library_name: transformers" in card and "CLIPModel.from_pretrained" in card and "open_clip" not in card
 
@@ -72,7 +73,7 @@ def test_a_tower_that_is_no_plain_vit_is_refused_naming_a_tensor(model: str, ten
             "vision_cfg": {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_pool": ""}
         }
         words = toy.tokenizer(tmp_path / "tok")
-        tower = Tower(build(cfg), words, 224, toy.MEAN, toy.STD, cfg, "timm", words=8)
+        tower = adapt(build(cfg), words, 224, toy.MEAN, toy.STD, cfg, "timm", words=8)
     else:
         tower = load_tower(TowerConfig(model=model, tokenizer="train:96"), CAPTIONS * 9, tmp_path / "tok")
     with pytest.raises(UsageError, match="has no place in a Hugging Face CLIPModel; only plain ViT") as caught:

@@ -106,7 +106,7 @@ def test_icl_starts_at_a_scale_of_14_and_not_at_the_logarithm_of_it(tmp_path) ->
     learner, batch = toy.learner(["align", "icl"], student, teacher), toy.batch(student, teacher, 4)
     theirs = Pair(unit(0, 4, 24).float(), unit(1, 4, 24).float())
     outputs = learner(batch.student, Needs())
-    of = toy.view(outputs, student.scale, torch.eye(4) > 0, TeacherOutputs(theirs, 1.0))
+    of = toy.view(outputs, student.similarity.scale, torch.eye(4) > 0, TeacherOutputs(theirs, 1.0))
     mine = outputs.projected.map(lambda x: F.normalize(x, dim=-1))
     logits = (mine.image @ theirs.text.T / 0.07, mine.text @ theirs.image.T / 0.07)
     slow = 0.5 * sum(F.cross_entropy(z, torch.arange(4)) for z in logits)

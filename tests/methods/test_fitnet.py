@@ -49,10 +49,10 @@ def test_the_first_stage_trains_the_student_up_to_the_guided_layer_and_the_regre
     assert set(losses) == {"hint"} and set(given.needs.levels) == {"P3", "L2"}
     objective.total(losses, first).backward()
     moved = {name for name, p in learner.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
-    blocks = learner.student.clip.visual.transformer.resblocks
+    blocks = learner.student.image.native.transformer.resblocks
     touched = {name for name, p in learner.named_parameters() if p.grad is not None}
     assert touched == moved, "a gradient of zeros is a gradient: AdamW decays what has one"
-    tapped = learner.student.image_taps[1]
+    tapped = learner.student.image.taps[1]
     for k in range(len(blocks)):
         below = any(f"visual.transformer.resblocks.{k}." in name for name in moved)
         assert below == (k <= tapped)

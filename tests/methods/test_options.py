@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ class Tower(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.image, self.text = (torch.nn.Parameter(draw(k, B, TEACHER)) for k in (7, 8))
-        self.scale = 4.0
+        self.similarity = SimpleNamespace(scale=4.0)
 
     def final(self, inputs: object) -> Pair[Tensor]:
         return Pair(self.image, self.text)

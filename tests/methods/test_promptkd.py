@@ -35,25 +35,25 @@ def test_deep_prompts_are_those_of_a_tower_written_by_hand(tmp_path, depth):
     prompts = Prompts(4, depth, 32)
     torch.nn.init.normal_(prompts.tokens)
     pixels = torch.randn(3, 3, 32, 32)
-    plain = tower.clip.visual(pixels).detach()
-    with prompts.around(tower.clip.visual):
-        found = tower.clip.visual(pixels).detach()
-        again = tower.clip.visual(pixels).detach()
-    torch.testing.assert_close(found, by_hand(tower.clip.visual, pixels, prompts.tokens).detach())
+    plain = tower.image.native(pixels).detach()
+    with prompts.around(tower.image.native):
+        found = tower.image.native(pixels).detach()
+        again = tower.image.native(pixels).detach()
+    torch.testing.assert_close(found, by_hand(tower.image.native, pixels, prompts.tokens).detach())
     assert torch.equal(found, again) and float((found - plain).abs().max()) > 1e-2
-    assert torch.equal(tower.clip.visual(pixels).detach(), plain)
+    assert torch.equal(tower.image.native(pixels).detach(), plain)
 
 
 def test_levels_of_a_prompted_tower_have_the_shapes_they_always_have(tmp_path):
     tower = toy.tower(tmp_path)
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    with Prompts(4, 2, 32).around(tower.clip.visual):
-        shapes = [level.shape for level in tower.image(images).levels]
-    assert shapes == [level.shape for level in tower.image(images).levels]
+    with Prompts(4, 2, 32).around(tower.image.native):
+        shapes = [level.shape for level in tower.image.levels(tower.normalise(images)).levels]
+    assert shapes == [level.shape for level in tower.image.levels(tower.normalise(images)).levels]
 
 
 def test_prompts_leave_no_hook_behind_even_after_an_error(tmp_path):
     tower = toy.tower(tmp_path)
-    with pytest.raises(RuntimeError, match="stop"), Prompts(4, 2, 32).around(tower.clip.visual):
+    with pytest.raises(RuntimeError, match="stop"), Prompts(4, 2, 32).around(tower.image.native):
         raise RuntimeError("stop")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in tower.modules())

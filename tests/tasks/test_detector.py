@@ -21,6 +21,7 @@ def vit(tmp_path_factory) -> Tower:
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory) -> Tower:
     from cmapkd.towers import tokenizer as tok
+    from cmapkd.towers.adapt import adapt
     from cmapkd.towers.load import build
 
     folder = tmp_path_factory.mktemp("resnet")
@@ -28,7 +29,7 @@ def resnet(tmp_path_factory) -> Tower:
     cfg = toy.config(tok.vocabulary(folder), size=64)
     cfg["vision_cfg"] = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
     torch.manual_seed(0)
-    return Tower(build(cfg), words, 64, toy.MEAN, toy.STD, cfg, "toy-rn", words=8)
+    return adapt(build(cfg), words, 64, toy.MEAN, toy.STD, cfg, "toy-rn", words=8)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_the_levels_are_squares_that_halve(name, request):
     sides = [m.shape[-1] for m in maps.values()]
     assert all(m.shape == (2, 32, side, side) for m, side in zip(maps.values(), sides, strict=True))
     assert all(-(-fine // 2) == coarse for fine, coarse in zip(sides, sides[1:], strict=False))
-    if tower.is_vit:
+    if tower.image.single_scale:
         assert sides[0] == 4 * tower.shape.grids[2]
 
 
@@ -66,7 +67,7 @@ def test_a_map_keeps_rows_and_columns_apart(vit, monkeypatch):
     maps = []
     for p4 in (levels[2], moved.flatten(1, 2)):
         features = SimpleNamespace(levels=(*levels[:2], p4, levels[3]))
-        monkeypatch.setattr(vit, "image", lambda x, features=features: features)
+        monkeypatch.setattr(vit.image, "levels", lambda x, features=features: features)
         maps.append(pyramid(torch.zeros(1, 3, vit.size, vit.size))["P4"])
     changed = (maps[0] - maps[1]).abs().sum(1)[0] > 1e-6
     assert changed[-2:, :2].all() and not changed[:-2].any() and not changed[:, 2:].any()
@@ -81,7 +82,7 @@ def test_only_the_map_of_p5_is_placed_in_the_image(vit, monkeypatch):
         last = torch.zeros(1, grids[3] ** 2 + 2, widths[3])
         if place is not None:
             last[:, place] = torch.randn(widths[3])
-        monkeypatch.setattr(vit, "image", lambda x, last=last: SimpleNamespace(levels=(*upper, last)))
+        monkeypatch.setattr(vit.image, "levels", lambda x, last=last: SimpleNamespace(levels=(*upper, last)))
         maps.append(pyramid(torch.zeros(1, 3, vit.size, vit.size))["P5"])
     assert torch.equal(maps[0], maps[1]) and torch.equal(maps[0], maps[2]) and not torch.equal(maps[0], maps[3])
 
@@ -133,8 +134,8 @@ def test_pixels_reach_the_tower_as_they_are(vit, monkeypatch):
     detector = Detector(vit, 2, channels=32, convs=1)
     images, targets = example(vit)
     seen = []
-    original = vit.image
-    monkeypatch.setattr(vit, "image", lambda x: seen.append(x) or original(x))
+    original = vit.normalise
+    monkeypatch.setattr(vit, "normalise", lambda x: seen.append(x) or original(x))
     detector(images, targets)
     assert torch.equal(seen[0], images.float())
 
@@ -148,7 +149,7 @@ def test_the_trunk_gets_gradients_only_when_it_is_trained(tmp_path, train_trunk)
     reached = {id(p) for p in tower.parameters() if p.grad is not None}
     if train_trunk:
         assert reached and reached <= {id(p) for p in detector.trunk()}
-        assert id(tower.clip.visual.conv1.weight) in reached
+        assert id(tower.image.native.conv1.weight) in reached
     else:
         assert not reached and detector.trunk() == []
     assert len(detector.learnt()) + len(list(tower.parameters())) == len(list(detector.parameters()))

@@ -78,9 +78,9 @@ def test_the_gradient_reaches_the_towers_and_all_of_the_head(root, name):
     name = "vqa" if task else name
     student, head = made(root, name, task=task)
     task_loss(head, student, head.batch(0), torch.float32).backward()
-    for trunk in (student.clip.visual.conv1.weight, student.clip.visual.transformer.resblocks[0].attn.in_proj_weight):
+    for trunk in (student.image.native.conv1.weight, student.image.native.transformer.resblocks[0].attn.in_proj_weight):
         assert float(trunk.grad.abs().max()) > 0
-    words = student.clip.token_embedding.weight.grad
+    words = student.native.token_embedding.weight.grad
     assert (words is not None and float(words.abs().max()) > 0) == (name in BOTH_TOWERS)
     assert head.module is None or all(p.grad is not None for p in head.module.parameters())
 

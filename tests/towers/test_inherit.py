@@ -8,10 +8,11 @@ from open_clip.transformer import ResidualAttentionBlock
 import toy
 from cmapkd.core.errors import UsageError
 from cmapkd.towers import tokenizer as tok
-from cmapkd.towers.dual import Tower
-from cmapkd.towers.inherit import inherit, sources
-from cmapkd.towers.inherit_block import _attention as heads
-from cmapkd.towers.inherit_block import bare, shared_basis
+from cmapkd.towers.adapt import adapt
+from cmapkd.towers.inherit.attention import inherit_heads
+from cmapkd.towers.inherit.blocks import shared_basis, sources
+from cmapkd.towers.inherit.maps import bare
+from cmapkd.towers.inherit.start import inherit
 from cmapkd.towers.load import build
 
 
@@ -28,7 +29,7 @@ def tower(folder, seed, *, size=32, patch=8, context=16, **over):
         elif "ln_" in name:
             value.data.add_(0.3 * torch.randn_like(value))
     clip.logit_scale.data.fill_(2.0 + seed)
-    return Tower(clip, words, size, toy.MEAN, toy.STD, cfg, "toy", words=8)
+    return adapt(clip, words, size, toy.MEAN, toy.STD, cfg, "toy", words=8)
 
 
 def inputs(model, n=64, images=None):
@@ -70,7 +71,7 @@ def test_a_student_that_is_no_smaller_gives_the_teachers_embeddings(tmp_path, te
     assert inherit(student, teacher, inputs(student), inputs(teacher)).image == ""
     image, text = agreement(student, teacher)
     assert image > 0.99 and text > 0.99
-    assert student.scale == teacher.scale
+    assert student.similarity.scale == teacher.similarity.scale
 
 
 @pytest.mark.parametrize(
@@ -124,11 +125,11 @@ def test_what_cannot_inherit_stays_as_it_was_and_is_told(tmp_path, teacher):
     student = tower(tmp_path / "words", 1)
     cfg = student.config | {"vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}}
     torch.manual_seed(0)
-    mixed = Tower(build(cfg), student.tokenizer, 32, toy.MEAN, toy.STD, cfg, "toy", words=8)
-    kept = {name: value.clone() for name, value in mixed.clip.visual.state_dict().items()}
+    mixed = adapt(build(cfg), student.tokenizer, 32, toy.MEAN, toy.STD, cfg, "toy", words=8)
+    kept = {name: value.clone() for name, value in mixed.image.native.state_dict().items()}
     refused = inherit(mixed, teacher, inputs(mixed), inputs(teacher))
     assert "only open_clip ViTs" in refused.image and refused.text == ""
-    assert all(torch.equal(value, kept[name]) for name, value in mixed.clip.visual.state_dict().items())
+    assert all(torch.equal(value, kept[name]) for name, value in mixed.image.native.state_dict().items())
     assert agreement(mixed, teacher)[1] > 0.99
 
 
@@ -136,10 +137,10 @@ def test_another_tokenizer_is_refused_for_texts_and_nothing_at_all_is_an_error(t
     words = tok.train([c.upper() + " extra words" for c in toy.CAPTIONS], 90, 16, tmp_path / "other")
     cfg = toy.config(tok.vocabulary(tmp_path / "other"))
     torch.manual_seed(0)
-    student = Tower(build(cfg), words, 32, toy.MEAN, toy.STD, cfg, "toy", words=8)
+    student = adapt(build(cfg), words, 32, toy.MEAN, toy.STD, cfg, "toy", words=8)
     assert "student.tokenizer: teacher" in inherit(student, teacher, inputs(student), inputs(teacher)).text
     cfg["vision_cfg"] = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}
-    student = Tower(build(cfg), words, 32, toy.MEAN, toy.STD, cfg, "toy", words=8)
+    student = adapt(build(cfg), words, 32, toy.MEAN, toy.STD, cfg, "toy", words=8)
     with pytest.raises(UsageError, match="neither tower can"):
         inherit(student, teacher, inputs(student), inputs(teacher))
 
@@ -151,7 +152,7 @@ def test_a_wider_head_attends_as_the_teachers_does():
     wanted = bare(torch.randn(400, 32))
     seen = wanted @ torch.randn(32, 64)
     with torch.no_grad():
-        heads(mine, theirs, seen, wanted)
+        inherit_heads(mine, theirs, seen, wanted)
 
     def logits(attention, x):
         query, key, _ = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import toy
+from cmapkd.towers.adapt import image_tower
 from cmapkd.towers.load import build
 from cmapkd.towers.shift import shifted
 
@@ -30,7 +31,7 @@ def test_every_raw_embedding_loses_the_constant_and_the_tower_comes_back_to_the_
     with torch.no_grad():
         before = clip.encode_image(other)
         by = 0.7 * clip.encode_image(images).mean(0) + 0.01
-        with shifted(clip, by, images) as done:
+        with shifted(image_tower(clip.visual, side, toy.MEAN, toy.STD), by, images) as done:
             torch.testing.assert_close(clip.encode_image(other), before - by, atol=1e-4, rtol=1e-4)
     assert done and all(tensor.equal(state[name]) for name, tensor in clip.state_dict().items())
 
@@ -42,5 +43,5 @@ def test_a_tower_whose_biases_are_followed_by_an_activation_is_left_as_it_is(kin
         clip.visual.register_forward_hook(lambda module, given, out: out.tanh())
     with torch.no_grad():
         before = clip.encode_image(images)
-        with shifted(clip, before.mean(0), images) as done:
+        with shifted(image_tower(clip.visual, 32, toy.MEAN, toy.STD), before.mean(0), images) as done:
             assert not done and clip.encode_image(images).equal(before)

@@ -1,4 +1,6 @@
+import copy
 import json
+import math
 
 import open_clip
 import pytest
@@ -10,9 +12,11 @@ from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Inputs
 from cmapkd.towers import tokenizer as tok
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.adapt import adapt
+from cmapkd.towers.dual import DualEncoder, evaluating
 from cmapkd.towers.load import build, load_tower
 from cmapkd.towers.named import architecture_config, identity
+from cmapkd.towers.similarity import Similarity
 from cmapkd.towers.weights import read_state
 
 
@@ -30,8 +34,8 @@ def test_final_features_equal_open_clips_own_encoders(tmp_path):
     x = toy.inputs(tower, 4)
     with evaluating(tower), torch.no_grad():
         features = tower(x)
-        torch.testing.assert_close(features.image.final, tower.clip.encode_image(tower.normalise(x.images)))
-        torch.testing.assert_close(features.text.final, tower.clip.encode_text(x.ids))
+        torch.testing.assert_close(features.image.final, tower.native.encode_image(tower.normalise(x.images)))
+        torch.testing.assert_close(features.text.final, tower.native.encode_text(x.ids))
 
 
 def test_padding_changes_no_text_level(tmp_path):
@@ -70,13 +74,15 @@ def small_cfg(vision: dict) -> dict:
 def test_resnets_and_timm_trunks_have_the_same_levels(vision, grids):
     cfg = small_cfg(vision)
     words = tok.from_open_clip(open_clip.SimpleTokenizer(context_length=77), 77)
-    tower = Tower(build(cfg), words, vision["image_size"], toy.MEAN, toy.STD, cfg, "small", words=8).eval()
+    tower = adapt(build(cfg), words, vision["image_size"], toy.MEAN, toy.STD, cfg, "small", words=8).eval()
     features = tower(toy.inputs(tower, 2))
     assert tower.shape.grids == grids
     assert features.image.final.shape == (2, 16)
     with torch.no_grad():
         x = toy.inputs(tower, 2).images
-        torch.testing.assert_close(tower.image(x).final, tower.clip.encode_image(tower.normalise(x)))
+        torch.testing.assert_close(
+            tower.image.levels(tower.normalise(x)).final, tower.native.encode_image(tower.normalise(x))
+        )
 
 
 def test_tokens_equal_open_clips_tokenizer_and_know_their_words():
@@ -113,13 +119,13 @@ def test_unknown_characters_become_unknown_not_nothing(tmp_path):
     assert (index[0] == 1).any() and ids[0].max() == toy.tokenizer(tmp_path).end
 
 
-def folder_of(tower: Tower, path, tokenizer_folder) -> None:
+def folder_of(tower: DualEncoder, path, tokenizer_folder) -> None:
     path.mkdir()
     (path / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": tower.config, "preprocess_cfg": {"mean": toy.MEAN, "std": toy.STD}})
     )
     save_file(
-        {k: v.contiguous() for k, v in tower.clip.state_dict().items()}, str(path / "open_clip_model.safetensors")
+        {k: v.contiguous() for k, v in tower.native.state_dict().items()}, str(path / "open_clip_model.safetensors")
     )
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (path / name).write_text((tokenizer_folder / name).read_text())
@@ -131,7 +137,7 @@ def test_an_open_clip_folder_loads_bit_identically(tmp_path):
     again = load_tower(TowerConfig(model=f"local-dir:{tmp_path / 'model'}"), words=8)
     x = toy.inputs(tower, 2)
     assert torch.equal(tower.eval()(x).image.final, again.eval()(x).image.final)
-    assert again.mean_std == (toy.MEAN, toy.STD)
+    assert (again.image.mean, again.image.std) == (toy.MEAN, toy.STD)
 
 
 def test_an_openai_style_state_dict_loads_with_quick_gelu(tmp_path):
@@ -145,7 +151,7 @@ def test_an_openai_style_state_dict_loads_with_quick_gelu(tmp_path):
     torch.save(state, tmp_path / "openai.pt")
     tower = load_tower(TowerConfig(model=f"cmapkd-small-64:{tmp_path / 'openai.pt'}"))
     assert tower.config["quick_gelu"] is True
-    assert torch.equal(tower.clip.token_embedding.weight, clip.token_embedding.weight)
+    assert torch.equal(tower.native.token_embedding.weight, clip.token_embedding.weight)
 
 
 def test_a_torchscript_archive_gives_its_tensors(tmp_path):
@@ -202,8 +208,10 @@ def test_a_hugging_face_clip_folder_gives_the_same_embeddings(tmp_path):
         image = model.visual_projection(model.vision_model(pixel_values=tower.normalise(x.images)).pooler_output)
         mask = torch.arange(77)[None] <= (x.ids == 49407).int().argmax(1)[:, None]
         words = model.text_projection(model.text_model(input_ids=x.ids, attention_mask=mask.long()).pooler_output)
-        torch.testing.assert_close(tower.eval().image(x.images).final, image, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(tower.text(x.ids, x.words).final, words, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            tower.eval().image.levels(tower.normalise(x.images)).final, image, atol=1e-5, rtol=1e-4
+        )
+        torch.testing.assert_close(tower.text.levels(x.ids, x.words).final, words, atol=1e-5, rtol=1e-4)
 
 
 def test_a_tower_of_two_separate_parts_has_the_same_levels_as_a_joint_one(tmp_path):
@@ -211,10 +219,10 @@ def test_a_tower_of_two_separate_parts_has_the_same_levels_as_a_joint_one(tmp_pa
     words = toy.tokenizer(tmp_path)
     joint = toy.config(tok.vocabulary(tmp_path))
     apart = {**joint, "custom_text": True}
-    models = [Tower(build(cfg), words, 32, toy.MEAN, toy.STD, cfg, "toy", words=8).eval() for cfg in (joint, apart)]
-    whole = models[0].clip.state_dict()
-    own = models[1].clip.state_dict()
-    models[1].clip.load_state_dict({key: whole[key.removeprefix("text.")] for key in own})
+    models = [adapt(build(cfg), words, 32, toy.MEAN, toy.STD, cfg, "toy", words=8).eval() for cfg in (joint, apart)]
+    whole = models[0].native.state_dict()
+    own = models[1].native.state_dict()
+    models[1].native.load_state_dict({key: whole[key.removeprefix("text.")] for key in own})
     x = toy.inputs(models[0], 3)
     for a, b in zip(models[0](x).text.levels, models[1](x).text.levels, strict=True):
         torch.testing.assert_close(a, b)
@@ -255,9 +263,45 @@ def test_convolutions_are_laid_out_channels_last_with_the_same_features_and_a_tr
     tower = load_tower(TowerConfig(model="cmapkd-rn-small-64")).eval()
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
-        before = tower.image(pixels).final
-        kernels = [p for p in tower.channels_last().clip.visual.parameters() if p.ndim == 4 and p.shape[2] > 1]
-        torch.testing.assert_close(tower.image(pixels).final, before, rtol=1e-4, atol=1e-5)
+        before = tower.image.levels(tower.normalise(pixels)).final
+        kernels = [p for p in tower.channels_last().image.native.parameters() if p.ndim == 4 and p.shape[2] > 1]
+        torch.testing.assert_close(tower.image.levels(tower.normalise(pixels)).final, before, rtol=1e-4, atol=1e-5)
     assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
     plain = load_tower(TowerConfig(model="cmapkd-small-64")).channels_last()
-    assert all(p.is_contiguous() for p in plain.clip.parameters())
+    assert all(p.is_contiguous() for p in plain.native.parameters())
+
+
+def test_a_copy_of_a_model_refers_to_its_own_weights_alone(tmp_path):
+    tower = toy.tower(tmp_path)
+    twin = copy.deepcopy(tower, {id(tower.tokenizer): tower.tokenizer})
+    assert twin.tokenizer is tower.tokenizer and list(twin.state_dict()) == list(tower.state_dict())
+    x = toy.inputs(tower, 2)
+    before = tower.final(x)
+    with torch.no_grad():
+        for value in twin.parameters():
+            value.add_(0.1)
+    assert torch.equal(tower.final(x).image, before.image) and torch.equal(tower.final(x).text, before.text)
+    assert not torch.equal(twin.final(x).image, before.image) and not torch.equal(twin.final(x).text, before.text)
+    assert twin.similarity.scale > tower.similarity.scale
+    assert twin.image.native is twin.native.visual and twin.text.native is twin.native
+
+
+def test_the_weights_belong_to_the_native_model_and_are_registered_once(tmp_path):
+    tower = toy.tower(tmp_path)
+    assert list(tower.state_dict()) == [f"clip.{name}" for name in tower.native.state_dict()]
+    assert [id(p) for p in tower.parameters()] == [id(p) for p in tower.native.parameters()]
+
+
+def test_the_scale_stays_between_1_and_100_and_only_a_sigmoid_model_has_a_bias(tmp_path):
+    tower = toy.tower(tmp_path)
+    scale = tower.native.logit_scale
+    assert tower.similarity.bias is None
+    for logit, clamped in ((-1.0, 0.0), (3.0, 3.0), (9.0, math.log(100))):
+        scale.data.fill_(logit)
+        assert tower.similarity.scale.item() <= 100 + 1e-4
+        tower.similarity.clamp_()
+        assert scale.item() == pytest.approx(clamped) and tower.similarity.scale.item() == pytest.approx(
+            math.exp(clamped)
+        )
+    sigmoid = Similarity(build({**tower.config, "init_logit_bias": -10.0}))
+    assert sigmoid.bias is not None and sigmoid.bias.item() == -10

@@ -79,7 +79,7 @@ def test_everything_a_class_method_learns_gets_a_gradient(tmp_path, method):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tower.parameters() if p.ndim > 1)
         return
     assert all(n.startswith(("student.", "projectors.project.")) for n in silent)
-    image = {n for n in silent if n.startswith("student.clip.visual.")}
+    image = {n for n in silent if n.startswith("student.image.native.")}
     assert not image
     if world.method.student == "frozen":
         assert not any(p.requires_grad for p in world.student.parameters()) and not world.student.training
@@ -153,7 +153,7 @@ def test_a_run_of_a_class_method_resumes_to_the_bit_and_exports_the_plain_studen
     a, b = (checkpoint.load_generation(checkpoint.latest(f / "checkpoints"))[0] for f in (whole, again))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
-    student = load_tower(TowerConfig(model=f"local-dir:{whole / 'student'}")).clip.state_dict()
+    student = load_tower(TowerConfig(model=f"local-dir:{whole / 'student'}")).native.state_dict()
     assert all(torch.equal(v, a[f"learner/student.clip.{k}"]) for k, v in student.items())
     card = (whole / "student" / "README.md").read_text()
     if METHODS[method].served is None:
@@ -163,7 +163,7 @@ def test_a_run_of_a_class_method_resumes_to_the_bit_and_exports_the_plain_studen
         tensors = load_file(whole / "student" / "method.safetensors")
         assert tensors and all(torch.equal(v, a[f"learner/terms.{k}"]) for k, v in tensors.items())
     if METHODS[method].student == "frozen":
-        first = load_tower(TowerConfig(model=str(root / "student-init"))).clip.state_dict()
+        first = load_tower(TowerConfig(model=str(root / "student-init"))).native.state_dict()
         assert all(torch.equal(v, first[k]) for k, v in student.items())
 
 
@@ -182,7 +182,7 @@ def test_a_frozen_student_must_have_been_trained(root, tmp_path):
 
 def test_prompts_ask_for_a_vit_and_for_their_own_method(root, tmp_path):
     world = World(tmp_path, "promptkd_fullft")
-    world.student.clip.visual.transformer = None
+    world.student.image.native.transformer = None
     with pytest.raises(UsageError, match="is not; give a ViT student, or method: promptkd_fullft"):
         toy.learner({"promptkd"}, world.student, world.tower, None, N, CLASSES)
     with pytest.raises(UsageError, match="set method: promptkd instead"):

@@ -39,7 +39,7 @@ def config(root, towers, monkeypatch):
 
 
 def weights(run):
-    return {name: value.clone() for name, value in run.state.learner.student.clip.state_dict().items()}
+    return {name: value.clone() for name, value in run.state.learner.student.native.state_dict().items()}
 
 
 def test_an_inherited_start_is_kept_and_read_without_the_teacher(root, config, monkeypatch):

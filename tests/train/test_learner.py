@@ -134,7 +134,7 @@ def test_a_sample_of_weight_zero_sends_no_gradient_to_the_trunk_but_some_to_the_
     for adapter in world.learner.projectors.adapters.values():
         torch.nn.init.normal_(adapter[1].weight, std=0.05)
     world.total(weights=torch.zeros(16, 8)).backward()
-    trunk = world.student.clip.visual.conv1.weight.grad.abs().max()
+    trunk = world.student.image.native.conv1.weight.grad.abs().max()
     assert float(trunk) < 1e-7
     assert float(world.learner.projectors.adapters["P2"][1].weight.grad.abs().max()) > 1e-6
 

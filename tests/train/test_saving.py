@@ -55,7 +55,7 @@ def test_a_level_that_costs_time_is_seen_to_save_it(root, tmp_path, monkeypatch)
 def test_measuring_moves_no_weight_and_no_draw(root, asleep, tmp_path, monkeypatch):
     monkeypatch.setattr(finish, "measure_saving", lambda run: {})
     other = distill(world.config(root, run=str(tmp_path / "run"), **ASLEEP))
-    a, b = (load_tower(TowerConfig(model=f"local-dir:{f / 'student'}")).clip.state_dict() for f in (asleep, other))
+    a, b = (load_tower(TowerConfig(model=f"local-dir:{f / 'student'}")).native.state_dict() for f in (asleep, other))
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert world.rows(asleep)[-1]["ledger"] == world.rows(other)[-1]["ledger"]
     run = assemble(world.config(root, run=str(tmp_path / "x"), **ASLEEP), tmp_path / "x")

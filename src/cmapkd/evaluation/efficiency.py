@@ -231,7 +231,7 @@ def print_efficiency(models: list[str], out: Path | None = None, threads: int | 
 def efficiency_of(model: str) -> Efficiency:
     """Measure the model that `model` names; it is freed afterwards."""
     tower, files = open_model(model), weight_files(config_of(model))
-    cost = measure(tower.clip, tower.size, tower.tokenizer.context, files[0] if files else None)
+    cost = measure(tower.native, tower.size, tower.tokenizer.context, files[0] if files else None)
     return replace(cost, train_hours=train_hours(Path(model)))
 
 

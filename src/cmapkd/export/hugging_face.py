@@ -50,7 +50,7 @@ def export_hugging_face(tower: Tower, folder: Path, card: str = "", tolerance: f
     tolerance: largest allowed difference of a component of a normalised embedding. Raises UsageError, before anything is
     written, for a tower that has no equivalent CLIPModel.
     """
-    state = hugging_face_state(exported_state(tower.clip))
+    state = hugging_face_state(exported_state(tower.native))
     config = hugging_face_config(tower, state)
     difference = largest_difference(tower, config, state)
     if not difference <= tolerance:
@@ -102,7 +102,8 @@ def _block(place: str, inner: str, value: Tensor, full: str) -> dict[str, Tensor
 def hugging_face_config(tower: Tower, state: dict[str, Tensor]) -> dict[str, Any]:
     """The config.json of the CLIPModel; sizes are taken from the tensors."""
     words = tower.tokenizer
-    text: Any = tower.clip if hasattr(tower.clip, "transformer") else tower.clip.text
+    visual: Any = tower.image.native
+    text: Any = tower.text.native
     act = {"hidden_act": "quick_gelu" if tower.config.get("quick_gelu") else "gelu"}
 
     def sizes(model: str, stack: Any) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def hugging_face_config(tower: Tower, state: dict[str, Tensor]) -> dict[str, Any
     return {
         "model_type": "clip", "architectures": ["CLIPModel"], "dtype": "float32",
         "projection_dim": tower.shape.embedding, "logit_scale_init_value": float(state["logit_scale"]),
-        "vision_config": sizes("vision_model", tower.clip.visual.transformer.resblocks)
+        "vision_config": sizes("vision_model", visual.transformer.resblocks)
         | {"image_size": tower.size, "patch_size": state[PLACES["visual.conv1.weight"]].shape[-1]},
         "text_config": sizes("text_model", text.transformer.resblocks)
         | {"vocab_size": state[PLACES["token_embedding.weight"]].shape[0], "max_position_embeddings": words.context,
@@ -136,7 +137,7 @@ def largest_difference(tower: Tower, config: dict[str, Any], state: dict[str, Te
     ids = torch.randint(3, tower.tokenizer.end, (3, tower.tokenizer.context), generator=generator)
     for row, length in enumerate((4, ids.shape[1] // 2, ids.shape[1])):
         ids[row, length - 1], ids[row, length:] = tower.tokenizer.end, tower.tokenizer.pad
-    own: Any = tower.clip.eval().cpu()
+    own: Any = tower.native.eval().cpu()
     images = tower.normalise(pixels.to(tower.device)).cpu()
     found = (model.get_image_features(images).pooler_output, model.get_text_features(ids).pooler_output)
     wanted = (own.encode_image(images), own.encode_text(ids))
@@ -147,7 +148,7 @@ def largest_difference(tower: Tower, config: dict[str, Any], state: dict[str, Te
 
 def preprocessor_config(tower: Tower) -> dict[str, Any]:
     """The preprocessor_config.json of a CLIPImageProcessor."""
-    mean, std = tower.mean_std
+    mean, std = (tower.image.mean, tower.image.std)
     return {
         "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": tower.size},
         "resample": 3, "do_center_crop": True, "crop_size": {"height": tower.size, "width": tower.size},

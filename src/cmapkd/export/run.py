@@ -29,10 +29,10 @@ def export_student(
 
     facts: those of `model_card`; the number of parameters is added here.
     """
-    params = sum(p.numel() for p in student.clip.parameters())
+    params = sum(p.numel() for p in student.native.parameters())
     card = model_card({"name": f"{student.name} by {facts.get('method')}", "params": params, **facts})
     return save_open_clip(
-        student.clip, student.config, preprocess(student), student.tokenizer.folder, folder, card, dtype, replace
+        student.native, student.config, preprocess(student), student.tokenizer.folder, folder, card, dtype, replace
     )
 
 
@@ -53,7 +53,7 @@ def export_run(run: Path, to: list[str], out: Path | None = None, dtype: str = "
     if (folder / METHOD_TENSORS).is_file():
         say(f"export {run}: writes the student alone; the run's scores also took {METHOD_TENSORS} and the teacher")
     tower = load_tower(TowerConfig(model=f"local-dir:{folder}"))
-    mean, std = tower.mean_std
+    mean, std = (tower.image.mean, tower.image.std)
     card = (folder / CARD).read_text() if (folder / CARD).is_file() else ""
     for name in to:
         if name == "hf":
@@ -61,17 +61,17 @@ def export_run(run: Path, to: list[str], out: Path | None = None, dtype: str = "
         elif name == "open_clip":
             kept = torch.float16 if dtype == "fp16" else torch.float32
             files = tower.tokenizer.folder
-            save_open_clip(tower.clip, tower.config, preprocess(tower), files, target / name, card, kept)
+            save_open_clip(tower.native, tower.config, preprocess(tower), files, target / name, card, kept)
             say(f"open_clip folder: {target / name}")
         else:
             size, context, vocabulary = tower.size, tower.tokenizer.context, tower.config["text_cfg"]["vocab_size"]
-            for graph in export_onnx(tower.clip, mean, std, size, context, vocabulary, target / name):
+            for graph in export_onnx(tower.native, mean, std, size, context, vocabulary, target / name):
                 say(graph.line())
 
 
 def preprocess(tower: Tower) -> dict[str, Any]:
     """The preprocess_cfg of open_clip for a tower."""
-    mean, std = tower.mean_std
+    mean, std = (tower.image.mean, tower.image.std)
     return {
         "size": tower.size, "mode": "RGB", "mean": list(mean), "std": list(std), "interpolation": "bicubic",
         "resize_mode": "shortest",

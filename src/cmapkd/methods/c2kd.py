@@ -43,7 +43,7 @@ class C2KD(Term):
     def forward(self, view: View) -> Tensor:
         texts, drop = view.class_texts, self.chosen["non_target"] == "drop"
         theirs = self.tower.final(view.inputs)
-        teacher = theirs.map(lambda final: self.tower.scale * similarity(final, texts))
+        teacher = theirs.map(lambda final: self.tower.similarity.scale * similarity(final, texts))
         student = view.student.projected.map(lambda final: view.scale * similarity(final, texts))
         proxy, mine = self.proxy("teacher", theirs), self.proxy("student", view.student.final)
         by_image = losses.c2kd(teacher.text, student.image, proxy.text, mine.image, view.labels, drop)

@@ -56,7 +56,7 @@ class PromptedClassTexts(ProjectedClassTexts):
 
     def __init__(self, sizes: TermSizes, chosen: Mapping[str, float | str] | None = None) -> None:
         """Raises UsageError for a student whose image tower has no plain blocks."""
-        blocks = getattr(getattr(sizes.student_itself.clip.visual, "transformer", None), "resblocks", None)
+        blocks = getattr(getattr(sizes.student_itself.image.native, "transformer", None), "resblocks", None)
         if blocks is None:
             raise UsageError(
                 f"method 'promptkd' puts prompts between the blocks of an open_clip ViT, which student "
@@ -68,7 +68,7 @@ class PromptedClassTexts(ProjectedClassTexts):
 
     @contextmanager
     def around(self, student: Tower) -> Iterator[None]:
-        with self.prompts.around(student.clip.visual):
+        with self.prompts.around(student.image.native):
             yield
 
 
@@ -89,7 +89,7 @@ class ProjectedImages:
         """uint8 [n, 3, S, S] to unit rows [n, E_t], in eval mode."""
         pixels = self.student.normalise(images.to(self.student.device))
         with evaluating(self.student), evaluating(self.term), self.term.around(self.student):
-            return F.normalize(self.term.project(self.student.clip.encode_image(pixels)).float(), dim=-1)
+            return F.normalize(self.term.project(self.student.image.encode(pixels)).float(), dim=-1)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """n texts to unit rows [n, E_t]."""

@@ -50,7 +50,7 @@ class VL2Lite(ServedTerm):
     def logits(self, student: Tower, images: Tensor) -> Tensor:
         """Class logits [n, C] of uint8 images, as VL2Lite is used."""
         with evaluating(student):
-            return self.head(student.clip.encode_image(student.normalise(images.to(student.device))).float())
+            return self.head(student.image.encode(student.normalise(images.to(student.device))).float())
 
 
 @dataclass(frozen=True)

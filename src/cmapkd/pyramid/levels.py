@@ -24,11 +24,14 @@ PHRASE = 3
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a tower's levels: widths and map sides of the image levels, widths of the text levels, width of the embedding."""
+    """Sizes of a tower's levels: widths and map sides of the image levels, widths of the text levels, width of the embedding.
+
+    text_widths is empty for a model whose text tower has no levels.
+    """
 
     image_widths: tuple[int, int, int, int]
     grids: tuple[int, int, int, int]
-    text_widths: tuple[int, int, int, int]
+    text_widths: tuple[int, ...]
     embedding: int
 
 

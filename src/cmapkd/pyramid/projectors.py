@@ -20,9 +20,8 @@ class Projectors(nn.Module):
 
     def __init__(self, student: Shape, ranks: dict[str, int], embedding: int, bridge: bool) -> None:
         super().__init__()
-        widths: dict[str, int] = dict(
-            zip(IMAGE_LEVELS + TEXT_LEVELS, student.image_widths + student.text_widths, strict=True)
-        )
+        widths: dict[str, int] = dict(zip(IMAGE_LEVELS, student.image_widths, strict=True))
+        widths |= dict(zip(TEXT_LEVELS, student.text_widths, strict=bool(student.text_widths)))
         self.adapters = nn.ModuleDict({k: _adapter(widths[k], r) for k, r in ranks.items()})
         self.v2l = nn.ModuleDict({k: _head(2 * widths[k], embedding) for k in IMAGE_LEVELS} if bridge else {})
         self.l2v = nn.ModuleDict({k: _head(2 * widths[k], embedding) for k in TEXT_LEVELS} if bridge else {})

@@ -133,7 +133,7 @@ def _student(run: Path) -> Tower:
 
 def _size(tower: Tower) -> tuple[int, float]:
     """(parameters, megabytes in float32)."""
-    params = sum(p.numel() for p in tower.clip.parameters())
+    params = sum(p.numel() for p in tower.native.parameters())
     return params, params * 4 / 1e6
 
 

@@ -108,9 +108,9 @@ def require_room(size: int, ram_mb: int, what: str) -> None:
 
 def _features(tower: Tower, images: Tensor, level: str) -> Tensor:
     if level == FINAL:
-        found = tower.clip.encode_image(tower.normalise(images))
+        found = tower.image.encode(tower.normalise(images))
     else:
-        found = tower.image(images).levels[IMAGE_LEVELS.index(level)]
+        found = tower.image.levels(tower.normalise(images)).levels[IMAGE_LEVELS.index(level)]
     return F.layer_norm(found.float(), found.shape[-1:])
 
 

@@ -30,7 +30,7 @@ Read = TypeVar("Read")
 
 def feature_bytes(config: Config, samples: Samples, tower: Tower) -> tuple[int, str]:
     """Bytes on disk of all features, and a sentence that says how they come about."""
-    image_fields, text_fields = fields(tower.shape, tower.words, config.cache)
+    image_fields, text_fields = fields(tower.shape, tower.text.words, config.cache)
     image_rows, text_rows = len(samples) * config.data.views, samples.n_captions
     size = estimate_bytes(image_fields, image_rows) + estimate_bytes(text_fields, text_rows)
     return size, (
@@ -43,7 +43,7 @@ def write_features(config: Config, samples: Samples, tower: Tower, targets: Targ
     """Write both stores of `config.cache.path`, or what of them is missing; returns the ledger of unreadable images."""
     folder, key = config.cache.path, cache_key(config, samples)
     assert folder is not None
-    image_fields, text_fields = fields(tower.shape, tower.words, config.cache)
+    image_fields, text_fields = fields(tower.shape, tower.text.words, config.cache)
     precision = pick_precision(config.train.precision, tower.device)
     ledger = Ledger()
     with (
@@ -75,7 +75,11 @@ def seal_features(config: Config, samples: Samples, tower: Tower) -> None:
     folder = config.cache.path
     assert folder is not None
     finished = (folder / "teacher.json").is_file()
-    facts = {"key": cache_key(config, samples), "scale": float(tower.scale.detach()), "shape": asdict(tower.shape)}
+    facts = {
+        "key": cache_key(config, samples),
+        "scale": float(tower.similarity.scale.detach()),
+        "shape": asdict(tower.shape),
+    }
     fsio.write_json(folder / "teacher.json", facts)
     if finished:
         worst = check_canaries(open_cached_teacher(config, samples)[0], tower, samples, config.data)
@@ -104,7 +108,7 @@ def _fill(
 
 
 def _image_records(tower: Tower, targets: Targets, views: int, rows: range, pixels: Tensor) -> dict[str, np.ndarray]:
-    features = tower.image(pixels.to(tower.device))
+    features = tower.image.levels(tower.normalise(pixels.to(tower.device)))
     index = torch.arange(rows.start, rows.stop)
     levels = targets.image_levels(features, IMAGE_LEVELS, (index // views, index % views))
     places = next((tokens.places for tokens in levels.values() if tokens.places is not None), None)
@@ -113,7 +117,7 @@ def _image_records(tower: Tower, targets: Targets, views: int, rows: range, pixe
 
 
 def _text_records(tower: Tower, targets: Targets, ids: Tensor, words: Tensor) -> dict[str, np.ndarray]:
-    features = tower.text(ids.to(tower.device), words.to(tower.device))
+    features = tower.text.levels(ids.to(tower.device), words.to(tower.device))
     levels = targets.text_levels(features, TEXT_LEVELS)
     masks = {f"{k}-mask": v.mask.cpu().numpy().astype(np.uint8) for k, v in levels.items() if v.mask is not None}
     return _numpy({k: v.values for k, v in levels.items()} | _common(targets, features, TEXT_LEVELS)) | masks

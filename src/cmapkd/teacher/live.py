@@ -16,7 +16,7 @@ class LiveTeacher:
 
     def __init__(self, tower: Tower, targets: Targets, precision: torch.dtype = torch.float32) -> None:
         self.tower, self.targets, self.precision = tower, targets, precision
-        self.scale = float(tower.scale.detach())
+        self.scale = float(tower.similarity.scale.detach())
 
     @torch.no_grad()
     def outputs(self, batch: Batch, needs: Needs) -> TeacherOutputs:

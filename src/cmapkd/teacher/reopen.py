@@ -47,7 +47,8 @@ def check_canaries(teacher: CachedTeacher, tower: Tower, samples: Samples, data:
     """Re-encode 8 stored image views; the smallest cosine with the stored embedding. Refuses below 0.999."""
     rows = np.linspace(0, len(samples) * data.views - 1, CANARIES).astype(np.int64)
     with evaluating(tower), torch.inference_mode():
-        fresh = tower.image(view_pixels(samples, data, rows, tower.size, Ledger()).to(tower.device)).final.float().cpu()
+        pixels = view_pixels(samples, data, rows, tower.size, Ledger()).to(tower.device)
+        fresh = tower.image.levels(tower.normalise(pixels)).final.float().cpu()
     stored = torch.from_numpy(teacher.image.read_float("final", rows))
     worst = float(torch.nn.functional.cosine_similarity(fresh, stored, dim=-1).min())
     if worst < 0.999:

@@ -1,1 +1,1 @@
-"""Image and text towers of every supported family, their tokenizers, and how a name becomes one."""
+"""Image and text towers of every supported family, their tokenizers, and loading a model by its name."""

@@ -34,7 +34,8 @@ def from_hugging_face(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], 
 
 
 def _model_cfg(config: dict[str, Any]) -> dict[str, Any]:
-    # Hugging Face writes only what differs from its own defaults, so the defaults stand here.
+    """The open_clip model config of a Hugging Face CLIPConfig."""
+    # A Hugging Face config omits values that equal the library's defaults, so the defaults are repeated here.
     vision = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 32,
               "image_size": 224, "intermediate_size": 3072, "hidden_act": "quick_gelu"} | config.get("vision_config", {})  # fmt: skip
     text = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "vocab_size": 49408,
@@ -62,7 +63,7 @@ def _model_cfg(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _state(hf: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
-    """The tensors under open_clip's names. Raises UsageError naming one that is missing."""
+    """The open_clip state dict. Raises UsageError with the name of a missing tensor."""
     try:
         return _renamed(hf)
     except (KeyError, ValueError) as error:
@@ -70,6 +71,7 @@ def _state(hf: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
 
 
 def _renamed(hf: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor under its open_clip name; queries, keys and values joined in one input map."""
     out = {
         "logit_scale": hf["logit_scale"],
         "visual.proj": hf["visual_projection.weight"].T,

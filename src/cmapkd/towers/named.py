@@ -1,4 +1,4 @@
-"""What a TowerConfig names: architecture, files, identity, image size; read without building the model."""
+"""Architecture, files, identity and image size of the model that a TowerConfig names, read without building it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 
 
 def identity(config: TowerConfig) -> dict[str, str]:
-    """What makes this model the one it is: hashes of its weights, architecture and tokenizer, read without building it."""
+    """Hashes of a model's weights, architecture and tokenizer, read without building it."""
     architecture, weights = split(config)
     folder = folder_of(architecture)
     if folder is None:
@@ -44,7 +44,7 @@ def identity(config: TowerConfig) -> dict[str, str]:
 
 
 def image_size(config: TowerConfig) -> int:
-    """The side in pixels that a model reads, from its config alone."""
+    """Side in pixels of the images that a model reads, from its config alone."""
     architecture, _ = split(config)
     folder = folder_of(architecture)
     if folder is None:
@@ -58,10 +58,10 @@ def image_size(config: TowerConfig) -> int:
 
 
 def warn_of_random(config: TowerConfig, key: str) -> None:
-    """Say that a model which others shall learn from, `key` in the config, is an architecture without a checkpoint."""
+    """Print a warning where a teacher, `key` in the config, is an architecture without a checkpoint."""
     architecture, weights = split(config)
     if folder_of(architecture) is None and weights is None:
-        architecture_config(architecture)  # a name that nobody knows is a mistake of its own
+        architecture_config(architecture)  # an unknown name is another mistake, which this raises
         say(
             f"warning: {key} {config.model} has RANDOM WEIGHTS and can only teach noise; name a checkpoint: "
             f"{architecture}:FILE, {key.split('.')[0]}.weights, or local-dir:FOLDER"
@@ -69,7 +69,7 @@ def warn_of_random(config: TowerConfig, key: str) -> None:
 
 
 def weight_files(config: TowerConfig) -> list[Path]:
-    """The files that a model's own weights are in; none for an architecture with random weights."""
+    """The files that hold a model's weights; none for an architecture with random weights."""
     architecture, weights = split(config)
     folder = folder_of(architecture)
     if folder is None:
@@ -79,13 +79,13 @@ def weight_files(config: TowerConfig) -> list[Path]:
 
 
 def tokenizer_folder_of(config: TowerConfig) -> Path | None:
-    """The folder with the tokenizer.json that a model brings, None when it uses CLIP's own vocabulary."""
+    """The folder of a model's own tokenizer.json, None when it uses CLIP's vocabulary."""
     folder = folder_of(split(config)[0])
     return folder if folder is not None and (folder / "tokenizer.json").is_file() else None
 
 
 def architecture_config(name: str) -> dict[str, Any]:
-    """The open_clip model config of a named architecture, shipped small ones included."""
+    """The open_clip model config of a named architecture, open_clip's own or one that ships with this package."""
     import open_clip
 
     shipped = SHIPPED / f"{name}.json"
@@ -102,7 +102,7 @@ def architecture_config(name: str) -> dict[str, Any]:
 
 
 def split(config: TowerConfig) -> tuple[str, Path | None]:
-    """`ViT-L-14:/path.safetensors` names architecture and weights at once; a bare folder is a local-dir."""
+    """(architecture, weights file or None): `ViT-L-14:/path.safetensors` names both, an existing folder is a local-dir."""
     if config.model.startswith(("local-dir:", "shipped:")):
         return config.model, None
     path = Path(config.model)
@@ -115,6 +115,7 @@ def split(config: TowerConfig) -> tuple[str, Path | None]:
 
 
 def folder_of(architecture: str) -> Path | None:
+    """The folder of a `shipped:` or `local-dir:` model, None for a named architecture."""
     if architecture.startswith("shipped:"):
         return ASSETS / architecture.removeprefix("shipped:")
     return Path(architecture.removeprefix("local-dir:")) if architecture.startswith("local-dir:") else None
@@ -125,6 +126,7 @@ def _hash(data: bytes) -> str:
 
 
 def refuse_no_folder(folder: Path, name: str) -> None:
+    """Raise UsageError where a model's folder does not exist."""
     if folder.is_dir():
         return
     if name.startswith("shipped:"):

@@ -13,7 +13,8 @@ STD = 0.02
 
 
 class Prompts(nn.Module):
-    """tokens [depth, n, width]: block k < depth sees the n tokens of row k, later blocks what became of the last row."""
+    """tokens [depth, n, width]: block k < depth reads the n tokens of row k; each later block reads the prompt tokens
+    that the block before it gave out."""
 
     def __init__(self, tokens: int, depth: int, width: int) -> None:
         super().__init__()
@@ -23,19 +24,19 @@ class Prompts(nn.Module):
     def around(self, visual: Any) -> Iterator[None]:
         """Inside the block, `visual` (an open_clip ViT) runs with the prompts; after it, as before.
 
-        They stand behind the patches. Every block gets them before it runs and gives them up after it, so that
-        pooling and intermediates see the tokens they know. The first row passes the tower's own first norm.
+        Prompts stand after the patches. They are appended right before each block and removed right after it, so that
+        pooling and intermediates see the usual tokens. The first row passes the tower's own first norm.
         """
         depth, count = self.tokens.shape[:2]
         carried: list[Tensor] = []
 
-        def before(index: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def append(index: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             x, *rest = args
             row = self.tokens[index] if index < depth else carried.pop()
             row = visual.ln_pre(row) if index == 0 else row
             return torch.cat([x, row.to(x.dtype).expand(len(x), -1, -1)], 1), *rest
 
-        def after(index: int, x: Tensor) -> Tensor:
+        def remove(index: int, x: Tensor) -> Tensor:
             if depth - 1 <= index < len(blocks) - 1:
                 carried.append(x[:, -count:])
             return x[:, :-count]
@@ -43,8 +44,8 @@ class Prompts(nn.Module):
         blocks, hooks = visual.transformer.resblocks, []
         try:
             for k, block in enumerate(blocks):
-                hooks.append(block.register_forward_pre_hook(lambda _, args, k=k: before(k, args)))
-                hooks.append(block.register_forward_hook(lambda _, args, x, k=k: after(k, x)))
+                hooks.append(block.register_forward_pre_hook(lambda _, args, k=k: append(k, args)))
+                hooks.append(block.register_forward_hook(lambda _, args, x, k=k: remove(k, x)))
             yield
         finally:
             for hook in hooks:

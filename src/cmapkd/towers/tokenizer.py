@@ -1,8 +1,8 @@
-"""Tokenizers that know which word each token belongs to, so that models with different vocabularies can be compared.
+"""Tokenizers that return the index of the word of each token, so that models with different vocabularies can be compared.
 
-Text is cleaned as the model's own tokenizer cleans it, split at white space, and every word is encoded once and
-remembered. CLIP-type tokenizers never merge across white space, so the concatenation equals encoding the whole text;
-`Tokenizer` checks that on a probe sentence when it is built.
+Text is cleaned as the model's own tokenizer cleans it and split at white space; each distinct word is encoded once and
+kept. CLIP-type tokenizers never merge across white space, so the concatenation equals encoding the whole text;
+`from_open_clip` checks that on a probe sentence.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ PROBE = "A small dog, wearing 2 red collars, doesn't look at the camera ."
 
 
 class Tokenizer:
-    """Words to ids. `folder` holds tokenizer.json when the tokenizer is a file of its own, else None."""
+    """Texts to token ids and word indices.
+
+    clean: the model's own cleaning of a text; start, end, pad: ids of the special tokens; context: length of a row of
+    ids; folder: of the tokenizer.json that it was read from, else None.
+    """
 
     def __init__(
         self,
@@ -39,6 +43,7 @@ class Tokenizer:
         self._known: dict[str, list[int]] = {}
 
     def word(self, word: str) -> list[int]:
+        """The ids of one word."""
         if word not in self._known:
             self._known[word] = self._encode(word)
         return self._known[word]
@@ -59,7 +64,7 @@ class Tokenizer:
 
 
 def from_open_clip(tokenizer: Any, context: int) -> Tokenizer:
-    """Wrap an open_clip tokenizer (the CLIP BPE or a Hugging Face one); refuses one that merges across words."""
+    """An open_clip tokenizer (CLIP's BPE or a Hugging Face one). Raises UsageError where tokens merge across words."""
     if hasattr(tokenizer, "bpe_ranks"):
         wrapped = Tokenizer(
             tokenizer.encode,
@@ -70,22 +75,7 @@ def from_open_clip(tokenizer: Any, context: int) -> Tokenizer:
             context,
         )
     elif hasattr(tokenizer, "tokenizer"):
-        inner = tokenizer.tokenizer
-        start = inner.bos_token_id if inner.bos_token_id is not None else inner.cls_token_id
-        end = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
-        if start is None or end is None:
-            raise UsageError(
-                f"tokenizer {inner.name_or_path} has no start or end token; CLIP-type text towers need both"
-            )
-        wrapped = Tokenizer(
-            lambda word: inner(word, add_special_tokens=False).input_ids,
-            tokenizer.clean_fn,
-            start,
-            end,
-            inner.pad_token_id or 0,
-            context,
-            Path(inner.name_or_path) if Path(inner.name_or_path).is_dir() else None,
-        )
+        wrapped = _from_hugging_face(tokenizer, context)
     else:
         raise UsageError(f"tokenizer {type(tokenizer).__name__} is neither open_clip's nor Hugging Face's")
     expected = tokenizer([PROBE])[0]
@@ -97,8 +87,26 @@ def from_open_clip(tokenizer: Any, context: int) -> Tokenizer:
     return wrapped
 
 
+def _from_hugging_face(tokenizer: Any, context: int) -> Tokenizer:
+    """open_clip's HFTokenizer; BERT's CLS and SEP serve as start and end token."""
+    inner = tokenizer.tokenizer
+    start = inner.bos_token_id if inner.bos_token_id is not None else inner.cls_token_id
+    end = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
+    if start is None or end is None:
+        raise UsageError(f"tokenizer {inner.name_or_path} has no start or end token; CLIP-type text towers need both")
+    return Tokenizer(
+        lambda word: inner(word, add_special_tokens=False).input_ids,
+        tokenizer.clean_fn,
+        start,
+        end,
+        inner.pad_token_id or 0,
+        context,
+        Path(inner.name_or_path) if Path(inner.name_or_path).is_dir() else None,
+    )
+
+
 def from_folder(folder: Path, context: int) -> Tokenizer:
-    """A tokenizer.json read with the tokenizers library (no transformers needed)."""
+    """The tokenizer of a folder with tokenizer.json, read by the tokenizers library (transformers is not needed)."""
     from tokenizers import Tokenizer as Fast
 
     path = folder / "tokenizer.json"
@@ -129,11 +137,11 @@ def from_folder(folder: Path, context: int) -> Tokenizer:
 
 
 def train(texts: Iterable[str], size: int, context: int, folder: Path) -> Tokenizer:
-    """Learn a lower-casing BPE of at most `size` entries and write it to `folder` in Hugging Face's format.
+    """Train a lower-casing BPE of at most `size` entries and write it to `folder` in Hugging Face's format.
 
-    The end token has the largest id, as CLIP's pooling by argmax needs; padding is 0. Words are marked by a leading
-    character and not by CLIP's `</w>` suffix: the trainer numbers suffixed letters in the order of a hash table, so
-    that two trainings on the same captions would differ.
+    The end token has the largest id, as CLIP's pooling by argmax requires; padding is 0. A word starts with a marker
+    character instead of ending with CLIP's `</w>`: the trainer numbers letters with a suffix in the order of a hash
+    table, so two trainings on the same captions would differ.
     """
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from tokenizers import Tokenizer as Fast

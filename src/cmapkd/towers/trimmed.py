@@ -1,7 +1,7 @@
-"""Read a batch of texts only as far as the longest of them goes.
+"""Trimmed padding: a batch of texts is computed only up to its longest text.
 
-A causal text tower's tokens see nothing behind them, so the padding behind the end token changes no feature that anyone
-reads; captions have some 15 tokens of a context of 77, and the rest is most of what the tower computes.
+In a causal text tower no token attends to what comes after it, so the padding after the end token changes nothing that
+is read. Captions have some 15 tokens of a context of 77; the padding is most of what the tower would compute.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.func import functional_call
 
-STEP = 8  # lengths are rounded up, so that kernels and allocators meet few shapes
+STEP = 8  # lengths are rounded up to a multiple, so that kernels and allocators see few shapes
 Out = TypeVar("Out")
 
 
-def can_be_brief(text: Any) -> bool:
-    """Whether an open_clip text tower is causal and pools at the end token, and nothing stands behind that."""
+def can_trim(text: Any) -> bool:
+    """Whether an open_clip text tower is causal, pools at the end token, and appends no class token."""
     pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
-    causal, behind = getattr(text, "attn_mask", None) is not None, getattr(text, "cls_emb", None) is not None
-    return causal and pool in ("argmax", "eos") and not behind
+    causal = getattr(text, "attn_mask", None) is not None
+    appends_class_token = getattr(text, "cls_emb", None) is not None
+    return causal and pool in ("argmax", "eos") and not appends_class_token
 
 
-def length_of(ids: Tensor, end: int) -> int:
-    """Columns of ids [B, L] up to the last end token, rounded up to STEP."""
+def trimmed_length(ids: Tensor, end: int) -> int:
+    """Number of columns of ids [B, L] up to the last end token, rounded up to STEP."""
     longest = int((ids == end).int().argmax(1).max()) + 1
     return min(-(-longest // STEP) * STEP, ids.shape[1])
 
 
-def briefly(text: Any, length: int, call: Callable[[], Out]) -> Out:
-    """call(), in which `text` has a context of `length`: its first positions and the corner of its mask."""
+def with_context(text: Any, length: int, call: Callable[[], Out]) -> Out:
+    """call() while `text` has a context of `length`: its first positional embeddings and the corner of its mask."""
     if length == len(text.positional_embedding):
         return call()
     cut = {"positional_embedding": text.positional_embedding[:length], "attn_mask": text.attn_mask[:length, :length]}
@@ -38,7 +39,7 @@ def briefly(text: Any, length: int, call: Callable[[], Out]) -> Out:
 
 
 class _Call(nn.Module):
-    """A module whose forward is `call`, so that functional_call can lend `text` other tensors meanwhile."""
+    """A module whose forward is `call`, so that functional_call can replace tensors of `text` during it."""
 
     def __init__(self, text: nn.Module, call: Callable[[], Any]) -> None:
         super().__init__()

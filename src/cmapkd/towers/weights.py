@@ -1,4 +1,4 @@
-"""From a checkpoint file to a model's tensors: safetensors, torch files (tensors only), OpenAI's TorchScript archives."""
+"""Read a checkpoint file: safetensors, torch files (tensors only), OpenAI's TorchScript archives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         except Exception as error:
             raise UsageError(f"weights {path}: not a readable safetensors file ({error}); is it cut off?") from None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is old says nothing to whoever has such a file
+        warnings.simplefilter("ignore")  # the deprecation of TorchScript is no concern of a user with such a file
         loaded = _read_torch(path)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -49,7 +49,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A model folder's JSON file. Raises UsageError where it is none."""
+    """A JSON file of a model folder. Raises UsageError for anything but a JSON object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -62,11 +62,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def file_hash(path: Path) -> str:
+    """SHA-256 of a weights file."""
     refuse_no_file(path)
     return fsio.sha256_file(path)
 
 
 def refuse_no_file(path: Path) -> None:
+    """Raise UsageError where a weights file does not exist or is a folder."""
     if not path.exists():
         raise UsageError(f"weights {path}: no such file")
     if path.is_dir():
@@ -74,11 +76,12 @@ def refuse_no_file(path: Path) -> None:
 
 
 def is_openai(path: Path | None, state: dict[str, Tensor]) -> bool:
-    """OpenAI's own checkpoints carry these three scalars and were trained with QuickGELU."""
+    """Whether a checkpoint is OpenAI's: those hold three extra scalars, and were trained with QuickGELU."""
     return path is not None and {"input_resolution", "context_length", "vocab_size"} <= set(state)
 
 
 def load_strict(clip: torch.nn.Module, state: dict[str, Tensor], where: Path | None, name: str) -> None:
+    """Load every tensor of `state` into the model. Raises UsageError where any is missing, unexpected or of another size."""
     for key in ("input_resolution", "context_length", "vocab_size"):
         state.pop(key, None)
     wanted = clip.state_dict()

@@ -24,6 +24,7 @@ from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.teacher.class_texts import ClassTexts, open_class_texts
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import load_tower
+from cmapkd.towers.text_final import require_text_levels
 from cmapkd.train.balance import Balance
 from cmapkd.train.first_batches import learn_from_first_batches
 from cmapkd.train.learner import Learner, build_learner, build_terms
@@ -32,7 +33,7 @@ from cmapkd.train.plan import Plan, plan_run
 from cmapkd.train.served import validator
 from cmapkd.train.start_student import start_from_teacher
 from cmapkd.train.state import Run, TrainState
-from cmapkd.train.teachers import OpenedTeacher, open_teacher
+from cmapkd.train.teachers import OpenedTeacher, level_readers, open_teacher
 
 
 def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
@@ -44,6 +45,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     opened = open_teacher(config, plan.method.weights, plan.samples, plan.device)
     torch.manual_seed(config.seed)
     student = build_student(config, plan, opened, folder / "tokenizer")
+    require_text_levels(student, "student.model", level_readers(config, plan.method.weights))
     texts = class_texts_of(plan, opened)
     learner = learner_of(config, plan, student, opened, texts)
     optimizer, task = build_optimizer(learner, config.train), None
@@ -124,7 +126,7 @@ def facts_of(plan: Plan, opened: OpenedTeacher | None, texts: ClassTexts | None)
     labels = None if texts is None else texts.labels
     if reading("class_prompts", plan.term_weights):
         labels = torch.tensor(plan.samples.labels)
-    pairs = None if opened is None else opened.targets.pairs
+    pairs = None if opened is None or opened.targets is None else opened.targets.pairs
     on = plan.device
     return Facts(pairs, None if labels is None else labels.to(on), None if texts is None else texts.embeddings.to(on))
 

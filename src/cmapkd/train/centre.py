@@ -38,7 +38,7 @@ def centred(run: Run) -> Iterator[float]:
     if share == 0:
         yield 0.0
         return
-    with shifted(run.state.learner.student.clip, share * mean, probe) as done:
+    with shifted(run.state.learner.student.image, share * mean, probe) as done:
         yield share if done else 0.0
 
 

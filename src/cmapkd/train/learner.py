@@ -64,7 +64,7 @@ class Learner(nn.Module):
 
     def class_prompts(self) -> Tensor:
         """The student's embeddings of the class prompts [C, E_s], float32."""
-        return self.student.clip.encode_text(self.prompt_ids).float()
+        return self.student.text.encode(self.prompt_ids).float()
 
     def _outputs(self, inputs: Inputs, needs: Needs, weights: Tensor | None) -> StudentOutputs:
         masked = self._masked(inputs.images) if needs.masked else None
@@ -97,7 +97,7 @@ class Learner(nn.Module):
         return final if self.projectors is None else self.projectors.projected(final)
 
     def _masked(self, images: Tensor) -> Tensor:
-        final = self.student.clip.encode_image(hide_patches(self.student.normalise(images), self.student.patch))
+        final = self.student.image.encode(hide_patches(self.student.normalise(images), self.student.image.patch))
         return self._projected(Pair(final, final)).image
 
 

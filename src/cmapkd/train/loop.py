@@ -17,7 +17,6 @@ from cmapkd.methods.stage import ActiveStage
 from cmapkd.tasks.task_loss import task_loss
 from cmapkd.train.batches import step_inputs, training_batches
 from cmapkd.train.grad_cache import backward_in_parts
-from cmapkd.train.optimizer import clamp_scale
 from cmapkd.train.policy_step import with_policy
 from cmapkd.train.recorder import Recorder, due
 from cmapkd.train.schedule import learning_rate, stage_at
@@ -51,7 +50,7 @@ def train(run: Run, start: int, recorder: Recorder) -> None:
             for group in state.optimizer.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
             state.optimizer.step()
-            clamp_scale(state.learner.student.clip)
+            state.learner.student.similarity.clamp_()
 
             recorder.step(step, given, total, losses, norm, rate)
             if due(step, config.train.checkpoint_every, run.steps) or stop.asked:

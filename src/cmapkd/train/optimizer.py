@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 
@@ -16,9 +14,3 @@ def build_optimizer(learner: nn.Module, config: TrainConfig) -> torch.optim.Adam
     moving = [p for name, p in named if not (p.ndim < 2 or "positional_embedding" in name or "logit_scale" in name)]
     groups = [{"params": moving, "weight_decay": config.weight_decay}, {"params": still, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, foreach=True)
-
-
-@torch.no_grad()
-def clamp_scale(clip: nn.Module) -> None:
-    """Keep the logit scale in [0, ln 100], as CLIP does."""
-    clip.logit_scale.clamp_(0, math.log(100))  # type: ignore[operator, union-attr]

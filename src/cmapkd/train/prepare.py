@@ -16,6 +16,7 @@ from cmapkd.teacher.calibration import calibrate_cache, open_targets
 from cmapkd.teacher.layout import cache_key
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.named import image_size, warn_of_random
+from cmapkd.towers.text_final import require_text_levels
 from cmapkd.train.start_student import start_from_teacher
 
 
@@ -29,6 +30,7 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         say(f"data: {note}")
     warn_of_random(config.teacher, "teacher.model")
     tower = load_tower(config.teacher, words=config.cache.words)
+    require_text_levels(tower, "teacher.model", ["the cache"])
     size, sentence = feature_bytes(config, samples, tower)
     say(sentence)
     if config.cache.pixels:

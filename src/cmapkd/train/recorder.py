@@ -41,7 +41,11 @@ class Recorder:
     ) -> None:
         """Keep a step's figures as tensors; they become numbers every few steps, so that no step waits for them."""
         run, weights = self.run, given.weights
-        row = {"loss": total, "grad_norm": norm.detach(), "scale": run.state.learner.student.scale.detach().clone()}
+        row = {
+            "loss": total,
+            "grad_norm": norm.detach(),
+            "scale": run.state.learner.student.similarity.scale.detach().clone(),
+        }
         row |= {f"loss/{name}": loss.detach() for name, loss in losses.items()}
         if weights is not None:
             row |= {f"weight/{name}": weights[:, k].mean() for k, name in enumerate(LEVELS)}

@@ -23,7 +23,7 @@ from cmapkd.data.samples import Samples
 from cmapkd.teacher.calibration import BATCH, view_pixels
 from cmapkd.teacher.layout import cache_key, reserved
 from cmapkd.towers.dual import Tower
-from cmapkd.towers.inherit import inherit
+from cmapkd.towers.inherit.start import inherit
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.named import identity
 
@@ -32,7 +32,7 @@ VERSION = "1"
 
 
 def start_from_teacher(config: Config, student: Tower, samples: Samples, teacher: Tower | None = None) -> None:
-    """Set the student's weights to what it inherits (towers/inherit.py), in place.
+    """Set the student's weights to what it inherits (towers/inherit/), in place.
 
     A finished file in the cache folder is read without the teacher; else `teacher`, or the one that the config names, is
     asked, and the file written. Raises UsageError where nothing can be inherited, IntegrityError for a changed file.
@@ -50,7 +50,7 @@ def start_from_teacher(config: Config, student: Tower, samples: Samples, teacher
         path = config.cache.path / f"inherited-{digest}.safetensors"
         if path.is_file():
             inherited, refused = _read(path)
-            student.clip.load_state_dict(inherited, strict=False)  # without a tower that does not inherit
+            student.native.load_state_dict(inherited, strict=False)  # without a tower that does not inherit
             _tell(refused)
             return
     with torch.random.fork_rng():  # what is drawn after this is the same whether the teacher was built or not
@@ -67,7 +67,7 @@ def start_from_teacher(config: Config, student: Tower, samples: Samples, teacher
         path.parent.mkdir(parents=True, exist_ok=True)
         inherited = {
             name: value.detach().cpu().contiguous()
-            for name, value in student.clip.state_dict().items()
+            for name, value in student.native.state_dict().items()
             if not (refused.image if name.startswith("visual.") else refused.text)
         }
         about = {"sha256": _digest(inherited), "image": refused.image, "text": refused.text}

@@ -63,7 +63,7 @@ def losses_of(
     teacher = None if given.teacher is None else teacher_for_terms(given.teacher, given.needs)
     outputs, teacher, batch, coupling = exchange((outputs, teacher, given.batch, given.coupling))
     prompts = learner.class_prompts() if given.needs.class_prompts else None
-    view = objective.view(outputs, learner.student.scale, teacher, batch, given.stage, coupling, prompts)
+    view = objective.view(outputs, learner.student.similarity.scale, teacher, batch, given.stage, coupling, prompts)
     losses = objective.losses(view, given.stage)
     return (objective.total(losses, given.stage) if losses else learner.errors.unit.new_zeros(())), losses
 

@@ -11,26 +11,32 @@ from cmapkd.config.schema import Config
 from cmapkd.core.device import pick_precision
 from cmapkd.core.errors import UsageError
 from cmapkd.data.samples import Samples
-from cmapkd.methods import needs_teacher, reading
+from cmapkd.methods import TERMS, needs_teacher, reading
+from cmapkd.policy import POLICIES
 from cmapkd.pyramid.levels import Shape
 from cmapkd.pyramid.targets import Targets
 from cmapkd.teacher.calibration import fit_targets
 from cmapkd.teacher.ensemble import open_ensemble
 from cmapkd.teacher.faults import corrupted
+from cmapkd.teacher.final_only import FinalTeacher
 from cmapkd.teacher.layout import cache_key
 from cmapkd.teacher.live import LiveTeacher
 from cmapkd.teacher.protocol import Teacher
 from cmapkd.teacher.reopen import open_cached_teacher
 from cmapkd.towers.dual import Tower
 from cmapkd.towers.load import load_tower
+from cmapkd.towers.text_final import require_text_levels
 
 
 @dataclass(frozen=True)
 class OpenedTeacher:
-    """tower: the model itself, where it runs live or a term reads it; else None."""
+    """tower: the model itself, where it runs live or a term reads it; else None.
+
+    targets: None for a teacher without text levels, which gives final embeddings only.
+    """
 
     teacher: Teacher
-    targets: Targets
+    targets: Targets | None
     shape: Shape
     tower: Tower | None
 
@@ -48,9 +54,19 @@ def open_teacher(config: Config, terms: Iterable[str], samples: Samples, device:
     if config.cache.path is not None:
         return _from_cache(config, terms, samples, device, tower)
     assert tower is not None
+    precision = pick_precision(config.train.precision, device)
+    require_text_levels(tower, "teacher.model", level_readers(config, terms))
+    if not tower.text.has_levels:
+        return OpenedTeacher(corrupted(FinalTeacher(tower, precision), config, samples), None, tower.shape, tower)
     targets = fit_targets(config, tower, samples).to(device)
-    live = LiveTeacher(tower, targets, pick_precision(config.train.precision, device))
+    live = LiveTeacher(tower, targets, precision)
     return OpenedTeacher(corrupted(live, config, samples), targets, tower.shape, tower)
+
+
+def level_readers(config: Config, terms: Iterable[str]) -> list[str]:
+    """The terms, and the policy, that read the levels or the bridge of both towers."""
+    readers = sorted(name for name in terms if TERMS[name].reads_levels() or "bridge" in TERMS[name].reads)
+    return readers + ([f"policy {config.policy.name}"] if POLICIES[config.policy.name].reads_bridge else [])
 
 
 def _from_cache(

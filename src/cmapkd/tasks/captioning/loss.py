@@ -31,7 +31,8 @@ class CaptioningLoss(ReadByLoader):
         self.says = f"{plan.train.n_captions} captions of {len(plan.train)} images, {lexicon.size} output tokens"
 
     def outputs(self, student: Tower, batch: Batch) -> tuple[Tensor, ...]:
-        visual = student.image(move(batch, student.device).student.images).levels[self.level]
+        images = student.normalise(move(batch, student.device).student.images)
+        visual = student.image.levels(images).levels[self.level]
         return (next_token_logits(self.module, visual, self.tokens[batch.captions]),)
 
     def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:

@@ -97,7 +97,7 @@ class Detector(nn.Module):
 
     def trunk(self) -> list[nn.Parameter]:
         """The image trunk's parameters if it is trained, else none."""
-        return list(self.tower.clip.visual.parameters()) if self.train_trunk else []
+        return list(self.tower.image.native.parameters()) if self.train_trunk else []
 
 
 class TowerPyramid(nn.Module):
@@ -109,7 +109,7 @@ class TowerPyramid(nn.Module):
         super().__init__()
         self.tower, self.out_channels, self.train_trunk = tower, channels, train_trunk
         widths = tower.shape.image_widths
-        factors = UPSAMPLING if tower.is_vit else (1,) * len(widths)
+        factors = UPSAMPLING if tower.image.single_scale else (1,) * len(widths)
         self.enter = nn.ModuleList(nn.Sequential(nn.LayerNorm(w), nn.Linear(w, channels)) for w in widths)
         self.grow = nn.ModuleList(nn.Sequential(*_doublings(channels, factor)) for factor in factors)
         self.join = FeaturePyramidNetwork([channels] * len(widths), channels)
@@ -117,7 +117,7 @@ class TowerPyramid(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 s s"]) -> OrderedDict[str, Tensor]:
         """{P2..P5: [B, C, H_k, H_k]}, fine to coarse, of pixels in 0..255."""
         with torch.set_grad_enabled(self.train_trunk and torch.is_grad_enabled()):
-            levels = self.tower.image(images).levels
+            levels = self.tower.image.levels(self.tower.normalise(images)).levels
         maps = (*levels[:3], levels[3][:, :-2])  # P5's summary and mean have no place in the image
         entered = [_square(enter(tokens)) for enter, tokens in zip(self.enter, maps, strict=True)]
         grown = [grow(x) for grow, x in zip(self.grow, entered, strict=True)]

@@ -33,7 +33,7 @@ class ContrastiveLoss(ReadByLoader):
 
     def outputs(self, student: Tower, batch: Batch) -> tuple[Tensor, ...]:
         final = student.final(move(batch, student.device).student)
-        return final.image, final.text, student.scale
+        return final.image, final.text, student.similarity.scale
 
     def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
         image, text, scale = outputs

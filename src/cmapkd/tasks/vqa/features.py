@@ -14,6 +14,7 @@ from cmapkd.data.questions import Questions
 from cmapkd.tasks.encoder import spans
 from cmapkd.tasks.frozen_features import FINAL, Extraction, ImageFeatures, image_features, require_room
 from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.text_final import require_text_levels
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def question_features(tower: Tower, questions: Questions, tokens: bool, extracti
     image = image_features(tower, questions.paths, extraction, questions.name)
     distinct = {text: place for place, text in enumerate(dict.fromkeys(questions.questions))}
     if tokens:
-        size = len(distinct) * (tower.words + 1) * tower.shape.text_widths[0] * 2
+        require_text_levels(tower, "model", ["head 'coattention'"])
+        size = len(distinct) * (tower.text.words + 1) * tower.shape.text_widths[0] * 2
         require_room(size + image.rows.nbytes, extraction.ram_mb, f"{questions.name}'s images and questions")
     text = text_features(tower, list(distinct), tokens, extraction.batch)
     return QuestionFeatures(image, text, torch.tensor([distinct[text] for text in questions.questions]))
@@ -56,7 +58,7 @@ def text_features(tower: Tower, texts: Sequence[str], tokens: bool, batch: int) 
         for span in spans(len(texts), batch):
             ids, words = (x.to(tower.device) for x in tower.tokenizer([texts[i] for i in span]))
             if not tokens:
-                chunks.append((_half(tower.clip.encode_text(ids)),))
+                chunks.append((_half(tower.text.encode(ids)),))
                 continue
             read, real = question_tokens(tower, ids, words)
             chunks.append((_half(read), real.cpu()))
@@ -68,7 +70,7 @@ def question_tokens(tower: Tower, ids: Tensor, words: Tensor) -> tuple[Tensor, T
 
     The end token has read the whole question, also its words beyond L1's length, and is never absent.
     """
-    found = tower.text(ids, words)
+    found = tower.text.levels(ids, words)
     mask = found.masks[0]
     assert mask is not None, "words are padded, so L1 has a mask"
     return torch.cat([found.levels[0], found.levels[3]], 1), torch.cat([mask, mask.new_ones(len(ids), 1)], 1)

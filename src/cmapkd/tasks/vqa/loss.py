@@ -44,7 +44,7 @@ class VqaLoss(ReadByLoader):
         if self.settings.head == "fusion":
             final = student.final(inputs)
             return (self.module(final.image, final.text),)
-        image = student.image(inputs.images).levels[self.level]
+        image = student.image.levels(student.normalise(inputs.images)).levels[self.level]
         return (self.module(image, *question_tokens(student, inputs.ids, inputs.words)),)
 
     def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:

@@ -24,6 +24,7 @@ from cmapkd.tasks.vqa.features import question_features
 from cmapkd.tasks.vqa.head import CoAttentionHead, FusionHead, Vocabulary, training_answers
 from cmapkd.tasks.vqa.results import results_of
 from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.text_final import require_text_levels
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def build_head(tower: Tower, answers: int, settings: Settings) -> nn.Module:
     """An untrained head for the features that `question_features` computes with the same settings."""
     if settings.head == "fusion":
         return FusionHead(tower.shape.embedding, answers, settings.width, settings.dropout)
+    require_text_levels(tower, "model", [f"head '{settings.head}'"])
     level = int(settings.extraction.level[1]) - 2
     return CoAttentionHead(
         tower.shape.image_widths[level], tower.shape.text_widths[0], answers, settings.width, dropout=settings.dropout

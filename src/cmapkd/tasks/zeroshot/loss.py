@@ -42,8 +42,8 @@ class ClassificationLoss(ReadByLoader):
 
     def outputs(self, student: Tower, batch: Batch) -> tuple[Tensor, ...]:
         images = student.normalise(move(batch, student.device).student.images)
-        classes = student.clip.encode_text(self.class_ids.to(student.device))
-        return student.clip.encode_image(images), classes, student.scale
+        classes = student.text.encode(self.class_ids.to(student.device))
+        return student.image.encode(images), classes, student.similarity.scale
 
     def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
         image, classes, scale = outputs

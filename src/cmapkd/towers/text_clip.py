@@ -1,0 +1,91 @@
+"""ClipText: the text transformer of an open_clip CLIP or CustomTextCLIP as a TextTower."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from cmapkd.core.types import Features
+from cmapkd.pyramid import levels as lv
+from cmapkd.pyramid.maps import mean_tokens
+from cmapkd.towers.evaluating import evaluating
+from cmapkd.towers.tokenizer import Tokenizer
+from cmapkd.towers.trimmed import can_trim, trimmed_length, with_context
+
+
+def text_part(clip: Any) -> nn.Module:
+    """The module that holds the text tower: its `text`, or the model itself in a CLIP without such a part."""
+    return clip if hasattr(clip, "token_embedding") else clip.text
+
+
+def has_blocks(text: nn.Module) -> bool:
+    """Whether a text part is an open_clip transformer, whose intermediate blocks can be read."""
+    return hasattr(getattr(text, "transformer", None), "resblocks")
+
+
+class ClipText:
+    """L1 words, L2 phrases, L3 the sentence, L4 the end token, from three groups of blocks.
+
+    taps: index of the last block of each group; trims: whether padding is left out of the computation.
+    """
+
+    has_levels = True
+
+    def __init__(self, clip: nn.Module, tokenizer: Tokenizer, words: int) -> None:
+        self._clip: Any = clip
+        self._text: Any = text_part(clip)
+        self.tokenizer, self.words = tokenizer, words
+        self.taps = lv.tap_blocks(len(self._text.transformer.resblocks), lv.TEXT_CUTS)
+        self.trims = can_trim(self._text)
+        self.widths = self._measured()
+
+    @property
+    def native(self) -> nn.Module:
+        return self._text
+
+    def levels(self, ids: Int[Tensor, "b l"], words: Int[Tensor, "b l"]) -> Features:
+        """L1..L4 and the final embedding; padding enters no mean."""
+        ids = self.trim(ids)
+        words = words[:, : ids.shape[1]]
+        out = self._run(ids, partial(self._intermediates, ids))
+        shallow, middle, deep = out["text_intermediates"]
+        ends = (ids == self.tokenizer.end).int().argmax(1)
+        end = deep[torch.arange(len(ids), device=ids.device), ends]
+        real = torch.arange(ids.shape[1], device=ids.device)[None] <= ends[:, None]
+        sentence = mean_tokens(deep, real)
+        word, word_mask = lv.pool_words(shallow, words, self.words)
+        phrase, phrase_mask = lv.pool_words(middle, words, -(-self.words // lv.PHRASE), lv.PHRASE)
+        tokens = (word, phrase, sentence[:, None], end[:, None])
+        pooled = (
+            lv.mean_max(word, word_mask),
+            lv.mean_max(phrase, phrase_mask),
+            lv.mean_max(deep, real),
+            lv.summary_mean(end, sentence),
+        )
+        return Features(tokens, (word_mask, phrase_mask, None, None), pooled, out["text_features"])
+
+    def encode(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b e"]:
+        """The final embedding of ids of the whole context or of trimmed ones."""
+        return self._run(ids, partial(self._clip.encode_text, ids))
+
+    def trim(self, ids: Int[Tensor, "b l"]) -> Int[Tensor, "b m"]:
+        return ids[:, : trimmed_length(ids, self.tokenizer.end)] if self.trims else ids
+
+    def _run(self, ids: Tensor, call: partial[Any]) -> Any:
+        return with_context(self._text, ids.shape[1], call) if self.trims else call()
+
+    def _intermediates(self, ids: Tensor) -> dict[str, Any]:
+        if self._text is self._clip:
+            return self._clip.forward_intermediates(text=ids, text_indices=self.taps, normalize=False)
+        return self._text.forward_intermediates(ids, indices=self.taps, output_fmt="NLC")
+
+    @torch.no_grad()
+    def _measured(self) -> tuple[int, ...]:
+        """Widths of L1..L4, from one short text in eval mode."""
+        with evaluating(self._clip):
+            found = self.levels(*self.tokenizer(["a photo"]))
+        return tuple(level.shape[-1] for level in found.levels)
