@@ -28,7 +28,7 @@ from cmapkd.pyramid.targets import Targets, rank_for
 from cmapkd.store.store import Store, StoreWriter
 from cmapkd.teacher.cached import CachedTeacher
 from cmapkd.teacher.layout import fields
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from cmapkd.train import step as stepping
 from cmapkd.train.learner import Learner, build_learner, build_terms
@@ -190,7 +190,7 @@ def cached_teacher(folder: Path, words: int, rows: int = ROWS) -> CachedTeacher:
     return CachedTeacher(Store(folder / "image"), Store(folder / "text"), 1, 100.0)
 
 
-def cmapkd_learner(student: Tower) -> tuple[Learner, Objective]:
+def cmapkd_learner(student: DualEncoder) -> tuple[Learner, Objective]:
     tensors: dict[str, Tensor] = {f"pairs/{k}": torch.full((4, 4), v) for k, v in
                                   (("temperatures", 0.05), ("information", 1.0), ("recall", 0.5), ("alpha", 1 / 16))}  # fmt: skip
     for name, width in zip(IMAGE_LEVELS + TEXT_LEVELS, LARGE.image_widths + LARGE.text_widths, strict=True):
@@ -205,7 +205,7 @@ def cmapkd_learner(student: Tower) -> tuple[Learner, Objective]:
     return learner, Objective(method, learner.terms_by_name, dict(method.weights), Facts(targets.pairs))
 
 
-def random_batch(tower: Tower, size: int = BATCH) -> Batch:
+def random_batch(tower: DualEncoder, size: int = BATCH) -> Batch:
     generator = torch.Generator().manual_seed(0)
     ids, words = tower.tokenizer([LONGEST] + [CAPTION] * (size - 1))
     pixels = torch.randint(0, 256, (size, 3, tower.size, tower.size), generator=generator, dtype=torch.uint8)

@@ -18,7 +18,7 @@ from cmapkd.pyramid.targets import Targets
 from cmapkd.teacher.calibrate import calibrate
 from cmapkd.towers import tokenizer as tok
 from cmapkd.towers.adapt import adapt
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import build
 from cmapkd.train import step as stepping
 from cmapkd.train.learner import Learner, build_learner, build_terms
@@ -43,27 +43,27 @@ def config(
     }
 
 
-def tower(folder: Path, seed: int = 0, **shape: int) -> Tower:
+def tower(folder: Path, seed: int = 0, **shape: int) -> DualEncoder:
     words = tokenizer(folder)
     cfg = config(tok.vocabulary(folder), **shape)
     torch.manual_seed(seed)
     return adapt(build(cfg), words, cfg["vision_cfg"]["image_size"], MEAN, STD, cfg, "toy", words=8)
 
 
-def inputs(model: Tower, n: int, seed: int = 0) -> Inputs:
+def inputs(model: DualEncoder, n: int, seed: int = 0) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
     ids, words = model.tokenizer([CAPTIONS[(seed + k) % len(CAPTIONS)] for k in range(n)])
     pixels = torch.randint(0, 256, (n, 3, model.size, model.size), generator=generator, dtype=torch.uint8)
     return Inputs(pixels, ids, words)
 
 
-def batch(student: Tower, teacher: Tower, n: int = 8, seed: int = 0) -> Batch:
+def batch(student: DualEncoder, teacher: DualEncoder, n: int = 8, seed: int = 0) -> Batch:
     mine, theirs = inputs(student, n, seed), inputs(teacher, n, seed)
     rows = torch.arange(n)
     return Batch(rows, rows, torch.zeros_like(rows), mine, theirs)
 
 
-def targets(teacher: Tower, rank: int = 16, grid: int | None = None) -> Targets:
+def targets(teacher: DualEncoder, rank: int = 16, grid: int | None = None) -> Targets:
     return calibrate(teacher, [inputs(teacher, 32, seed) for seed in range(4)], rank, grid)
 
 
@@ -84,7 +84,12 @@ def view(
 
 
 def learner(
-    weights, student: Tower, teacher: Tower | None = None, targets: Targets | None = None, samples=16, classes=5
+    weights,
+    student: DualEncoder,
+    teacher: DualEncoder | None = None,
+    targets: Targets | None = None,
+    samples=16,
+    classes=5,
 ) -> Learner:
     """The learner of the terms in `weights`, with what they need of a teacher."""
     shape = None if teacher is None else teacher.shape

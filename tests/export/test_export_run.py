@@ -11,7 +11,7 @@ import torch
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.export.run import export_student
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 
 CAPTIONS = ["a small red dog runs over the green grass", "two dogs and a blue ball", "the ball is red"] * 3
@@ -23,14 +23,14 @@ FACTS = {
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Tower:
+def student(tmp_path_factory: pytest.TempPathFactory) -> DualEncoder:
     torch.manual_seed(0)
     config = TowerConfig(model="cmapkd-small-64", tokenizer="train:96")
     return load_tower(config, CAPTIONS, tmp_path_factory.mktemp("tokenizer"))
 
 
 def test_an_exported_student_says_the_same_in_the_project_and_in_plain_open_clip(
-    student: Tower, tmp_path: Path
+    student: DualEncoder, tmp_path: Path
 ) -> None:
     folder = export_student(student, tmp_path / "student", FACTS)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -44,7 +44,7 @@ def test_an_exported_student_says_the_same_in_the_project_and_in_plain_open_clip
     assert "M parameters" in (folder / "README.md").read_text()
 
 
-def test_exporting_again_replaces_the_folder_unless_told_not_to(student: Tower, tmp_path: Path) -> None:
+def test_exporting_again_replaces_the_folder_unless_told_not_to(student: DualEncoder, tmp_path: Path) -> None:
     folder = export_student(student, tmp_path / "student", FACTS)
     export_student(student, folder, {**FACTS, "steps": 20})
     assert "steps: 20" in (folder / "README.md").read_text()

@@ -15,7 +15,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.export import hugging_face
 from cmapkd.export.hugging_face import export_hugging_face
 from cmapkd.towers.adapt import adapt
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 
 transformers = pytest.importorskip("transformers")
@@ -23,13 +23,13 @@ CAPTIONS = ["a red star above the tree", "two rings", "blue star beside the smal
 
 
 @pytest.fixture(scope="module", params=["train:96", "own"])
-def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tower:
+def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DualEncoder:
     torch.manual_seed(0)
     config = TowerConfig(model="cmapkd-small-64", tokenizer=request.param)
     return load_tower(config, CAPTIONS * 9, tmp_path_factory.mktemp("tokenizer"))
 
 
-def test_transformers_loads_the_same_embeddings_and_the_same_ids(student: Tower, tmp_path: Path) -> None:
+def test_transformers_loads_the_same_embeddings_and_the_same_ids(student: DualEncoder, tmp_path: Path) -> None:
     said = export_hugging_face(student, tmp_path / "hf", "---\nlibrary_name: open_clip\n---\n\n## Use\n\nopen_clip")
     model = transformers.CLIPModel.from_pretrained(tmp_path / "hf").eval()
     tokens = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
@@ -49,14 +49,14 @@ def test_transformers_loads_the_same_embeddings_and_the_same_ids(student: Tower,
     assert "library_name: transformers" in card and "CLIPModel.from_pretrained" in card and "open_clip" not in card
 
 
-def test_the_processor_normalises_as_the_student_does(student: Tower, tmp_path: Path) -> None:
+def test_the_processor_normalises_as_the_student_does(student: DualEncoder, tmp_path: Path) -> None:
     export_hugging_face(student, tmp_path / "hf")
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     read = transformers.CLIPImageProcessor.from_pretrained(tmp_path / "hf")
     torch.testing.assert_close(read(image, return_tensors="pt").pixel_values, student.normalise(image[None]))
 
 
-def test_the_project_reads_its_own_export_back(student: Tower, tmp_path: Path) -> None:
+def test_the_project_reads_its_own_export_back(student: DualEncoder, tmp_path: Path) -> None:
     export_hugging_face(student, tmp_path / "hf")
     again = load_tower(TowerConfig(model=f"local-dir:{tmp_path / 'hf'}"))
     torch.testing.assert_close(again.encode_texts(CAPTIONS), student.encode_texts(CAPTIONS), atol=1e-5, rtol=0)
@@ -82,7 +82,7 @@ def test_a_tower_that_is_no_plain_vit_is_refused_naming_a_tensor(model: str, ten
 
 
 def test_a_folder_whose_model_computes_something_else_is_not_written(
-    student: Tower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student: DualEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = hugging_face.hugging_face_config
     monkeypatch.setattr(

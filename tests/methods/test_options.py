@@ -93,7 +93,7 @@ def test_promptkd_learns_as_many_numbers_as_the_papers_at_its_sizes() -> None:
     assert prompts + sum(p.numel() for p in toy.term("promptkd_fullft", 512, 768).parameters()) == 1_013_760
 
 
-class Tower(torch.nn.Module):
+class TrainedCopy(torch.nn.Module):
     """Stands for the trained copy: two learnt tables of embeddings and a scale."""
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ def test_c2kd_crosses_the_modalities_both_ways_and_trains_its_copy_of_the_teache
     part = C2KD.__new__(C2KD)
     torch.nn.Module.__init__(part)
     part.chosen = {"non_target": non_target}
-    part.tower = Tower()
+    part.tower = TrainedCopy()
     sizes = {"student": STUDENT, "teacher": TEACHER}
     part.proxies = torch.nn.ModuleDict(
         {f"{who}_{what}": torch.nn.Linear(sizes[who], K) for who in sizes for what in ("image", "text")}

@@ -10,16 +10,16 @@ import torch
 import toy
 from cmapkd.core.errors import UsageError
 from cmapkd.tasks.detection.detector import Cells, Detector, TowerPyramid, from_tower, to_tower
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 
 @pytest.fixture(scope="module")
-def vit(tmp_path_factory) -> Tower:
+def vit(tmp_path_factory) -> DualEncoder:
     return toy.tower(tmp_path_factory.mktemp("vit"))
 
 
 @pytest.fixture(scope="module")
-def resnet(tmp_path_factory) -> Tower:
+def resnet(tmp_path_factory) -> DualEncoder:
     from cmapkd.towers import tokenizer as tok
     from cmapkd.towers.adapt import adapt
     from cmapkd.towers.load import build
@@ -33,12 +33,12 @@ def resnet(tmp_path_factory) -> Tower:
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory) -> Tower:
+def odd(tmp_path_factory) -> DualEncoder:
     """A grid of 5, so that P5 is rounded up to 3 and its cells are 40/3 pixels wide."""
     return toy.tower(tmp_path_factory.mktemp("odd"), size=40)
 
 
-def example(tower: Tower, n: int = 2):
+def example(tower: DualEncoder, n: int = 2):
     images = torch.randint(0, 256, (n, 3, tower.size, tower.size), dtype=torch.uint8)
     some = {"boxes": torch.tensor([[2.0, 3.0, 20.0, 30.0], [5.0, 5.0, 15.0, 12.0]]), "labels": torch.tensor([1, 0])}
     none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}

@@ -16,7 +16,7 @@ from cmapkd.tasks import open_task_loss as opening
 from cmapkd.tasks.open_task_loss import HostRun, open_task_loss
 from cmapkd.tasks.table import LOSSES
 from cmapkd.tasks.task_loss import TaskLoss, task_loss
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 
 TRAIN = {
@@ -36,7 +36,7 @@ def host(config, weighted: bool = True) -> HostRun:
     return HostRun(config.method, config.seed, config.eval.batch, "task" in config.weights, weighted, trains)
 
 
-def made(root: Path, name: str, **over) -> tuple[Tower, TaskLoss]:
+def made(root: Path, name: str, **over) -> tuple[DualEncoder, TaskLoss]:
     config = settings(root, name, **over)
     student = load_tower(TowerConfig(model=str(root / "student-init")))
     task = open_task_loss(config.task, config.data, host(config))
@@ -44,7 +44,7 @@ def made(root: Path, name: str, **over) -> tuple[Tower, TaskLoss]:
     return student.train(), task(student)
 
 
-def learnt(student: Tower, head: TaskLoss) -> list[torch.nn.Parameter]:
+def learnt(student: DualEncoder, head: TaskLoss) -> list[torch.nn.Parameter]:
     return [*student.parameters(), *([] if head.module is None else head.module.parameters())]
 
 

@@ -21,7 +21,7 @@ from cmapkd.tasks.encoder import Encoder
 from cmapkd.tasks.score import Score
 from cmapkd.tasks.table import TASKS, chosen_protocol, evaluate
 from cmapkd.tasks.validation import open_task
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.named import identity
 from cmapkd.train.served import Service, classifies, head_accuracy, open_service
@@ -35,7 +35,7 @@ class Subject:
     """
 
     name: str
-    tower: Tower
+    tower: DualEncoder
     weights: str
     service: Service | None = None
     notes: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ def open_subject(model: str, config: Config | None = None) -> Subject:
     return Subject(model, tower, weights, notes=notes)
 
 
-def open_model(model: str, config: Config | None = None) -> Tower:
+def open_model(model: str, config: Config | None = None) -> DualEncoder:
     """A run folder's student, an open_clip folder, a model name, or `teacher` of a config."""
     given = config_of(model, config)
     return load_tower(given, words=config.cache.words) if model == "teacher" and config else load_tower(given)

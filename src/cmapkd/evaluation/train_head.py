@@ -13,10 +13,10 @@ from cmapkd.data.holdout import hold_out
 from cmapkd.tasks.encoder import Encoder
 from cmapkd.tasks.table import TASKS
 from cmapkd.tasks.trained_head import TrainedHead, write_head
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 
-def train_head(task: str, tower: Tower, data: HeadData, out: Path, judge: Encoder | None = None) -> TrainedHead:
+def train_head(task: str, tower: DualEncoder, data: HeadData, out: Path, judge: Encoder | None = None) -> TrainedHead:
     """Train, score, and write head.safetensors, head.json, results.json and, last, scores.json into `out`."""
     refuse_options(task, data)
     probe = TASKS[task].probe

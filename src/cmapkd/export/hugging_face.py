@@ -15,7 +15,7 @@ from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
 from cmapkd.export.folder import write_folder
 from cmapkd.export.open_clip_folder import CARD, TOKENIZER, exported_state
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.hf_clip import OPEN_CLIP_OF_HF
 
 HF_OF_OPEN_CLIP = {ours: theirs for theirs, ours in OPEN_CLIP_OF_HF.items()}
@@ -44,7 +44,7 @@ processor, tokenizer = CLIPImageProcessor.from_pretrained("PATH"), AutoTokenizer
 """
 
 
-def export_hugging_face(tower: Tower, folder: Path, card: str = "", tolerance: float = 1e-5) -> str:
+def export_hugging_face(tower: DualEncoder, folder: Path, card: str = "", tolerance: float = 1e-5) -> str:
     """Write `folder`, which transformers loads as a CLIPModel; returns a line with the largest difference of embeddings.
 
     tolerance: largest allowed difference of a component of a normalised embedding. Raises UsageError, before anything is
@@ -99,7 +99,7 @@ def _block(place: str, inner: str, value: Tensor, full: str) -> dict[str, Tensor
     return {f"{place}.{HF_OF_OPEN_CLIP[stem]}.{part}": value}
 
 
-def hugging_face_config(tower: Tower, state: dict[str, Tensor]) -> dict[str, Any]:
+def hugging_face_config(tower: DualEncoder, state: dict[str, Tensor]) -> dict[str, Any]:
     """The config.json of the CLIPModel; sizes are taken from the tensors."""
     words = tower.tokenizer
     visual: Any = tower.image.native
@@ -123,7 +123,7 @@ def hugging_face_config(tower: Tower, state: dict[str, Tensor]) -> dict[str, Any
 
 
 @torch.inference_mode()
-def largest_difference(tower: Tower, config: dict[str, Any], state: dict[str, Tensor]) -> float:
+def largest_difference(tower: DualEncoder, config: dict[str, Any], state: dict[str, Tensor]) -> float:
     """The largest difference between normalised embeddings of the two models, on random images and token ids."""
     from transformers import CLIPConfig, CLIPModel
 
@@ -146,7 +146,7 @@ def largest_difference(tower: Tower, config: dict[str, Any], state: dict[str, Te
     )
 
 
-def preprocessor_config(tower: Tower) -> dict[str, Any]:
+def preprocessor_config(tower: DualEncoder) -> dict[str, Any]:
     """The preprocessor_config.json of a CLIPImageProcessor."""
     mean, std = (tower.image.mean, tower.image.std)
     return {
@@ -157,7 +157,7 @@ def preprocessor_config(tower: Tower) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def tokenizer_files(tower: Tower) -> dict[str, bytes]:
+def tokenizer_files(tower: DualEncoder) -> dict[str, bytes]:
     """The files of the tokenizer, or CLIP's own vocabulary in the format of transformers."""
     folder = tower.tokenizer.folder
     if folder is not None:

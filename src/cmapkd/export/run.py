@@ -15,7 +15,7 @@ from cmapkd.export.card import model_card
 from cmapkd.export.hugging_face import export_hugging_face
 from cmapkd.export.onnx import export_onnx
 from cmapkd.export.open_clip_folder import CARD, save_open_clip
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 
 FORMATS = ("open_clip", "hf", "onnx")
@@ -23,7 +23,11 @@ METHOD_TENSORS = "method.safetensors"  # beside a student whose method also need
 
 
 def export_student(
-    student: Tower, folder: Path, facts: Mapping[str, Any], dtype: torch.dtype = torch.float32, replace: bool = True
+    student: DualEncoder,
+    folder: Path,
+    facts: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+    replace: bool = True,
 ) -> Path:
     """Write the student as an open_clip folder; an earlier export of the same run is replaced in one rename.
 
@@ -69,7 +73,7 @@ def export_run(run: Path, to: list[str], out: Path | None = None, dtype: str = "
                 say(graph.line())
 
 
-def preprocess(tower: Tower) -> dict[str, Any]:
+def preprocess(tower: DualEncoder) -> dict[str, Any]:
     """The preprocess_cfg of open_clip for a tower."""
     mean, std = (tower.image.mean, tower.image.std)
     return {

@@ -16,7 +16,7 @@ from cmapkd.losses.promptkd import promptkd
 from cmapkd.methods.method import Method
 from cmapkd.methods.term import ServedTerm, TermSizes
 from cmapkd.methods.view import View
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 from cmapkd.towers.prompts import Prompts
 
 TOKENS, DEPTH = 4, 9
@@ -45,7 +45,7 @@ class ProjectedClassTexts(ServedTerm):
         mine = view.scale.detach() * similarity(self.project(view.student.final.image), texts)
         return promptkd(mine, teacher.scale * similarity(teacher.final.image, texts), self.chosen["temperature"])
 
-    def encoder(self, student: Tower, teacher: Tower) -> ProjectedImages:
+    def encoder(self, student: DualEncoder, teacher: DualEncoder) -> ProjectedImages:
         return ProjectedImages(student, self, teacher)
 
 
@@ -67,7 +67,7 @@ class PromptedClassTexts(ProjectedClassTexts):
         self.prompts = prompts
 
     @contextmanager
-    def around(self, student: Tower) -> Iterator[None]:
+    def around(self, student: DualEncoder) -> Iterator[None]:
         with self.prompts.around(student.image.native):
             yield
 
@@ -76,9 +76,9 @@ class PromptedClassTexts(ProjectedClassTexts):
 class ProjectedImages:
     """The student's image tower with the term's projector (and prompts), and the teacher's text tower."""
 
-    student: Tower
+    student: DualEncoder
     term: ProjectedClassTexts
-    teacher: Tower
+    teacher: DualEncoder
 
     @property
     def image_size(self) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS
 from cmapkd.methods.view import View
 from cmapkd.pyramid.levels import Shape
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 Input = Literal[
     "teacher_image", "teacher_text", "image_errors", "text_errors", "image_tokens", "text_tokens", "image_summaries",
@@ -39,8 +39,8 @@ class TermSizes:
     teacher: Shape | None
     samples: int = 0
     classes: int = 0
-    teacher_tower: Tower | None = None
-    student_tower: Tower | None = None
+    teacher_tower: DualEncoder | None = None
+    student_tower: DualEncoder | None = None
 
     @property
     def embeddings(self) -> tuple[int, int]:
@@ -49,12 +49,12 @@ class TermSizes:
         return self.student.embedding, self.teacher.embedding
 
     @property
-    def teacher_itself(self) -> Tower:
+    def teacher_itself(self) -> DualEncoder:
         assert self.teacher_tower is not None, "a term that reads the teacher's inputs or class texts is built with it"
         return self.teacher_tower
 
     @property
-    def student_itself(self) -> Tower:
+    def student_itself(self) -> DualEncoder:
         assert self.student_tower is not None
         return self.student_tower
 
@@ -83,7 +83,7 @@ class Term(nn.Module, ABC):
     def forward(self, view: View) -> Tensor:
         """The loss, a float32 scalar."""
 
-    def around(self, student: Tower) -> AbstractContextManager[None]:
+    def around(self, student: DualEncoder) -> AbstractContextManager[None]:
         """The context in which the student runs in training; outside it the student is plain again."""
         return nullcontext()
 
@@ -123,9 +123,9 @@ class ServedTerm(Term):
     classifies: ClassVar[bool] = False
 
     @abstractmethod
-    def encoder(self, student: Tower, teacher: Tower) -> Any:
+    def encoder(self, student: DualEncoder, teacher: DualEncoder) -> Any:
         """The Encoder (tasks/encoder.py) that validation scores."""
 
-    def logits(self, student: Tower, images: Tensor) -> Tensor:
+    def logits(self, student: DualEncoder, images: Tensor) -> Tensor:
         """Class logits [n, C] of uint8 images [n, 3, S, S]."""
         raise RuntimeError(f"{type(self).__name__} has no classifier")

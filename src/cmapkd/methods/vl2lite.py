@@ -15,7 +15,7 @@ from cmapkd.losses.labelled import cross_entropy
 from cmapkd.methods.method import Method
 from cmapkd.methods.term import ServedTerm, TermSizes
 from cmapkd.methods.view import View
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 
 
 class VL2Lite(ServedTerm):
@@ -43,11 +43,11 @@ class VL2Lite(ServedTerm):
         share = losses.class_share(view.progress, self.chosen["ramp"] == "released")
         return share * cross_entropy(self.head(h), view.labels) + (1 - share) * distilled / 2
 
-    def encoder(self, student: Tower, teacher: Tower) -> CondensedTexts:
+    def encoder(self, student: DualEncoder, teacher: DualEncoder) -> CondensedTexts:
         return CondensedTexts(student, self, teacher)
 
     @torch.no_grad()
-    def logits(self, student: Tower, images: Tensor) -> Tensor:
+    def logits(self, student: DualEncoder, images: Tensor) -> Tensor:
         """Class logits [n, C] of uint8 images, as VL2Lite is used."""
         with evaluating(student):
             return self.head(student.image.encode(student.normalise(images.to(student.device))).float())
@@ -57,9 +57,9 @@ class VL2Lite(ServedTerm):
 class CondensedTexts:
     """The student's images against A_txt of the teacher's texts: the classifier that L_txt trains, for any text."""
 
-    student: Tower
+    student: DualEncoder
     term: VL2Lite
-    teacher: Tower
+    teacher: DualEncoder
 
     @property
     def image_size(self) -> int:

@@ -8,12 +8,12 @@ import torch
 from cmapkd.data.loader import read_images
 from cmapkd.data.samples import Samples
 from cmapkd.report.run_page import Retrieved
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 SHOWN, SIDE, BATCH = 5, 128, 256
 
 
-def retrieved_images(tower: Tower, samples: Samples, count: int) -> list[Retrieved]:
+def retrieved_images(tower: DualEncoder, samples: Samples, count: int) -> list[Retrieved]:
     """`count` captions spread evenly over the split, each with the images that rank highest for it."""
     indices = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
     chunks = [range(start, min(start + BATCH, len(samples))) for start in range(0, len(samples), BATCH)]

@@ -36,7 +36,7 @@ from cmapkd.tasks.validation import open_task
 from cmapkd.teacher.calibration import open_targets_of
 from cmapkd.teacher.faults import corrupted
 from cmapkd.teacher.reopen import open_cached_teacher
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from cmapkd.train import checkpoint
 from cmapkd.train.teacher_score import teacher_metrics
@@ -127,11 +127,11 @@ def _pair_matrix(targets: Targets | None, name: str) -> Matrix | None:
     return Matrix(IMAGE_LEVELS, TEXT_LEVELS, tuple(tuple(row) for row in targets.get(name).tolist()))
 
 
-def _student(run: Path) -> Tower:
+def _student(run: Path) -> DualEncoder:
     return load_tower(TowerConfig(model=f"local-dir:{run / 'student'}"))
 
 
-def _size(tower: Tower) -> tuple[int, float]:
+def _size(tower: DualEncoder) -> tuple[int, float]:
     """(parameters, megabytes in float32)."""
     params = sum(p.numel() for p in tower.native.parameters())
     return params, params * 4 / 1e6

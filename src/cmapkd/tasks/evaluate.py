@@ -15,7 +15,7 @@ from cmapkd.tasks.encoder import Encoder
 from cmapkd.tasks.score import Score
 from cmapkd.tasks.task_loss import Plan
 from cmapkd.tasks.trained_head import TrainedHead
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 Pixels = Callable[[range], Tensor]
 Scorer = Callable[[Encoder, Samples, Pixels, int, str], Score]
@@ -38,7 +38,7 @@ def evaluate_by(
     return replace(scorer(encoder, samples, read, batch, protocol), checkpoint=checkpoint)
 
 
-def score_student(scorer: Scorer, task: str, protocol: str, plan: Plan[Samples], student: Tower) -> TrainedHead:
+def score_student(scorer: Scorer, task: str, protocol: str, plan: Plan[Samples], student: DualEncoder) -> TrainedHead:
     """The result of a task loss that trains no head: the student's score on the task's validation data, if any."""
     if plan.val is None:
         return TrainedHead(None)

@@ -19,7 +19,7 @@ from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.stored import Picture
 from cmapkd.data.views import plain
 from cmapkd.tasks.encoder import spans
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 
 SHOWN = 5
 FINAL = "final"
@@ -55,7 +55,7 @@ class ImageFeatures:
         return self.rows[self.place[which]].to(device, torch.float32)
 
 
-def image_features(tower: Tower, paths: Sequence[Picture], extraction: Extraction, name: str) -> ImageFeatures:
+def image_features(tower: DualEncoder, paths: Sequence[Picture], extraction: Extraction, name: str) -> ImageFeatures:
     """Features of every distinct image, one batch of pixels at a time. Raises DataError for unreadable images."""
     distinct = list(dict.fromkeys(paths))
     shape = feature_shape(tower, extraction.level)
@@ -87,7 +87,7 @@ def image_features(tower: Tower, paths: Sequence[Picture], extraction: Extractio
     return ImageFeatures(rows[:filled], torch.tensor([at.get(path, -1) for path in paths]), bad)
 
 
-def feature_shape(tower: Tower, level: str) -> tuple[int, ...]:
+def feature_shape(tower: DualEncoder, level: str) -> tuple[int, ...]:
     """(E,) of `final`, (N, D) of a level."""
     if level == FINAL:
         return (tower.shape.embedding,)
@@ -106,7 +106,7 @@ def require_room(size: int, ram_mb: int, what: str) -> None:
         )
 
 
-def _features(tower: Tower, images: Tensor, level: str) -> Tensor:
+def _features(tower: DualEncoder, images: Tensor, level: str) -> Tensor:
     if level == FINAL:
         found = tower.image.encode(tower.normalise(images))
     else:

@@ -17,7 +17,7 @@ from cmapkd.data.holdout import hold_out
 from cmapkd.tasks.table import LOSSES
 from cmapkd.tasks.task import LossOnData
 from cmapkd.tasks.task_loss import Plan, TaskLoss
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 OWN = ("train", "val", "train_split", "val_split", "images", "classes")  # keys of `data` that `task` has too
 
@@ -38,7 +38,7 @@ class HostRun:
     trains: bool
 
 
-def open_task_loss(task: TaskConfig, data: DataConfig, run: HostRun) -> Callable[[Tower], TaskLoss] | None:
+def open_task_loss(task: TaskConfig, data: DataConfig, run: HostRun) -> Callable[[DualEncoder], TaskLoss] | None:
     """A function that builds the task loss on a student; None where the run has none on data of its own.
 
     Raises UsageError or DataError in one line.
@@ -78,7 +78,7 @@ def read_data(task: TaskConfig, data: DataConfig) -> tuple[Any, Any]:
     return train, None if task.val is None else read(task.val, data, task.val_split)
 
 
-def _build(kind: LossOnData, plan: Plan[Any], student: Tower) -> TaskLoss:
+def _build(kind: LossOnData, plan: Plan[Any], student: DualEncoder) -> TaskLoss:
     """Build under the seed alone, so that the rest of the run starts the same with a task and without."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)

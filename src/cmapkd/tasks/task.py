@@ -14,7 +14,7 @@ from cmapkd.tasks.evaluate import Scorer
 from cmapkd.tasks.score import Score
 from cmapkd.tasks.task_loss import Plan, TaskLoss
 from cmapkd.tasks.trained_head import TrainedHead
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 Judge = Callable[[], Encoder]
 
@@ -41,7 +41,7 @@ class LossOnData:
     where task.train is not set; None where the run's own labels are used instead.
     """
 
-    build: Callable[[Plan[Any], Tower], TaskLoss]
+    build: Callable[[Plan[Any], DualEncoder], TaskLoss]
     check: Callable[[Any], None] | None = None
     check_both: Callable[[Any, Any], None] | None = None
     without_data: str | None = "needs data of its own; set task.train (and task.val to score it)"
@@ -71,7 +71,7 @@ class Task:
     read: Callable[..., Any] = open_samples
     labelled: bool = False
     evaluate: Scorer | None = None
-    probe: Callable[[Tower, Any, Any, HeadData, Encoder | None], TrainedHead] | None = None
+    probe: Callable[[DualEncoder, Any, Any, HeadData, Encoder | None], TrainedHead] | None = None
     options: tuple[str, ...] = ()
     score: Callable[[Path, ResultData, Judge | None], Score] | None = None
     judged: bool = False

@@ -15,7 +15,7 @@ from cmapkd.core.order import keyed_hash
 from cmapkd.data.loader import InputSpec, Loader
 from cmapkd.data.samples import Samples
 from cmapkd.tasks.trained_head import TrainedHead
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 T = TypeVar("T")
 TASK = 17  # keeps the task's random draws apart from the pairs', also where both come from one file
@@ -42,7 +42,7 @@ class TaskLoss(Protocol):
         """The batch of a global step; the same for the same (data, seed, step). Safe to call from any thread."""
         ...
 
-    def outputs(self, student: Tower, batch: Any) -> tuple[Tensor, ...]:
+    def outputs(self, student: DualEncoder, batch: Any) -> tuple[Tensor, ...]:
         """What student and head compute of a batch."""
         ...
 
@@ -50,12 +50,12 @@ class TaskLoss(Protocol):
         """The scalar loss of float32 outputs."""
         ...
 
-    def result(self, student: Tower) -> TrainedHead:
+    def result(self, student: DualEncoder) -> TrainedHead:
         """The head, with its score on the validation data if there are any."""
         ...
 
 
-def task_loss(task: TaskLoss, student: Tower, work: Any, precision: torch.dtype) -> Tensor:
+def task_loss(task: TaskLoss, student: DualEncoder, work: Any, precision: torch.dtype) -> Tensor:
     """L_task of a batch of its own, float32; student and head run under autocast when precision is bf16."""
     with torch.autocast(student.device.type, precision, enabled=precision != torch.float32):
         outputs = task.outputs(student, work)
@@ -77,7 +77,7 @@ class Plan(Generic[T]):
 class ReadByLoader:
     """Part of every TaskLoss whose batches come from a Loader: the batches and the count of unreadable images."""
 
-    def __init__(self, plan: Plan[Any], samples: Samples, student: Tower, whole: bool = False) -> None:
+    def __init__(self, plan: Plan[Any], samples: Samples, student: DualEncoder, whole: bool = False) -> None:
         self.plan, self.loader = plan, task_loader(plan, samples, student, whole)
         self.batch = self.loader.batch
 
@@ -86,7 +86,7 @@ class ReadByLoader:
         return len(self.loader.ledger.quarantined)
 
 
-def task_loader(plan: Plan[Any], samples: Samples, student: Tower, whole: bool = False) -> Loader:
+def task_loader(plan: Plan[Any], samples: Samples, student: DualEncoder, whole: bool = False) -> Loader:
     """The loader of the task's own batches: `whole` images, or augmented views. Raises UsageError for too few images."""
     if plan.task.batch > len(samples):
         raise UsageError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cmapkd.core import fsio
 from cmapkd.tasks.result_file import ResultRow, write_results
 from cmapkd.tasks.score import Score, without_nan
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,6 @@ def write_head(task: str, done: TrainedHead, data: Mapping[str, Any], out: Path)
 
 def own_tensors(head: nn.Module) -> dict[str, Tensor]:
     """The head's state on the CPU, without that of a tower inside it."""
-    inside = tuple(f"{name}." for name, module in head.named_modules() if isinstance(module, Tower))
+    inside = tuple(f"{name}." for name, module in head.named_modules() if isinstance(module, DualEncoder))
     state = {name: tensor for name, tensor in head.state_dict().items() if not name.startswith(inside)}
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}

@@ -23,12 +23,12 @@ from cmapkd.store.store import StoreWriter, estimate_bytes
 from cmapkd.teacher.calibration import BATCH, view_pixels
 from cmapkd.teacher.layout import cache_key, fields
 from cmapkd.teacher.reopen import CANARIES, check_canaries, open_cached_teacher
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 
 Read = TypeVar("Read")
 
 
-def feature_bytes(config: Config, samples: Samples, tower: Tower) -> tuple[int, str]:
+def feature_bytes(config: Config, samples: Samples, tower: DualEncoder) -> tuple[int, str]:
     """Bytes on disk of all features, and a sentence that says how they come about."""
     image_fields, text_fields = fields(tower.shape, tower.text.words, config.cache)
     image_rows, text_rows = len(samples) * config.data.views, samples.n_captions
@@ -39,7 +39,7 @@ def feature_bytes(config: Config, samples: Samples, tower: Tower) -> tuple[int, 
     )
 
 
-def write_features(config: Config, samples: Samples, tower: Tower, targets: Targets) -> Ledger:
+def write_features(config: Config, samples: Samples, tower: DualEncoder, targets: Targets) -> Ledger:
     """Write both stores of `config.cache.path`, or what of them is missing; returns the ledger of unreadable images."""
     folder, key = config.cache.path, cache_key(config, samples)
     assert folder is not None
@@ -70,7 +70,7 @@ def write_features(config: Config, samples: Samples, tower: Tower, targets: Targ
     return ledger
 
 
-def seal_features(config: Config, samples: Samples, tower: Tower) -> None:
+def seal_features(config: Config, samples: Samples, tower: DualEncoder) -> None:
     """Mark the cache as finished; one that was finished before is compared with images encoded anew."""
     folder = config.cache.path
     assert folder is not None
@@ -107,7 +107,9 @@ def _fill(
     progress.close()
 
 
-def _image_records(tower: Tower, targets: Targets, views: int, rows: range, pixels: Tensor) -> dict[str, np.ndarray]:
+def _image_records(
+    tower: DualEncoder, targets: Targets, views: int, rows: range, pixels: Tensor
+) -> dict[str, np.ndarray]:
     features = tower.image.levels(tower.normalise(pixels.to(tower.device)))
     index = torch.arange(rows.start, rows.stop)
     levels = targets.image_levels(features, IMAGE_LEVELS, (index // views, index % views))
@@ -116,7 +118,7 @@ def _image_records(tower: Tower, targets: Targets, views: int, rows: range, pixe
     return _numpy({k: v.values for k, v in levels.items()} | _common(targets, features, IMAGE_LEVELS)) | kept
 
 
-def _text_records(tower: Tower, targets: Targets, ids: Tensor, words: Tensor) -> dict[str, np.ndarray]:
+def _text_records(tower: DualEncoder, targets: Targets, ids: Tensor, words: Tensor) -> dict[str, np.ndarray]:
     features = tower.text.levels(ids.to(tower.device), words.to(tower.device))
     levels = targets.text_levels(features, TEXT_LEVELS)
     masks = {f"{k}-mask": v.mask.cpu().numpy().astype(np.uint8) for k, v in levels.items() if v.mask is not None}

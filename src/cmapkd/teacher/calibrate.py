@@ -14,7 +14,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Inputs, Pair
 from cmapkd.pyramid.bridge import pair_information, ridge
 from cmapkd.pyramid.targets import Targets, rank_for
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 
 MIN_RETAINED = 0.8
 
@@ -48,7 +48,12 @@ class _Moments:
 
 @torch.no_grad()
 def calibrate(
-    tower: Tower, batches: Iterable[Inputs], rank: int, grid: int | None, keep: int | None = None, sampling: str = "pps"
+    tower: DualEncoder,
+    batches: Iterable[Inputs],
+    rank: int,
+    grid: int | None,
+    keep: int | None = None,
+    sampling: str = "pps",
 ) -> Targets:
     """One pass of the frozen teacher over train-split inputs (their pixels as they will be cached).
 

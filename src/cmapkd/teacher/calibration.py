@@ -22,7 +22,7 @@ from cmapkd.data.samples import Samples
 from cmapkd.pyramid.targets import Targets
 from cmapkd.teacher.calibrate import calibrate
 from cmapkd.teacher.layout import reserved
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 BATCH = 64
 
@@ -66,7 +66,7 @@ def open_targets_of(config: Config) -> Targets | None:
     return Targets(load_file(str(folder / "calibration.safetensors")), kept.grid, kept.tokens, kept.sampling)
 
 
-def teacher_inputs(tower: Tower, samples: Samples, data: DataConfig, indices: np.ndarray) -> Iterator[Inputs]:
+def teacher_inputs(tower: DualEncoder, samples: Samples, data: DataConfig, indices: np.ndarray) -> Iterator[Inputs]:
     """Calibration batches: view 0.. of each sample in turn, with its first caption."""
     captions, ledger = samples.flat_captions(), Ledger()
     for chunk in np.array_split(indices, max(1, -(-len(indices) // BATCH))):
@@ -75,7 +75,7 @@ def teacher_inputs(tower: Tower, samples: Samples, data: DataConfig, indices: np
         yield Inputs(pixels.to(tower.device), ids.to(tower.device), words.to(tower.device))
 
 
-def calibrate_cache(folder: Path, key: dict[str, str], config: Config, tower: Tower, samples: Samples) -> Targets:
+def calibrate_cache(folder: Path, key: dict[str, str], config: Config, tower: DualEncoder, samples: Samples) -> Targets:
     targets = fit_targets(config, tower, samples)
     tensors = {k: v.contiguous() for k, v in targets.tensors().items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def calibrate_cache(folder: Path, key: dict[str, str], config: Config, tower: To
     return targets
 
 
-def fit_targets(config: Config, tower: Tower, samples: Samples) -> Targets:
+def fit_targets(config: Config, tower: DualEncoder, samples: Samples) -> Targets:
     """Calibrate on evenly spaced samples of the train split, a reserved slice of it left out."""
     pool, _ = split_holdout(len(samples), reserved(config.data))
     count = min(config.cache.calibration_samples, len(pool))

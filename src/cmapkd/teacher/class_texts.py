@@ -15,7 +15,7 @@ from cmapkd.data.class_prompt import CLASS_PROMPT
 from cmapkd.data.samples import Samples
 from cmapkd.teacher.cached import CachedTeacher
 from cmapkd.teacher.protocol import Teacher
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 PSEUDO_CLASSES = 64
 
@@ -29,7 +29,7 @@ class ClassTexts:
     pseudo: bool
 
 
-def open_class_texts(samples: Samples, tower: Tower | None, teacher: Teacher) -> ClassTexts:
+def open_class_texts(samples: Samples, tower: DualEncoder | None, teacher: Teacher) -> ClassTexts:
     """The data's own classes as prompts; else k-means of the teacher's embedding of each image's first caption."""
     assert tower is not None, "a bank of class texts needs the teacher itself"
     if samples.labels is not None and samples.classes is not None:

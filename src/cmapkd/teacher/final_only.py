@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from cmapkd.core.types import Batch, Needs, TeacherOutputs
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 
 
 class FinalTeacher:
@@ -14,7 +14,7 @@ class FinalTeacher:
 
     needs_inputs = True
 
-    def __init__(self, tower: Tower, precision: torch.dtype = torch.float32) -> None:
+    def __init__(self, tower: DualEncoder, precision: torch.dtype = torch.float32) -> None:
         self.tower, self.precision = tower, precision
         self.scale = float(tower.similarity.scale.detach())
 

@@ -6,7 +6,7 @@ import torch
 
 from cmapkd.core.types import Batch, Needs, TeacherOutputs
 from cmapkd.pyramid.targets import Targets
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 
 
 class LiveTeacher:
@@ -14,7 +14,7 @@ class LiveTeacher:
 
     needs_inputs = True
 
-    def __init__(self, tower: Tower, targets: Targets, precision: torch.dtype = torch.float32) -> None:
+    def __init__(self, tower: DualEncoder, targets: Targets, precision: torch.dtype = torch.float32) -> None:
         self.tower, self.targets, self.precision = tower, targets, precision
         self.scale = float(tower.similarity.scale.detach())
 

@@ -15,7 +15,7 @@ from cmapkd.store.store import Store
 from cmapkd.teacher.cached import CachedTeacher
 from cmapkd.teacher.calibration import open_targets, record_of, view_pixels
 from cmapkd.teacher.layout import cache_key
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 
 CANARIES = 8
 
@@ -43,7 +43,7 @@ def open_cached_teacher(config: Config, samples: Samples) -> tuple[CachedTeacher
     return teacher, targets, shape
 
 
-def check_canaries(teacher: CachedTeacher, tower: Tower, samples: Samples, data: DataConfig) -> float:
+def check_canaries(teacher: CachedTeacher, tower: DualEncoder, samples: Samples, data: DataConfig) -> float:
     """Re-encode 8 stored image views; the smallest cosine with the stored embedding. Refuses below 0.999."""
     rows = np.linspace(0, len(samples) * data.views - 1, CANARIES).astype(np.int64)
     with evaluating(tower), torch.inference_mode():

@@ -101,6 +101,3 @@ class DualEncoder(nn.Module):
         """Store convolutions in the layout of their fastest kernels; returns the model itself."""
         self.image.channels_last()
         return self
-
-
-Tower = DualEncoder

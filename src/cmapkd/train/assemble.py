@@ -22,7 +22,7 @@ from cmapkd.methods.term import TermSizes
 from cmapkd.policy import POLICIES, Policy
 from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.teacher.class_texts import ClassTexts, open_class_texts
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.text_final import require_text_levels
 from cmapkd.train.balance import Balance
@@ -78,7 +78,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     return run
 
 
-def build_student(config: Config, plan: Plan, opened: OpenedTeacher | None, tokenizer: Path) -> Tower:
+def build_student(config: Config, plan: Plan, opened: OpenedTeacher | None, tokenizer: Path) -> DualEncoder:
     """The student on its device, from its weights, at random, or from the teacher's weights."""
     captions = plan.samples.flat_captions() if config.student.tokenizer.startswith("train:") else ()
     student = load_tower(config.student, captions, tokenizer, config.teacher, config.cache.words)
@@ -96,7 +96,7 @@ def class_texts_of(plan: Plan, opened: OpenedTeacher | None) -> ClassTexts | Non
 
 
 def learner_of(
-    config: Config, plan: Plan, student: Tower, opened: OpenedTeacher | None, texts: ClassTexts | None
+    config: Config, plan: Plan, student: DualEncoder, opened: OpenedTeacher | None, texts: ClassTexts | None
 ) -> Learner:
     """The learner on its device, with the class prompts' token ids where a term reads them."""
     shape, targets, tower = (opened.shape, opened.targets, opened.tower) if opened else (None, None, None)
@@ -108,7 +108,7 @@ def learner_of(
     return learner.to(plan.device)
 
 
-def prompt_ids(samples: Samples, student: Tower) -> Tensor:
+def prompt_ids(samples: Samples, student: DualEncoder) -> Tensor:
     """Token ids [C, L] of the class prompts. Raises UsageError for data without labels."""
     if samples.labels is None or samples.classes is None:
         raise UsageError(
@@ -141,7 +141,9 @@ def add_head(learner: Learner, optimizer: torch.optim.AdamW, task: TaskLoss, con
         optimizer.add_param_group({**group, "factor": factor})
 
 
-def loaders(config: Config, plan: Plan, student: Tower, opened: OpenedTeacher | None) -> tuple[Loader, Loader | None]:
+def loaders(
+    config: Config, plan: Plan, student: DualEncoder, opened: OpenedTeacher | None
+) -> tuple[Loader, Loader | None]:
     """(the training loader, the loader of held-out samples or None)."""
     mine, theirs = InputSpec(student.size, student.tokenizer), None
     inputs = reading("teacher_inputs", plan.method.weights)

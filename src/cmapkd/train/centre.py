@@ -19,7 +19,7 @@ from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.views import plain
 from cmapkd.tasks.encoder import spans
 from cmapkd.tasks.retrieval.recall import recalls
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 from cmapkd.towers.shift import shifted
 from cmapkd.train.state import Run
 
@@ -69,7 +69,7 @@ def _choice(run: Run) -> tuple[float, Tensor, Tensor]:
     return share, raw.mean(0), student.normalise(pixels[:PROBE].to(student.device))
 
 
-def _sample(run: Run, student: Tower) -> tuple[Tensor, list[str], Tensor]:
+def _sample(run: Run, student: DualEncoder) -> tuple[Tensor, list[str], Tensor]:
     """Pixels [n, 3, S, S], captions [m] and their images [m] of train images, evenly spread; no unreadable ones."""
     samples, pool = run.loader.samples, run.loader.pool
     pixels, texts, owner = [], [], []

@@ -17,7 +17,7 @@ from cmapkd.pyramid.maps import normed_vector
 from cmapkd.pyramid.match import LevelErrors, build_matches
 from cmapkd.pyramid.projectors import Projectors
 from cmapkd.pyramid.targets import Targets
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.train.masking import hide_patches
 
 
@@ -29,7 +29,7 @@ class Learner(nn.Module):
     """
 
     def __init__(
-        self, student: Tower, projectors: Projectors | None, errors: LevelErrors, terms: Mapping[str, Term]
+        self, student: DualEncoder, projectors: Projectors | None, errors: LevelErrors, terms: Mapping[str, Term]
     ) -> None:
         super().__init__()
         self.student, self.projectors = student, projectors
@@ -102,7 +102,7 @@ class Learner(nn.Module):
 
 
 def build_learner(
-    terms: Mapping[str, Term], student: Tower, teacher: Shape | None = None, targets: Targets | None = None
+    terms: Mapping[str, Term], student: DualEncoder, teacher: Shape | None = None, targets: Targets | None = None
 ) -> Learner:
     """The learner of `terms`: adapters for the levels that they read, V2L and L2V heads for the bridge.
 

@@ -23,7 +23,7 @@ from cmapkd.policy import POLICIES
 from cmapkd.tasks.open_task_loss import HostRun, open_task_loss
 from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.tasks.validation import Validation, open_validation
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.named import identity
 from cmapkd.train.dry_run import few
 
@@ -42,7 +42,7 @@ class Plan:
     pool: np.ndarray
     held: np.ndarray
     device: torch.device
-    open_task: Callable[[Tower], TaskLoss] | None
+    open_task: Callable[[DualEncoder], TaskLoss] | None
 
     @property
     def term_weights(self) -> dict[str, float]:

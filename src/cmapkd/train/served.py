@@ -25,7 +25,7 @@ from cmapkd.methods.method import Method
 from cmapkd.methods.term import ServedTerm, TermSizes
 from cmapkd.tasks.encoder import Encoder, spans
 from cmapkd.tasks.validation import Validation, merged
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from cmapkd.train.learner import Learner
 
@@ -44,7 +44,7 @@ class Service:
 
 
 def validator(
-    validation: Validation, method: Method, learner: Learner, teacher: Tower | None, classes: Sequence[str] | None
+    validation: Validation, method: Method, learner: Learner, teacher: DualEncoder | None, classes: Sequence[str] | None
 ) -> Callable[[], dict[str, float]]:
     """A function that gives the figures on the validation data; {} where there is none.
 
@@ -66,13 +66,13 @@ def validator(
     )
 
 
-def serve(term: ServedTerm, student: Tower, teacher: Tower, classes: Sequence[str] | None) -> Service:
+def serve(term: ServedTerm, student: DualEncoder, teacher: DualEncoder, classes: Sequence[str] | None) -> Service:
     """A method's result from the term that learnt beside the student."""
     logits = partial(term.logits, student) if classes and term.classifies else None
     return Service(term.encoder(student, teacher), term.says, logits, tuple(classes or ()))
 
 
-def open_service(run: Path, student: Tower) -> Service:
+def open_service(run: Path, student: DualEncoder) -> Service:
     """The encoder that a finished run's scores belong to, from its folder and its teacher.
 
     Raises UsageError where the teacher cannot be loaded, IntegrityError for tensors of another method.

@@ -22,7 +22,7 @@ from cmapkd.data.loader import Ledger
 from cmapkd.data.samples import Samples
 from cmapkd.teacher.calibration import BATCH, view_pixels
 from cmapkd.teacher.layout import cache_key, reserved
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.inherit.start import inherit
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.named import identity
@@ -31,7 +31,9 @@ TOKENS = 65_536  # of images that are fitted on, at most; so many of the teacher
 VERSION = "1"
 
 
-def start_from_teacher(config: Config, student: Tower, samples: Samples, teacher: Tower | None = None) -> None:
+def start_from_teacher(
+    config: Config, student: DualEncoder, samples: Samples, teacher: DualEncoder | None = None
+) -> None:
     """Set the student's weights to what it inherits (towers/inherit/), in place.
 
     A finished file in the cache folder is read without the teacher; else `teacher`, or the one that the config names, is
@@ -100,7 +102,7 @@ def _digest(state: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _inputs(tower: Tower, config: Config, samples: Samples, images: np.ndarray, texts: np.ndarray) -> Inputs:
+def _inputs(tower: DualEncoder, config: Config, samples: Samples, images: np.ndarray, texts: np.ndarray) -> Inputs:
     """The same views and captions as `tower` reads them."""
     captions, views = samples.flat_captions(), config.data.views
     rows = images * views + images % views

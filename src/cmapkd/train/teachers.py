@@ -23,7 +23,7 @@ from cmapkd.teacher.layout import cache_key
 from cmapkd.teacher.live import LiveTeacher
 from cmapkd.teacher.protocol import Teacher
 from cmapkd.teacher.reopen import open_cached_teacher
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.text_final import require_text_levels
 
@@ -38,7 +38,7 @@ class OpenedTeacher:
     teacher: Teacher
     targets: Targets | None
     shape: Shape
-    tower: Tower | None
+    tower: DualEncoder | None
 
 
 def open_teacher(config: Config, terms: Iterable[str], samples: Samples, device: torch.device) -> OpenedTeacher | None:
@@ -70,7 +70,7 @@ def level_readers(config: Config, terms: Iterable[str]) -> list[str]:
 
 
 def _from_cache(
-    config: Config, terms: list[str], samples: Samples, device: torch.device, tower: Tower | None
+    config: Config, terms: list[str], samples: Samples, device: torch.device, tower: DualEncoder | None
 ) -> OpenedTeacher:
     teacher, targets, shape = open_cached_teacher(config, samples)
     teacher.device = device

@@ -14,13 +14,13 @@ from cmapkd.tasks.captioning.probe import Settings, build_captioner, caption_tok
 from cmapkd.tasks.frozen_probe import Fitting
 from cmapkd.tasks.task_loss import Plan, ReadByLoader
 from cmapkd.tasks.trained_head import TrainedHead
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 
 class CaptioningLoss(ReadByLoader):
     """An epoch shows every image once, with the next of its captions."""
 
-    def __init__(self, plan: Plan[Samples], student: Tower) -> None:
+    def __init__(self, plan: Plan[Samples], student: DualEncoder) -> None:
         super().__init__(plan, plan.train, student, whole=True)
         text_decoder(student.tokenizer)  # fail before the training if the tokenizer cannot turn tokens into text
         settings = Settings(width=plan.task.width or Settings.width, seed=plan.seed)
@@ -30,7 +30,7 @@ class CaptioningLoss(ReadByLoader):
         self.level = IMAGE_LEVELS.index(self.settings.extraction.level)
         self.says = f"{plan.train.n_captions} captions of {len(plan.train)} images, {lexicon.size} output tokens"
 
-    def outputs(self, student: Tower, batch: Batch) -> tuple[Tensor, ...]:
+    def outputs(self, student: DualEncoder, batch: Batch) -> tuple[Tensor, ...]:
         images = student.normalise(move(batch, student.device).student.images)
         visual = student.image.levels(images).levels[self.level]
         return (next_token_logits(self.module, visual, self.tokens[batch.captions]),)
@@ -38,7 +38,7 @@ class CaptioningLoss(ReadByLoader):
     def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
         return caption_loss(outputs[0], self.tokens[batch.captions], self.settings.smoothing)
 
-    def result(self, student: Tower) -> TrainedHead:
+    def result(self, student: DualEncoder) -> TrainedHead:
         if self.plan.val is None:
             return TrainedHead(self.module, words=self.module.words)
         protocol = f"decoder on {self.settings.extraction.level}, trained with the student"

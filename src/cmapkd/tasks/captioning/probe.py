@@ -28,7 +28,7 @@ from cmapkd.tasks.encoder import Encoder, spans
 from cmapkd.tasks.frozen_features import FINAL, Extraction, feature_shape, image_features
 from cmapkd.tasks.frozen_probe import Fitting, drawn, fitting_of, require_positive, train_probe
 from cmapkd.tasks.trained_head import TrainedHead
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,16 @@ class Settings:
         require_positive("captioning", self.fitting)
 
 
-def captioning_probe(tower: Tower, train: Samples, val: Samples, given: HeadData, judge: Encoder | None) -> TrainedHead:
+def captioning_probe(
+    tower: DualEncoder, train: Samples, val: Samples, given: HeadData, judge: Encoder | None
+) -> TrainedHead:
     """`train-head captioning`: the settings of the command line or of a suite, all others at their defaults."""
     settings = Settings(given.width or Settings.width, seed=given.seed, fitting=fitting_of(given))
     return train_captioner(tower, train, val, settings, judge)
 
 
 def train_captioner(
-    tower: Tower, train: Samples, val: Samples, settings: Settings | None = None, judge: Encoder | None = None
+    tower: DualEncoder, train: Samples, val: Samples, settings: Settings | None = None, judge: Encoder | None = None
 ) -> TrainedHead:
     """Train a decoder on `train` on the tower's device, score it on `val`; the tower is not changed.
 
@@ -104,7 +106,7 @@ def train_captioner(
 
 
 def score_captioner(
-    tower: Tower, captioner: Captioner, val: Samples, settings: Settings, protocol: str, notes: Sequence[str],
+    tower: DualEncoder, captioner: Captioner, val: Samples, settings: Settings, protocol: str, notes: Sequence[str],
     judge: Encoder | None = None,
 ) -> TrainedHead:  # fmt: skip
     """The captioner with its captions of the images of `val` and their metrics; every image must be readable."""
@@ -119,7 +121,7 @@ def require_captions(samples: Samples) -> None:
         raise DataError(f"{samples.name}: captioning needs images with captions")
 
 
-def caption_images(tower: Tower, captioner: Captioner, samples: Samples, settings: Settings) -> list[str]:
+def caption_images(tower: DualEncoder, captioner: Captioner, samples: Samples, settings: Settings) -> list[str]:
     """The best caption of every image by beam search; every image must be readable."""
     images = image_features(tower, samples.paths, replace(settings.extraction, bad_budget=0.0), samples.name)
     read_back, captions = text_decoder(tower.tokenizer), []
@@ -134,13 +136,13 @@ def caption_images(tower: Tower, captioner: Captioner, samples: Samples, setting
     return captions
 
 
-def build_captioner(tower: Tower, lexicon: Lexicon, longest: int, settings: Settings) -> Captioner:
+def build_captioner(tower: DualEncoder, lexicon: Lexicon, longest: int, settings: Settings) -> Captioner:
     """An untrained captioner for the features that `image_features` computes with the same extraction."""
     visual = feature_shape(tower, settings.extraction.level)[-1]
     return Captioner(visual, lexicon, longest, settings.width, settings.depth, settings.heads, settings.dropout)
 
 
-def caption_tokens(tower: Tower, samples: Samples, longest: int) -> tuple[Lexicon, Tensor]:
+def caption_tokens(tower: DualEncoder, samples: Samples, longest: int) -> tuple[Lexicon, Tensor]:
     """(lexicon, indices int32 [captions, L]); L is the length of the longest caption, at most `longest`."""
     chunks = []
     captions = samples.flat_captions()

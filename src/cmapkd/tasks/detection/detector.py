@@ -21,7 +21,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import IMAGE_LEVELS
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 UPSAMPLING = (4, 2, 1, 1)  # of a plain transformer's P2..P5; its P5 is the half-sided map of the tower
 GROUPS = 32  # of FCOS's group norms
@@ -36,7 +36,7 @@ class Detector(nn.Module):
 
     def __init__(
         self,
-        tower: Tower,
+        tower: DualEncoder,
         num_classes: int,
         channels: int = 256,
         convs: int = 4,
@@ -64,7 +64,7 @@ class Detector(nn.Module):
         self.train(self.training)
 
     @property
-    def tower(self) -> Tower:
+    def tower(self) -> DualEncoder:
         return cast(TowerPyramid, self.fcos.backbone).tower
 
     def forward(
@@ -103,9 +103,9 @@ class Detector(nn.Module):
 class TowerPyramid(nn.Module):
     """Pixels to P2..P5 of one width, each at its own stride: the backbone that torchvision's heads ask for."""
 
-    tower: Tower
+    tower: DualEncoder
 
-    def __init__(self, tower: Tower, channels: int, train_trunk: bool) -> None:
+    def __init__(self, tower: DualEncoder, channels: int, train_trunk: bool) -> None:
         super().__init__()
         self.tower, self.out_channels, self.train_trunk = tower, channels, train_trunk
         widths = tower.shape.image_widths

@@ -15,7 +15,7 @@ from cmapkd.tasks.detection.probe import class_names, score_detector
 from cmapkd.tasks.detection.training_images import Settings, TrainingImages
 from cmapkd.tasks.task_loss import TASK, Plan
 from cmapkd.tasks.trained_head import TrainedHead
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 
 SCORING = 16  # images at a time
 Targets = list[dict[str, Tensor]]
@@ -27,7 +27,7 @@ class DetectionLoss:
     If it owned the student, the student's tensors would be in every checkpoint twice, and it would be put into eval mode.
     """
 
-    def __init__(self, plan: Plan[Boxes], student: Tower) -> None:
+    def __init__(self, plan: Plan[Boxes], student: DualEncoder) -> None:
         task, train = plan.task, plan.train
         self.plan = plan
         settings = Settings(
@@ -55,14 +55,14 @@ class DetectionLoss:
     def unreadable(self) -> int:
         return len(self.images.bad)
 
-    def outputs(self, student: Tower, batch: tuple[Tensor, Targets]) -> tuple[Tensor, ...]:
+    def outputs(self, student: DualEncoder, batch: tuple[Tensor, Targets]) -> tuple[Tensor, ...]:
         assert student is self.detector.tower, "the detector was built on another student"
         return self.detector.losses(*batch)
 
     def loss(self, outputs: tuple[Tensor, ...], batch: tuple[Tensor, Targets]) -> Tensor:
         return torch.stack(outputs).sum()
 
-    def result(self, student: Tower) -> TrainedHead:
+    def result(self, student: DualEncoder) -> TrainedHead:
         if self.plan.val is None:
             return TrainedHead(self.detector, words=class_names(self.plan.train))
         with evaluating(student):

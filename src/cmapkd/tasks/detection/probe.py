@@ -20,10 +20,12 @@ from cmapkd.tasks.encoder import Encoder
 from cmapkd.tasks.frozen_probe import fit
 from cmapkd.tasks.score import Score
 from cmapkd.tasks.trained_head import TrainedHead
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 
-def detection_probe(tower: Tower, train: Boxes, val: Boxes, given: HeadData, judge: Encoder | None) -> TrainedHead:
+def detection_probe(
+    tower: DualEncoder, train: Boxes, val: Boxes, given: HeadData, judge: Encoder | None
+) -> TrainedHead:
     """`train-head detection`: the settings of the command line or of a suite, all others at their defaults."""
     channels = given.width or Settings.channels
     return train_detector(
@@ -31,7 +33,7 @@ def detection_probe(tower: Tower, train: Boxes, val: Boxes, given: HeadData, jud
     )
 
 
-def train_detector(tower: Tower, train: Boxes, val: Boxes, settings: Settings | None = None) -> TrainedHead:
+def train_detector(tower: DualEncoder, train: Boxes, val: Boxes, settings: Settings | None = None) -> TrainedHead:
     """Train a head on `train` on the tower's device, score it on `val`. The tower is left in eval mode.
 
     On a CPU the same seed gives the same floats. Raises DataError for data that cannot be trained on or scored,

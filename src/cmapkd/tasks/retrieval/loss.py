@@ -13,7 +13,7 @@ from cmapkd.tasks.evaluate import score_student
 from cmapkd.tasks.retrieval.evaluate import score_retrieval
 from cmapkd.tasks.task_loss import Plan, ReadByLoader
 from cmapkd.tasks.trained_head import TrainedHead
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 
 def require_pairs(samples: Samples) -> None:
@@ -27,11 +27,11 @@ class ContrastiveLoss(ReadByLoader):
 
     module = None
 
-    def __init__(self, plan: Plan[Samples], student: Tower) -> None:
+    def __init__(self, plan: Plan[Samples], student: DualEncoder) -> None:
         super().__init__(plan, plan.train, student)
         self.says = f"{len(plan.train)} images, {plan.train.n_captions} captions"
 
-    def outputs(self, student: Tower, batch: Batch) -> tuple[Tensor, ...]:
+    def outputs(self, student: DualEncoder, batch: Batch) -> tuple[Tensor, ...]:
         final = student.final(move(batch, student.device).student)
         return final.image, final.text, student.similarity.scale
 
@@ -40,5 +40,5 @@ class ContrastiveLoss(ReadByLoader):
         samples = batch.samples.to(image.device)
         return align(image, text, scale, samples[:, None] == samples[None, :])
 
-    def result(self, student: Tower) -> TrainedHead:
+    def result(self, student: DualEncoder) -> TrainedHead:
         return score_student(score_retrieval, "retrieval", "standard", self.plan, student)

@@ -13,7 +13,7 @@ from cmapkd.core.errors import DataError
 from cmapkd.data.questions import Questions
 from cmapkd.tasks.encoder import spans
 from cmapkd.tasks.frozen_features import FINAL, Extraction, ImageFeatures, image_features, require_room
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 from cmapkd.towers.text_final import require_text_levels
 
 
@@ -31,7 +31,9 @@ class QuestionFeatures:
         return self.image.of(which, device), *(x.float() if x.is_floating_point() else x for x in text)
 
 
-def question_features(tower: Tower, questions: Questions, tokens: bool, extraction: Extraction) -> QuestionFeatures:
+def question_features(
+    tower: DualEncoder, questions: Questions, tokens: bool, extraction: Extraction
+) -> QuestionFeatures:
     """Features of the distinct images and the distinct questions, float16, by question.
 
     tokens: visual and word tokens instead of the final embeddings.
@@ -51,7 +53,7 @@ def question_features(tower: Tower, questions: Questions, tokens: bool, extracti
 
 
 @torch.no_grad()
-def text_features(tower: Tower, texts: Sequence[str], tokens: bool, batch: int) -> tuple[Tensor, ...]:
+def text_features(tower: DualEncoder, texts: Sequence[str], tokens: bool, batch: int) -> tuple[Tensor, ...]:
     """(final [n, E],), or with `tokens` (words and end token [n, W + 1, D], mask [n, W + 1]); float16, layer-normed."""
     chunks: list[tuple[Tensor, ...]] = []
     with evaluating(tower):
@@ -65,7 +67,7 @@ def text_features(tower: Tower, texts: Sequence[str], tokens: bool, batch: int) 
     return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
 
 
-def question_tokens(tower: Tower, ids: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+def question_tokens(tower: DualEncoder, ids: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
     """(words and the end token [B, W + 1, D], mask of the real ones [B, W + 1]) of tokenised questions.
 
     The end token has read the whole question, also its words beyond L1's length, and is never absent.

@@ -19,13 +19,13 @@ from cmapkd.tasks.vqa.accuracy import earned
 from cmapkd.tasks.vqa.features import question_tokens
 from cmapkd.tasks.vqa.head import training_answers
 from cmapkd.tasks.vqa.probe import Settings, build_head, score_head
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 
 class VqaLoss(ReadByLoader):
     """An epoch shows every image once, with the next of its questions; those without a known answer are left out."""
 
-    def __init__(self, plan: Plan[Questions], student: Tower) -> None:
+    def __init__(self, plan: Plan[Questions], student: DualEncoder) -> None:
         task = plan.task
         settings = Settings(head=task.head, answers=task.answers, width=task.width or Settings.width, seed=plan.seed)
         self.settings = replace(settings, fitting=Fitting(batch=plan.scoring))
@@ -39,7 +39,7 @@ class VqaLoss(ReadByLoader):
             f"{task.head} head"
         )
 
-    def outputs(self, student: Tower, batch: Batch) -> tuple[Tensor, ...]:
+    def outputs(self, student: DualEncoder, batch: Batch) -> tuple[Tensor, ...]:
         inputs = move(batch, student.device).student
         if self.settings.head == "fusion":
             final = student.final(inputs)
@@ -50,7 +50,7 @@ class VqaLoss(ReadByLoader):
     def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
         return self.answers.loss(outputs[0], self.question[batch.captions].tolist())
 
-    def result(self, student: Tower) -> TrainedHead:
+    def result(self, student: DualEncoder) -> TrainedHead:
         vocabulary, val = self.answers.vocabulary, self.plan.val
         if val is None:
             return TrainedHead(self.module, words=vocabulary.words)

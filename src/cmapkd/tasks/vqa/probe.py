@@ -23,7 +23,7 @@ from cmapkd.tasks.vqa.accuracy import answer_accuracy, check_ids, earned, vqa_ac
 from cmapkd.tasks.vqa.features import question_features
 from cmapkd.tasks.vqa.head import CoAttentionHead, FusionHead, Vocabulary, training_answers
 from cmapkd.tasks.vqa.results import results_of
-from cmapkd.towers.dual import Tower, evaluating
+from cmapkd.towers.dual import DualEncoder, evaluating
 from cmapkd.towers.text_final import require_text_levels
 
 
@@ -58,13 +58,15 @@ class Settings:
         return self.head == "coattention"
 
 
-def vqa_probe(tower: Tower, train: Questions, val: Questions, given: HeadData, judge: Encoder | None) -> TrainedHead:
+def vqa_probe(
+    tower: DualEncoder, train: Questions, val: Questions, given: HeadData, judge: Encoder | None
+) -> TrainedHead:
     """`train-head vqa`: the settings of the command line or of a suite, all others at their defaults."""
     width, head = given.width or Settings.width, given.head or Settings.head
     return train_vqa(tower, train, val, Settings(head, width=width, seed=given.seed, fitting=fitting_of(given)))
 
 
-def train_vqa(tower: Tower, train: Questions, val: Questions, settings: Settings | None = None) -> TrainedHead:
+def train_vqa(tower: DualEncoder, train: Questions, val: Questions, settings: Settings | None = None) -> TrainedHead:
     """Train a head on `train` on the tower's device, score it on `val`; the tower is not changed.
 
     On a CPU the same seed gives the same floats. Raises DataError for data that cannot be trained on or scored,
@@ -98,7 +100,7 @@ def train_vqa(tower: Tower, train: Questions, val: Questions, settings: Settings
 
 
 def score_head(
-    tower: Tower, head: nn.Module, vocabulary: Vocabulary, val: Questions, settings: Settings, protocol: str,
+    tower: DualEncoder, head: nn.Module, vocabulary: Vocabulary, val: Questions, settings: Settings, protocol: str,
     notes: Sequence[str],
 ) -> TrainedHead:  # fmt: skip
     """The head with its answers to the questions of `val` and their accuracy; every image must be readable."""
@@ -112,7 +114,7 @@ def score_head(
 
 
 def answer_questions(
-    tower: Tower, head: nn.Module, vocabulary: Vocabulary, questions: Questions, settings: Settings
+    tower: DualEncoder, head: nn.Module, vocabulary: Vocabulary, questions: Questions, settings: Settings
 ) -> dict[int, str]:
     """The most probable answer to every question, by its id; true answers are not used. Every image must be readable."""
     check_ids(questions.ids, questions.ids, questions.name)
@@ -125,7 +127,7 @@ def answer_questions(
     return found
 
 
-def build_head(tower: Tower, answers: int, settings: Settings) -> nn.Module:
+def build_head(tower: DualEncoder, answers: int, settings: Settings) -> nn.Module:
     """An untrained head for the features that `question_features` computes with the same settings."""
     if settings.head == "fusion":
         return FusionHead(tower.shape.embedding, answers, settings.width, settings.dropout)

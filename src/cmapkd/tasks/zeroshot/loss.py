@@ -15,7 +15,7 @@ from cmapkd.tasks.evaluate import score_student
 from cmapkd.tasks.task_loss import Plan, ReadByLoader
 from cmapkd.tasks.trained_head import TrainedHead
 from cmapkd.tasks.zeroshot.evaluate import PROTOCOLS, score_zeroshot
-from cmapkd.towers.dual import Tower
+from cmapkd.towers.dual import DualEncoder
 
 
 def require_labels(samples: Samples) -> None:
@@ -32,7 +32,7 @@ class ClassificationLoss(ReadByLoader):
 
     module = None
 
-    def __init__(self, plan: Plan[Samples], student: Tower) -> None:
+    def __init__(self, plan: Plan[Samples], student: DualEncoder) -> None:
         train = plan.train
         assert train.labels is not None and train.classes is not None
         super().__init__(plan, train, student)
@@ -40,7 +40,7 @@ class ClassificationLoss(ReadByLoader):
         self.class_ids = student.tokenizer([CLASS_PROMPT.format(name) for name in train.classes])[0]
         self.says = f"{len(train)} images, {len(train.classes)} classes"
 
-    def outputs(self, student: Tower, batch: Batch) -> tuple[Tensor, ...]:
+    def outputs(self, student: DualEncoder, batch: Batch) -> tuple[Tensor, ...]:
         images = student.normalise(move(batch, student.device).student.images)
         classes = student.text.encode(self.class_ids.to(student.device))
         return student.image.encode(images), classes, student.similarity.scale
@@ -49,5 +49,5 @@ class ClassificationLoss(ReadByLoader):
         image, classes, scale = outputs
         return task.classification(image, classes, scale, self.labels[batch.samples].to(image.device))
 
-    def result(self, student: Tower) -> TrainedHead:
+    def result(self, student: DualEncoder) -> TrainedHead:
         return score_student(score_zeroshot, "zeroshot", next(iter(PROTOCOLS)), self.plan, student)
