@@ -25,7 +25,7 @@ SHAPES_CHECKED = install_import_hook([f"cmapkd.{name}" for name in CHECKED], "an
 def root(tmp_path_factory):
     """A folder with an untrained teacher, a student to start from and the teacher's finished cache: see world.config."""
     import world  # after the hook
-    from cmapkd.train.prepare import build_cache
+    from cmapkd.train.setup.prepare import build_cache
 
     root = tmp_path_factory.mktemp("world")
     os.environ["CMAPKD_DATA"] = str(root / "data")

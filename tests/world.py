@@ -17,7 +17,7 @@ from cmapkd.towers import tokenizer as tok
 from cmapkd.towers.load import build
 from cmapkd.train import checkpoint
 from cmapkd.train.recorder import Recorder
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
 
 CARD = {"mean": toy.MEAN, "std": toy.STD}
 

@@ -31,8 +31,8 @@ def distill(
     Raises the errors of cmapkd.core.errors.
     """
     from cmapkd.config.load import check
-    from cmapkd.train.prepare import build_cache
-    from cmapkd.train.run import distill as train
+    from cmapkd.train.runs.distill import distill as train
+    from cmapkd.train.setup.prepare import build_cache
 
     tree: dict[str, Any] = {
         "run": str(run),

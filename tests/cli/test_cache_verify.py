@@ -21,7 +21,8 @@ def cache(root, tmp_path):
     folder = tmp_path / "cache"
     shutil.copytree(root / "cache", folder)
     config = world.config(root, cache__path=str(folder), cache__pixels=True)
-    write_pixels(config, open_samples(config.data.train, config.data, config.data.train_split), 32)
+    samples = open_samples(config.data.train, config.data, config.data.train_split)
+    write_pixels(samples, config.data, config.cache, 32)
     return folder
 
 

@@ -29,7 +29,7 @@ CPU_MS = 150
 
 @pytest.fixture
 def called(monkeypatch):
-    """Replaces an implementation by a recorder: called("cmapkd.train.run", "distill") gives the list of calls."""
+    """Replaces an implementation by a recorder: called("cmapkd.train.runs.distill", "distill") gives the list of calls."""
 
     def replace(module: str, name: str, answer: object = "done") -> list[tuple]:
         calls: list[tuple] = []
@@ -112,7 +112,7 @@ def test_no_command_at_all_prints_the_help_and_exits_2(capsys):
 
 
 def test_overrides_may_stand_anywhere_and_reach_the_config(called):
-    calls = called("cmapkd.train.run", "distill")
+    calls = called("cmapkd.train.runs.distill", "distill")
     assert run("distill", "train.steps=7", "--config", "scenes", "data.crop=[0.5, 1]", "--resume", "seed=3") == 0
     ((config, resume, dry_run),) = calls
     assert (config.train.steps, config.data.crop, config.seed, resume, dry_run) == (7, (0.5, 1.0), 3, True, False)
@@ -152,7 +152,7 @@ def test_the_groups_of_ablate_are_those_that_there_are():
 
 
 def test_cache_estimate_is_passed_on(called):
-    calls = called("cmapkd.train.prepare", "build_cache")
+    calls = called("cmapkd.train.setup.prepare", "build_cache")
     assert run("cache", "--config", "scenes", "--estimate") == 0 and calls[0][1] is True
 
 

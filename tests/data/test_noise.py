@@ -4,7 +4,7 @@ import torch
 
 import world
 from cmapkd.data.noise import affected, derangement
-from cmapkd.train.assemble import assemble
+from cmapkd.train.setup.assemble import assemble
 
 
 def test_every_sample_gets_another_ones_and_always_the_same():

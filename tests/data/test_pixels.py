@@ -10,8 +10,8 @@ from cmapkd.data.images import Unreadable
 from cmapkd.data.pixels import open_pixels, write_pixels
 from cmapkd.data.readers import open_samples
 from cmapkd.report.run_results import final_row
-from cmapkd.train.prepare import build_cache
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
+from cmapkd.train.setup.prepare import build_cache
 
 
 def losses(run):

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import toy
-from cmapkd.data.views import plain, render, view_of
+from cmapkd.data.views import View, plain, render, view_of
 
 CROP = (0.6, 1.0)
 
@@ -28,7 +27,7 @@ def test_a_view_is_the_same_in_every_run_and_differs_from_its_siblings() -> None
 
 
 def test_the_only_view_of_a_single_view_data_set_is_the_whole_image() -> None:
-    assert view_of(3, 0, 1, CROP, True) == toy.view()
+    assert view_of(3, 0, 1, CROP, True) == View()
 
 
 def test_nothing_is_mirrored_unless_asked() -> None:
@@ -40,14 +39,14 @@ def test_a_crop_shows_its_quarter_and_a_flip_mirrors_it() -> None:
     quarters = np.zeros((40, 60, 3), np.uint8)
     quarters[:20, 30:], quarters[20:, :30] = (255, 0, 0), (0, 255, 0)
     image = Image.fromarray(quarters)
-    red = render(image, toy.view(0.5, 0.0, 1.0, 0.5), 8)
+    red = render(image, View(0.5, 0.0, 1.0, 0.5), 8)
     assert red.shape == (3, 8, 8) and red.dtype == np.uint8 and red[0].min() > 200 and red[1].max() < 30
-    assert (render(image, toy.view(flip=True), 16) == render(image, toy.view(), 16)[:, :, ::-1]).all()
+    assert (render(image, View(flip=True), 16) == render(image, View(), 16)[:, :, ::-1]).all()
 
 
 def test_reducing_is_antialiased() -> None:
     board = np.indices((64, 64)).sum(0) % 2 * 255
-    small = render(Image.fromarray(np.stack([board] * 3, -1).astype(np.uint8)), toy.view(), 8)
+    small = render(Image.fromarray(np.stack([board] * 3, -1).astype(np.uint8)), View(), 8)
     assert np.abs(small.astype(int) - 127).max() < 20
 
 
@@ -61,4 +60,4 @@ def test_the_plain_view_is_the_shortest_side_resized_and_the_centre_cropped() ->
         reference = np.asarray(image.resize(resized, Image.Resampling.BICUBIC).crop(box)).transpose(2, 0, 1)
         assert np.abs(plain(image, 10).astype(int) - reference).max() <= 1
     square = Image.fromarray(rng.integers(0, 256, (30, 30, 3), dtype=np.uint8))
-    assert (plain(square, 12) == render(square, toy.view(), 12)).all()
+    assert (plain(square, 12) == render(square, View(), 12)).all()

@@ -14,7 +14,7 @@ from cmapkd.cli.main import main
 from cmapkd.config.suite import ScoredData, read_suite
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.evaluation.evaluate import choose_protocols, evaluate_folder, open_subject
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
 
 SERVED = ("promptkd", "promptkd_fullft", "vl2lite")
 

@@ -20,8 +20,8 @@ from cmapkd.config.schedules import SCHEDULES
 from cmapkd.config.schema import Config
 from cmapkd.methods import METHODS
 from cmapkd.policy import POLICIES
-from cmapkd.train.prepare import build_cache
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
+from cmapkd.train.setup.prepare import build_cache
 
 KEPT = Path(__file__).with_name("curves.json")
 STEPS = 8

@@ -9,7 +9,7 @@ import pytest
 import world
 from cmapkd.data.readers import open_samples
 from cmapkd.train import checkpoint
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
 
 GREEK = str.maketrans("abcdefghiklmnoprstuwxyz", "αβχδεφγηικλμνοπρστυωξψζ")  # a second language, letter by letter
 

@@ -17,8 +17,8 @@ from cmapkd.losses.contrastive import similarity
 from cmapkd.losses.ensemble import ensemble
 from cmapkd.losses.logits import kl_rows
 from cmapkd.methods import METHODS, TERMS
-from cmapkd.train.prepare import build_cache
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
+from cmapkd.train.setup.prepare import build_cache
 
 
 def draw(seed: int, *shape: int) -> Tensor:

@@ -7,8 +7,8 @@ from cmapkd.core.errors import UsageError
 from cmapkd.experiments.compare import compare
 from cmapkd.experiments.plan import RunPlan
 from cmapkd.report.run_report import report_comparison, report_run
-from cmapkd.train.run import distill
-from cmapkd.train.run_folder import prepare_folder
+from cmapkd.train.runs.distill import distill
+from cmapkd.train.runs.folder import prepare_folder
 
 
 def test_a_comparison_is_finished_once_and_its_table_has_teacher_and_methods(root, capsys, monkeypatch):
@@ -25,7 +25,7 @@ def test_a_comparison_is_finished_once_and_its_table_has_teacher_and_methods(roo
 
 
 def test_runs_of_one_seed_start_from_the_same_student(root):
-    from cmapkd.train.assemble import assemble
+    from cmapkd.train.setup.assemble import assemble
 
     starts = []
     for method in ("scratch", "cmapkd"):

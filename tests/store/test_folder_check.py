@@ -6,7 +6,7 @@ import world
 from cmapkd.core.errors import DataError, DiskError, UsageError
 from cmapkd.store import folder_check
 from cmapkd.store.folder_check import check_folder
-from cmapkd.train.prepare import build_cache
+from cmapkd.train.setup.prepare import build_cache
 
 
 def test_a_file_or_a_folder_of_other_things_does_not_become_a_cache(tmp_path):

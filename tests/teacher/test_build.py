@@ -2,7 +2,7 @@
 
 import world
 from cmapkd.store.store import Store
-from cmapkd.train.prepare import build_cache
+from cmapkd.train.setup.prepare import build_cache
 
 
 def test_a_finished_cache_is_verified_and_its_canaries_re_encoded(root, capsys):

@@ -12,8 +12,8 @@ from cmapkd.data.noise import Swap
 from cmapkd.data.readers import open_samples
 from cmapkd.teacher.faults import CorruptedTeacher
 from cmapkd.teacher.reopen import open_cached_teacher
-from cmapkd.train.prepare import build_cache
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
+from cmapkd.train.setup.prepare import build_cache
 
 ALL = Needs(teacher=True, levels=LEVELS, bridge=True)
 
@@ -22,7 +22,7 @@ ALL = Needs(teacher=True, levels=LEVELS, bridge=True)
 def taught(root):
     config = world.config(root)
     samples = open_samples(config.data.train, config.data, None)
-    teacher = open_cached_teacher(config, samples)[0]
+    teacher = open_cached_teacher(config.teacher, config.data, config.cache, samples)[0]
     rows, nothing = torch.tensor([3, 7, 11, 40]), torch.empty(0)
     captions = torch.from_numpy(samples.caption_offsets)[rows] + 1
     return samples, teacher, Batch(rows, captions, torch.tensor([0, 1, 0, 1]), Inputs(nothing, nothing, nothing))

@@ -13,8 +13,8 @@ from cmapkd.tasks.vqa.probe import Settings, build_head
 from cmapkd.towers import load
 from cmapkd.towers import tokenizer as tok
 from cmapkd.towers.load import build, load_tower
-from cmapkd.train.prepare import build_cache
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
+from cmapkd.train.setup.prepare import build_cache
 
 PLAIN_BUILD = build
 

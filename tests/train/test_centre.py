@@ -9,7 +9,7 @@ from cmapkd.data.readers import open_samples
 from cmapkd.tasks.table import evaluate
 from cmapkd.towers.load import load_tower
 from cmapkd.train import centre
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
 
 
 def test_the_mean_is_taken_where_a_caption_is_near_to_every_image():

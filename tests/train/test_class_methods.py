@@ -20,7 +20,7 @@ from cmapkd.towers.load import load_tower
 from cmapkd.train import checkpoint
 from cmapkd.train import step as stepping
 from cmapkd.train.grad_cache import backward_in_parts
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
 from cmapkd.train.schedule import stage_at
 
 CLASS_METHODS = [name for name in METHODS if reading("class_texts", METHODS[name].weights)]

@@ -5,8 +5,8 @@ import pytest
 import world
 from cmapkd.core.errors import UsageError
 from cmapkd.tasks.validation import open_validation
-from cmapkd.train.dry_run import few, shortened
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
+from cmapkd.train.runs.dry_run import few, shortened
 
 
 def test_a_dry_run_needs_no_cache_keeps_nothing_and_says_steps_memory_and_cache_bytes(root, tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 import torch
 
-from cmapkd.train import generators
+from cmapkd.core import generators
 
 
 def test_the_cpu_generator_goes_on_where_it_was_kept():

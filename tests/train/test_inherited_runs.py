@@ -9,12 +9,12 @@ import toy
 import world
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.types import LEVELS, Needs
-from cmapkd.train import start_student as inherited
-from cmapkd.train.assemble import assemble
 from cmapkd.train.batches import inputs_of
-from cmapkd.train.prepare import build_cache
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
 from cmapkd.train.schedule import stage_at
+from cmapkd.train.setup import start_student as inherited
+from cmapkd.train.setup.assemble import assemble
+from cmapkd.train.setup.prepare import build_cache
 from cmapkd.train.step import forward
 
 

@@ -9,11 +9,12 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.log import MetricsLog
 from cmapkd.pyramid.projectors import Projectors
 from cmapkd.store.store import Store
-from cmapkd.train import assemble as assembling
-from cmapkd.train import finish, loop
+from cmapkd.train import loop
 from cmapkd.train.recorder import Recorder
-from cmapkd.train.run import distill
-from cmapkd.train.run_folder import prepare_folder
+from cmapkd.train.runs import finish
+from cmapkd.train.runs.distill import distill
+from cmapkd.train.runs.folder import prepare_folder
+from cmapkd.train.setup import assemble as assembling
 
 
 def test_a_level_that_sleeps_is_neither_read_nor_computed(root, monkeypatch):

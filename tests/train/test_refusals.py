@@ -7,9 +7,9 @@ import world
 from cmapkd.config.load import dump_config
 from cmapkd.core.errors import DataError, IntegrityError, NonFiniteError, UsageError
 from cmapkd.core.lease import exclusive
-from cmapkd.train import assemble as assembling
-from cmapkd.train import run as running
-from cmapkd.train.run import LOCK, distill
+from cmapkd.train.runs import distill as running
+from cmapkd.train.runs.distill import LOCK, distill
+from cmapkd.train.setup import assemble as assembling
 
 
 def test_a_run_that_cannot_start_leaves_no_folder_in_the_way(root, tmp_path):

@@ -14,15 +14,15 @@ import world
 from cmapkd.config.load import dump_config
 from cmapkd.core.errors import IntegrityError
 from cmapkd.train import checkpoint
-from cmapkd.train.prepare import build_cache
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
+from cmapkd.train.setup.prepare import build_cache
 from waiting import LIMIT, until
 
 SCRIPT = """
 import sys
 from pathlib import Path
 from cmapkd.config.load import load_config
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
 distill(load_config(Path(sys.argv[1])), resume=len(sys.argv) > 2)
 """
 

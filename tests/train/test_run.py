@@ -10,7 +10,7 @@ from cmapkd.config.tree import read
 from cmapkd.core.errors import UsageError
 from cmapkd.tasks.validation import merged, open_validation
 from cmapkd.towers.load import load_tower
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
 
 
 def test_a_run_folder_holds_everything_and_its_config_runs_again(root):

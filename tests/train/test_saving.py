@@ -8,10 +8,10 @@ from cmapkd.config.schema import TowerConfig
 from cmapkd.core.types import LEVELS, Needs
 from cmapkd.report.log_series import saved
 from cmapkd.towers.load import load_tower
-from cmapkd.train import finish, saving
-from cmapkd.train.assemble import assemble
-from cmapkd.train.run import distill
-from cmapkd.train.saving import measure_saving
+from cmapkd.train.runs import finish, saving
+from cmapkd.train.runs.distill import distill
+from cmapkd.train.runs.saving import measure_saving
+from cmapkd.train.setup.assemble import assemble
 
 ASLEEP = {"policy__name": "manual", "policy__weights": {"P2": 0.0, "L1": 0.0}, "eval": {}}
 

@@ -18,11 +18,11 @@ from cmapkd.core.log import MetricsLog
 from cmapkd.methods import METHODS
 from cmapkd.tasks import open_task_loss as opening
 from cmapkd.tasks.table import LOSSES
-from cmapkd.train import assemble as assembling
 from cmapkd.train import checkpoint, loop
 from cmapkd.train.recorder import Recorder
-from cmapkd.train.run import distill
-from cmapkd.train.run_folder import prepare_folder
+from cmapkd.train.runs.distill import distill
+from cmapkd.train.runs.folder import prepare_folder
+from cmapkd.train.setup import assemble as assembling
 
 SHARED = Path(os.environ.get("CMAPKD_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
@@ -94,7 +94,7 @@ def test_chunks_and_the_whole_batch_give_one_gradient(root, tmp_path, monkeypatc
     assert whole.keys() == chunks.keys() > without.keys()
     for name, gradient in whole.items():
         torch.testing.assert_close(gradient, chunks[name], atol=1e-5, rtol=1e-3)
-    assert not torch.allclose(whole["student.image.native.conv1.weight"], without["student.image.native.conv1.weight"])
+    assert not torch.allclose(whole["student.clip.visual.conv1.weight"], without["student.clip.visual.conv1.weight"])
 
 
 def test_the_gradient_is_the_terms_plus_the_weighted_task(root, tmp_path, monkeypatch):
@@ -161,7 +161,7 @@ def test_the_task_may_be_all_that_a_run_learns(root, tmp_path):
     start = load_file(checkpoint.latest(folder / "checkpoints") / "tensors.safetensors")
     fresh = assembled(root, tmp_path / "fresh", "detection", method="scratch").state.learner.state_dict()
     moved = [k for k, v in fresh.items() if not torch.equal(v, start[f"learner/{k}"])]
-    assert "student.image.native.conv1.weight" in moved and not any("token_embedding" in k for k in moved)
+    assert "student.clip.visual.conv1.weight" in moved and not any("token_embedding" in k for k in moved)
 
 
 def test_a_stage_of_adapters_trains_the_head_and_not_the_student(root, tmp_path):

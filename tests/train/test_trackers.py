@@ -7,7 +7,7 @@ import pytest
 
 import world
 from cmapkd.core.errors import UsageError
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
 
 
 @pytest.fixture

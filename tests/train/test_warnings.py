@@ -13,7 +13,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.data.duplicates import shared_captions
 from cmapkd.towers.named import warn_of_random
 from cmapkd.train.recorder import Recorder
-from cmapkd.train.run import distill
+from cmapkd.train.runs.distill import distill
 from pictures import coco
 
 

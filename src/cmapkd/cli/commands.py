@@ -67,13 +67,13 @@ def cache(got: Namespace) -> None:
 
         print(verify_cache(got.config.cache.path))
         return
-    from cmapkd.train.prepare import build_cache
+    from cmapkd.train.setup.prepare import build_cache
 
     print(build_cache(got.config, got.estimate))
 
 
 def distill(got: Namespace) -> None:
-    from cmapkd.train.run import distill
+    from cmapkd.train.runs.distill import distill
 
     folder = distill(got.config, got.resume, got.dry_run)
     if not got.dry_run:

@@ -67,7 +67,7 @@ class TowerConfig(Section, frozen=True, kw_only=True):
 class StudentConfig(TowerConfig, frozen=True, kw_only=True):
     """The model that is trained.
 
-    inherit: initialise from the teacher's weights by a least-squares fit (towers/inherit.py) instead of at random, where
+    inherit: initialise from the teacher's weights by a least-squares fit (towers/inherit/) instead of at random, where
     both are open_clip transformers; the text tower also needs the teacher's tokenizer. Fitted once and stored in the
     cache. Method `scratch` starts at random all the same.
     """

@@ -11,7 +11,7 @@ from cmapkd.experiments.ablation_groups import DESIGN, group_arms
 from cmapkd.experiments.arms import arm_config
 from cmapkd.experiments.compare import compare_arms
 from cmapkd.experiments.plan import RunPlan
-from cmapkd.train.prepare import build_cache
+from cmapkd.train.setup.prepare import build_cache
 
 
 def ablate(config: Config, group: str, plan: RunPlan, out: Path) -> Path:

@@ -18,8 +18,8 @@ from cmapkd.core.log import say
 from cmapkd.experiments.parallel import run_parallel
 from cmapkd.methods import METHODS
 from cmapkd.report.run_results import RunResult, final_row, read_run_result
-from cmapkd.train.run import distill
-from cmapkd.train.run_folder import refuse_other_config
+from cmapkd.train.runs.distill import distill
+from cmapkd.train.runs.folder import refuse_other_config
 
 
 @dataclass(frozen=True)

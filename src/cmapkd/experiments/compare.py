@@ -16,7 +16,7 @@ from cmapkd.report.comparison import Comparison
 from cmapkd.report.comparison_page import write_page
 from cmapkd.report.comparison_tables import write_tables
 from cmapkd.report.curves import write_curves
-from cmapkd.train.teacher_score import teacher_metrics
+from cmapkd.train.runs.teacher_score import teacher_metrics
 
 
 def compare(config: Config, methods: Sequence[str], plan: RunPlan, out: Path) -> Path:

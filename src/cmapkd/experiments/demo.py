@@ -10,7 +10,7 @@ from cmapkd.core.log import say
 from cmapkd.experiments.compare import compare
 from cmapkd.experiments.plan import RunPlan
 from cmapkd.report.run_report import report_comparison
-from cmapkd.train.prepare import build_cache
+from cmapkd.train.setup.prepare import build_cache
 
 METHODS = ["scratch", "cmapkd"]
 

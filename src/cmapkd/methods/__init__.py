@@ -5,29 +5,16 @@ A method is a named list of terms with weights; an ablation is a method with a t
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from cmapkd.core.errors import UsageError, did_you_mean
+from cmapkd.core.registry import collected
 from cmapkd.methods.method import Method
 from cmapkd.methods.term import Input, ServedTerm, Term
 
-
-def _found(name: str) -> dict[str, Any]:
-    """The entries called `name` of all files of this package in one dictionary; two files must not claim one name."""
-    out: dict[str, Any] = {}
-    for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
-        for key, entry in getattr(importlib.import_module(f"{__name__}.{module}"), name, {}).items():
-            assert key not in out, f"{name} '{key}' is defined twice"
-            out[key] = entry
-    return out
-
-
-TERMS: dict[str, type[Term]] = _found("TERMS")
-METHODS: dict[str, Method] = dict(sorted(_found("METHODS").items(), key=lambda m: (m[0] != "scratch", m[0])))
+TERMS: dict[str, type[Term]] = collected(__name__, __path__, "TERMS")
+METHODS: dict[str, Method] = collected(__name__, __path__, "METHODS", first=("scratch",))
 FINAL = frozenset(name for name, term in TERMS.items() if term.final)
 
 

@@ -1,6 +1,6 @@
 """`scratch`: contrastive training without a teacher (Radford et al. 2021, arXiv 2103.00020), and the user's own task.
 
-`inherited` is the same from the teacher's weights (towers/inherit.py): the start alone, with no teacher after it.
+`inherited` is the same from the teacher's weights (towers/inherit/): the start alone, with no teacher after it.
 """
 
 from __future__ import annotations

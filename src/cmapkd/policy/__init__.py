@@ -1,18 +1,14 @@
-"""POLICIES: who decides how strongly each pyramid level teaches each sample.
+"""POLICIES: who decides how strongly each pyramid level teaches each sample. Every file of this package brings its own.
 
 uniform, manual and random learn nothing; veto, gating, routing and rl learn from the credit of each level on held-out
-pairs. Their state travels in the checkpoint, and their draws are their own.
+pairs. Their state is part of the checkpoint, and their random draws are their own.
 """
 
-from cmapkd.policy.base import Credit, Policy
-from cmapkd.policy.fixed import Manual, Random, Uniform
-from cmapkd.policy.gating import Gating
-from cmapkd.policy.rl import RL
-from cmapkd.policy.routing import Routing
-from cmapkd.policy.veto import Veto
+from __future__ import annotations
 
-POLICIES: dict[str, type[Policy]] = {
-    "uniform": Uniform, "manual": Manual, "random": Random, "veto": Veto, "gating": Gating, "routing": Routing, "rl": RL,
-}  # fmt: skip
+from cmapkd.core.registry import collected
+from cmapkd.policy.base import Credit, Policy
+
+POLICIES: dict[str, type[Policy]] = collected(__name__, __path__, "POLICIES", first=("uniform", "manual", "random"))
 
 __all__ = ["POLICIES", "Credit", "Policy"]

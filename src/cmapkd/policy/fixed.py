@@ -66,3 +66,6 @@ def draw(count: Tensor, shape: tuple[int, ...]) -> Tensor:
     generator = torch.Generator().manual_seed(1_000_003 * int(count) + 17)
     count.add_(1)
     return torch.randn(shape, generator=generator)
+
+
+POLICIES = {"uniform": Uniform, "manual": Manual, "random": Random}

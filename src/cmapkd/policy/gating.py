@@ -21,3 +21,6 @@ class Gating(Adaptive):
     def scores(self, x: Tensor, teacher: TeacherOutputs) -> tuple[Tensor, Tensor]:
         out = self.head(self.net(x))
         return out[:, : len(LEVELS)].unflatten(1, (2, 4)), out[:, len(LEVELS) :]
+
+
+POLICIES = {"gating": Gating}

@@ -47,3 +47,6 @@ def log_normal(u: Tensor, mean: Tensor) -> Tensor:
     """log N(u; mean, SPREAD² I) over the last axis."""
     z = (u - mean) / SPREAD
     return -0.5 * z.square().sum(-1) - u.shape[-1] * (math.log(SPREAD) + 0.5 * math.log(2 * torch.pi))
+
+
+POLICIES = {"rl": RL}

@@ -34,3 +34,6 @@ class Routing(Adaptive):
         queries = self.query(self.net(x)).unflatten(1, (2, KEY))
         own, paired = (torch.einsum("bqd,bkd->bqk", queries, keys) / KEY**0.5).unbind(1)
         return own.unflatten(1, (2, 4)), (paired[:, :4, None] + paired[:, None, 4:]).flatten(1)
+
+
+POLICIES = {"routing": Routing}

@@ -41,3 +41,6 @@ class Veto(Learning):
 
 def _vetoed(t: Tensor, least: float) -> Tensor:
     return least + (1 - least) * ((t - 2) / WIDTH).sigmoid()
+
+
+POLICIES = {"veto": Veto}

@@ -14,7 +14,7 @@ from typing import Any
 from cmapkd.report.metric_names import heading
 from cmapkd.report.plots import Series
 from cmapkd.report.score_table import COLUMNS
-from cmapkd.train.saving import saying
+from cmapkd.train.runs.saving import saying
 
 BALANCE = {"step": "step", "term": "term", "share": "share", "norm": "‖∇ term‖", "final_norm": "‖∇ final‖",
            "before": "weight before", "weight": "weight"}  # fmt: skip

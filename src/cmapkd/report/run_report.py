@@ -39,7 +39,7 @@ from cmapkd.teacher.reopen import open_cached_teacher
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from cmapkd.train import checkpoint
-from cmapkd.train.teacher_score import teacher_metrics
+from cmapkd.train.runs.teacher_score import teacher_metrics
 
 EXAMPLES = 8
 
@@ -104,10 +104,10 @@ def _score_rows(config: Config, runs: Mapping[str, Sequence[Path]]) -> list[Scor
 def _level_matrices(config: Config, run: Path, train: Samples, stages: Sequence[StageConfig]) -> LevelMatrices:
     """The stages' levels, the calibrated coupling and bridge, and the final policy's decisions on train samples."""
     on = tuple(tuple(float(level in stage.levels) for level in LEVELS) for stage in stages)
-    targets, weights, factor = open_targets_of(config), None, None
+    targets, weights, factor = open_targets_of(config.cache), None, None
     saved = checkpoint.latest(run / "checkpoints")
     if config.policy.name != "uniform" and config.cache.path is not None and config.teacher is not None and saved:
-        teacher, _, shape = open_cached_teacher(config, train)
+        teacher, _, shape = open_cached_teacher(config.teacher, config.data, config.cache, train)
         policy = POLICIES[config.policy.name](config.policy, shape.embedding)
         tensors = checkpoint.load_generation(saved)[0]
         policy.load_state_dict({k.removeprefix("policy/"): v for k, v in tensors.items() if k.startswith("policy/")})

@@ -18,6 +18,7 @@ from cmapkd.core.types import IMAGE_LEVELS
 from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.stored import Picture
 from cmapkd.data.views import plain
+from cmapkd.pyramid.maps import token_count
 from cmapkd.tasks.encoder import spans
 from cmapkd.towers.dual import DualEncoder, evaluating
 
@@ -94,7 +95,7 @@ def feature_shape(tower: DualEncoder, level: str) -> tuple[int, ...]:
     if level not in IMAGE_LEVELS:
         raise UsageError(f"there is no image level '{level}'; there are {FINAL}, {', '.join(IMAGE_LEVELS)}")
     k = IMAGE_LEVELS.index(level)
-    return tower.shape.grids[k] ** 2 + 2 * (k == len(IMAGE_LEVELS) - 1), tower.shape.image_widths[k]
+    return token_count(level, tower.shape.grids[k]), tower.shape.image_widths[k]
 
 
 def require_room(size: int, ram_mb: int, what: str) -> None:

@@ -41,7 +41,7 @@ def feature_bytes(config: Config, samples: Samples, tower: DualEncoder) -> tuple
 
 def write_features(config: Config, samples: Samples, tower: DualEncoder, targets: Targets) -> Ledger:
     """Write both stores of `config.cache.path`, or what of them is missing; returns the ledger of unreadable images."""
-    folder, key = config.cache.path, cache_key(config, samples)
+    folder, key = config.cache.path, cache_key(config.teacher, config.data, config.cache, samples)
     assert folder is not None
     image_fields, text_fields = fields(tower.shape, tower.text.words, config.cache)
     precision = pick_precision(config.train.precision, tower.device)
@@ -76,13 +76,15 @@ def seal_features(config: Config, samples: Samples, tower: DualEncoder) -> None:
     assert folder is not None
     finished = (folder / "teacher.json").is_file()
     facts = {
-        "key": cache_key(config, samples),
+        "key": cache_key(config.teacher, config.data, config.cache, samples),
         "scale": float(tower.similarity.scale.detach()),
         "shape": asdict(tower.shape),
     }
     fsio.write_json(folder / "teacher.json", facts)
     if finished:
-        worst = check_canaries(open_cached_teacher(config, samples)[0], tower, samples, config.data)
+        worst = check_canaries(
+            open_cached_teacher(config.teacher, config.data, config.cache, samples)[0], tower, samples, config.data
+        )
         say(f"{CANARIES} images re-encoded, smallest cosine with the stored ones {worst:.5f}")
 
 

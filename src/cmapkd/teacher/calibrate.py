@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cmapkd.core.errors import UsageError
+from cmapkd.core.tree import join
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Inputs, Pair
 from cmapkd.pyramid.bridge import pair_information, ridge
 from cmapkd.pyramid.targets import Targets, rank_for
@@ -60,9 +61,19 @@ def calibrate(
     Fits μ, the PCA-Hadamard basis and the bridge of each level. The last fifth of the samples is kept out of the
     bridge's fit and used for τ, α and the recall table. Raises UsageError when r components keep under 80 % variance.
     """
+    moments, pooled, final = _observed(tower, batches)
+    if not moments["P2"].count:
+        raise UsageError("calibration saw no samples; data.train is empty")
+    return Targets(_bases(moments, rank) | _bridges(pooled, final), grid, keep, sampling)
+
+
+def _observed(
+    tower: DualEncoder, batches: Iterable[Inputs]
+) -> tuple[dict[str, _Moments], dict[str, Tensor], Pair[Tensor]]:
+    """(moments of each level's tokens, pooled vectors of each level [n, 2D], final embeddings [n, E], unit rows)."""
     moments = {name: _Moments() for name in LEVELS}
     pooled: dict[str, list[Tensor]] = {name: [] for name in LEVELS}
-    final: Pair[list[Tensor]] = Pair([], [])
+    final: list[Pair[Tensor]] = []
     with evaluating(tower):
         for inputs in batches:
             features = tower(inputs)
@@ -70,11 +81,13 @@ def calibrate(
                 for name, tokens, mask, pool in zip(names, part.levels, part.masks, part.pooled, strict=True):
                     moments[name].add(tokens, mask)
                     pooled[name].append(pool.float().cpu())
-            final.zip(features.map(lambda f: F.normalize(f.final.float(), dim=-1).cpu())).map(
-                lambda pair: pair[0].append(pair[1])
-            )
-    if not moments["P2"].count:
-        raise UsageError("calibration saw no samples; data.train is empty")
+            final.append(features.map(lambda f: F.normalize(f.final.float(), dim=-1).cpu()))
+    rows = {name: torch.cat(parts) if parts else torch.empty(0) for name, parts in pooled.items()}
+    return moments, rows, join(final) if final else Pair(torch.empty(0), torch.empty(0))
+
+
+def _bases(moments: dict[str, _Moments], rank: int) -> dict[str, Tensor]:
+    """μ and the PCA-Hadamard basis of each level, with its retained variance and its share of outlier tokens."""
     tensors: dict[str, Tensor] = {}
     for name, moment in moments.items():
         mean, basis, retained = _principal(moment, rank_for(len(moment.total), rank))  # type: ignore[arg-type]
@@ -85,22 +98,22 @@ def calibrate(
             )
         tensors |= {f"{name}/mean": mean, f"{name}/basis": basis, f"{name}/retained": torch.tensor(retained)}
         tensors[f"{name}/outliers"] = torch.tensor(moment.outliers / moment.count)
-    n = sum(map(len, final.image))
+    return tensors
+
+
+def _bridges(pooled: dict[str, Tensor], final: Pair[Tensor]) -> dict[str, Tensor]:
+    """The ridge map of each level, and τ, information, recall and α of each pair on the samples that are kept out."""
+    n = len(final.image)
     fit = n - max(2, n // 5)
-    ends = final.map(lambda rows: torch.cat(rows))
+    tensors: dict[str, Tensor] = {}
     held: dict[str, Tensor] = {}
-    for names, target in ((IMAGE_LEVELS, ends.image), (TEXT_LEVELS, ends.text)):
+    for names, target in ((IMAGE_LEVELS, final.image), (TEXT_LEVELS, final.text)):
         for name in names:
-            rows = torch.cat(pooled[name])
-            weight, bias = ridge(rows[:fit], target[:fit])
+            weight, bias = ridge(pooled[name][:fit], target[:fit])
             tensors |= {f"{name}/bridge": weight, f"{name}/bias": bias}
-            held[name] = rows[fit:] @ weight + bias
-    pairs = pair_information(
-        torch.stack([held[k] for k in IMAGE_LEVELS], 1), torch.stack([held[k] for k in TEXT_LEVELS], 1)
-    )
-    for key in ("temperatures", "information", "recall", "alpha"):
-        tensors[f"pairs/{key}"] = getattr(pairs, key)
-    return Targets(tensors, grid, keep, sampling)
+            held[name] = pooled[name][fit:] @ weight + bias
+    pairs = pair_information(*(torch.stack([held[k] for k in names], 1) for names in (IMAGE_LEVELS, TEXT_LEVELS)))
+    return tensors | {f"pairs/{key}": getattr(pairs, key) for key in ("temperatures", "information", "recall", "alpha")}
 
 
 def _principal(moment: _Moments, rank: int) -> tuple[Tensor, Tensor, float]:

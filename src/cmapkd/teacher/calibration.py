@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from cmapkd.config.schema import CacheConfig, Config, DataConfig
+from cmapkd.config.sources import CacheConfig, DataConfig
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError
 from cmapkd.core.log import say
@@ -57,13 +57,12 @@ def record_of(path: Path) -> dict[str, Any]:
         raise IntegrityError(f"{path}: corrupt; delete it and run `cmapkd cache` again") from None
 
 
-def open_targets_of(config: Config) -> Targets | None:
-    """The calibration in the config's cache folder, whatever its key; None where there is none."""
-    folder = config.cache.path
+def open_targets_of(cache: CacheConfig) -> Targets | None:
+    """The calibration in a cache folder, whatever its key; None where there is none."""
+    folder = cache.path
     if folder is None or not (folder / "calibration.safetensors").is_file():
         return None
-    kept = config.cache
-    return Targets(load_file(str(folder / "calibration.safetensors")), kept.grid, kept.tokens, kept.sampling)
+    return Targets(load_file(str(folder / "calibration.safetensors")), cache.grid, cache.tokens, cache.sampling)
 
 
 def teacher_inputs(tower: DualEncoder, samples: Samples, data: DataConfig, indices: np.ndarray) -> Iterator[Inputs]:
@@ -75,8 +74,10 @@ def teacher_inputs(tower: DualEncoder, samples: Samples, data: DataConfig, indic
         yield Inputs(pixels.to(tower.device), ids.to(tower.device), words.to(tower.device))
 
 
-def calibrate_cache(folder: Path, key: dict[str, str], config: Config, tower: DualEncoder, samples: Samples) -> Targets:
-    targets = fit_targets(config, tower, samples)
+def calibrate_cache(
+    folder: Path, key: dict[str, str], data: DataConfig, cache: CacheConfig, tower: DualEncoder, samples: Samples
+) -> Targets:
+    targets = fit_targets(data, cache, tower, samples)
     tensors = {k: v.contiguous() for k, v in targets.tensors().items()}
     folder.mkdir(parents=True, exist_ok=True)
     fsio.write_bytes(folder / "calibration.safetensors", save(tensors))
@@ -85,20 +86,20 @@ def calibrate_cache(folder: Path, key: dict[str, str], config: Config, tower: Du
     return targets
 
 
-def fit_targets(config: Config, tower: DualEncoder, samples: Samples) -> Targets:
+def fit_targets(data: DataConfig, cache: CacheConfig, tower: DualEncoder, samples: Samples) -> Targets:
     """Calibrate on evenly spaced samples of the train split, a reserved slice of it left out."""
-    pool, _ = split_holdout(len(samples), reserved(config.data))
-    count = min(config.cache.calibration_samples, len(pool))
+    pool, _ = split_holdout(len(samples), reserved(data))
+    count = min(cache.calibration_samples, len(pool))
     indices = pool[np.unique(np.linspace(0, len(pool) - 1, count).astype(np.int64))]
     indices = indices[np.random.default_rng(0).permutation(len(indices))]
     say(f"calibrating the teacher's levels and bridge on {len(indices)} samples")
     targets = calibrate(
         tower,
-        teacher_inputs(tower, samples, config.data, indices),
-        config.cache.rank,
-        config.cache.grid,
-        config.cache.tokens,
-        config.cache.sampling,
+        teacher_inputs(tower, samples, data, indices),
+        cache.rank,
+        cache.grid,
+        cache.tokens,
+        cache.sampling,
     )
     kept = ", ".join(f"{name} {float(targets.get(f'{name}/retained')):.0%}" for name in LEVELS)
     say(f"variance kept: {kept}")

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from cmapkd.config.schema import Config
+from cmapkd.config.schema import CorruptConfig
+from cmapkd.config.sources import CacheConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, Batch, Needs, Pair, TeacherOutputs, Tokens
 from cmapkd.data.noise import Swap
@@ -49,12 +50,11 @@ class CorruptedTeacher:
         return replace(own.bridge, **{self.modality: rows})
 
 
-def corrupted(teacher: Teacher, config: Config, samples: Samples) -> Teacher:
+def corrupted(teacher: Teacher, fault: CorruptConfig, cache: CacheConfig, samples: Samples) -> Teacher:
     """The teacher with the config's faulty level, or as it is. Raises UsageError without a cache that can be read by sample."""
-    fault = config.corrupt
     if fault.level is None:
         return teacher
-    if config.cache.path is None or config.cache.tokens is not None:
+    if cache.path is None or cache.tokens is not None:
         raise UsageError(
             "corrupt.level: reads other samples' targets from the cache, on grids; set cache.path, and no cache.tokens"
         )

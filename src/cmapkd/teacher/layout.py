@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import cmapkd
-from cmapkd.config.schema import CacheConfig, Config, DataConfig
+from cmapkd.config.sources import CacheConfig, DataConfig, TowerConfig
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
 from cmapkd.data.samples import Samples
 from cmapkd.pyramid.levels import PHRASE, Shape
@@ -46,19 +46,19 @@ def fields(shape: Shape, words: int, config: CacheConfig) -> tuple[dict[str, Fie
     return image, text
 
 
-def cache_key(config: Config, samples: Samples) -> dict[str, str]:
+def cache_key(teacher: TowerConfig | None, data: DataConfig, cache: CacheConfig, samples: Samples) -> dict[str, str]:
     """Everything that a stored feature depends on; a store whose key differs in any field is refused. Builds no model."""
-    assert config.teacher is not None
+    assert teacher is not None
     return {
         "version": cmapkd.__version__.rsplit(".", 1)[0],
-        **{f"teacher {name}": value for name, value in identity(config.teacher).items()},
+        **{f"teacher {name}": value for name, value in identity(teacher).items()},
         "data": samples.fingerprint(),
-        "views": f"{config.data.views} crop {config.data.crop} flip {config.data.flip}",
-        "rank": str(config.cache.rank),
-        "grid": f"{config.cache.grid} tokens {config.cache.tokens}{f' {config.cache.sampling}' if config.cache.tokens else ''}",
-        "dtype": config.cache.dtype,
-        "words": str(config.cache.words),
-        "calibration": f"{config.cache.calibration_samples} samples, held out {reserved(config.data)}",
+        "views": f"{data.views} crop {data.crop} flip {data.flip}",
+        "rank": str(cache.rank),
+        "grid": f"{cache.grid} tokens {cache.tokens}{f' {cache.sampling}' if cache.tokens else ''}",
+        "dtype": cache.dtype,
+        "words": str(cache.words),
+        "calibration": f"{cache.calibration_samples} samples, held out {reserved(data)}",
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cmapkd.config.schema import Config, DataConfig
+from cmapkd.config.sources import CacheConfig, DataConfig, TowerConfig
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.data.loader import Ledger
 from cmapkd.data.samples import Samples
@@ -20,21 +20,23 @@ from cmapkd.towers.dual import DualEncoder, evaluating
 CANARIES = 8
 
 
-def open_cached_teacher(config: Config, samples: Samples) -> tuple[CachedTeacher, Targets, Shape]:
+def open_cached_teacher(
+    config: TowerConfig | None, data: DataConfig, cache: CacheConfig, samples: Samples
+) -> tuple[CachedTeacher, Targets, Shape]:
     """(teacher, targets, the teacher's shape) of a finished store of exactly this teacher, transform and data."""
-    folder = config.cache.path
+    folder = cache.path
     assert folder is not None
     record = folder / "teacher.json"
     if not record.is_file():
         raise UsageError(f"cache {folder}: no finished cache here; run `cmapkd cache` with this config first")
-    known, key = record_of(record), cache_key(config, samples)
-    targets = open_targets(folder, key, config.cache)
+    known, key = record_of(record), cache_key(config, data, cache, samples)
+    targets = open_targets(folder, key, cache)
     if targets is None:
         raise IntegrityError(f"cache {folder}: calibration.json is missing; delete {folder} and run `cmapkd cache`")
     teacher = CachedTeacher(
         Store(folder / "image", key),
         Store(folder / "text", key),
-        config.data.views,
+        data.views,
         known["scale"],
         known["shape"]["grids"][2],
     )

@@ -1,20 +1,26 @@
-"""From an open_clip model to a DualEncoder: an adapter is chosen for each of its two towers."""
+"""From an open_clip model to a DualEncoder: the first adapter that knows a tower is taken.
+
+A family is a file: `image_NAME.py` with IMAGE_TOWERS = {name: function}, or `text_NAME.py` with TEXT_TOWERS; the function gives
+the adapter, or None for a tower of another family. Towers of stages, and texts without levels, are tried last.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from torch import nn
 
 from cmapkd.core.errors import UsageError
+from cmapkd.core.registry import collected
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.image_conv import ConvImage, last_stages
-from cmapkd.towers.image_vit import VitImage, vit_blocks
 from cmapkd.towers.protocols import ImageTower, TextTower
 from cmapkd.towers.similarity import Similarity
-from cmapkd.towers.text_clip import ClipText, has_blocks, text_part
-from cmapkd.towers.text_final import FinalText
 from cmapkd.towers.tokenizer import Tokenizer
+
+PLACE = __name__.rpartition(".")[0]
+LAST = ("conv", "final")
 
 
 def adapt(
@@ -33,14 +39,25 @@ def adapt(
     Raises UsageError for an image tower that gives no intermediate features.
     """
     image = image_tower(clip.visual, size, mean, std)  # type: ignore[arg-type]
-    text: TextTower = (ClipText if has_blocks(text_part(clip)) else FinalText)(clip, tokenizer, words)
+    text = text_tower(clip, tokenizer, words)
     return DualEncoder(clip, image, text, Similarity(clip), config, name)
 
 
 def image_tower(visual: nn.Module, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageTower:
-    """The adapter of an open_clip image tower."""
-    if (blocks := vit_blocks(visual)) is not None:
-        return VitImage(visual, blocks, size, mean, std)
-    if (stages := last_stages(visual)) is not None:
-        return ConvImage(visual, stages, size, mean, std)
+    """The adapter of an image tower. Raises UsageError where no family knows it."""
+    for build in families("IMAGE_TOWERS", "image_"):
+        if (found := build(visual, size, mean, std)) is not None:
+            return found
     raise UsageError(f"image tower {type(visual).__name__} gives no intermediate features; use an open_clip ViT or RN")
+
+
+def text_tower(clip: nn.Module, tokenizer: Tokenizer, words: int) -> TextTower:
+    """The adapter of a model's text tower."""
+    return next(found for build in families("TEXT_TOWERS", "text_") if (found := build(clip, tokenizer, words)))
+
+
+def families(table: str, prefix: str) -> list[Callable[..., Any]]:
+    """The functions of all adapter files, in the order in which they are asked."""
+    places = import_module(PLACE).__path__
+    found = collected(PLACE, places, table, prefix=prefix)
+    return [found[name] for name in sorted(found, key=lambda name: name in LAST)]

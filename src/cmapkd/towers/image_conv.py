@@ -66,3 +66,12 @@ class ConvImage:
 def _tokens(stage: Tensor) -> Tensor:
     """[B, C, H, W] as tokens [B, H·W, C]; tokens stay as they are."""
     return stage.flatten(2).transpose(1, 2) if stage.ndim == 4 else stage
+
+
+def conv_image(visual: nn.Module, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> ConvImage | None:
+    """The adapter of a tower of stages, None for an image tower that gives no intermediate maps."""
+    stages = last_stages(visual)
+    return None if stages is None else ConvImage(visual, stages, size, mean, std)
+
+
+IMAGE_TOWERS = {"conv": conv_image}

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cmapkd.core.types import Features
+from cmapkd.core.types import IMAGE_LEVELS, Features
 from cmapkd.pyramid import levels as lv
+from cmapkd.pyramid.maps import side_of, split_map
 from cmapkd.towers.evaluating import evaluating
 
 
@@ -24,9 +25,13 @@ class ImageSizes:
 
 def image_features(levels: tuple[Tensor, Tensor, Tensor, Tensor], final: Tensor) -> Features:
     """Features of P2..P5, tokens [B, N_k, D_k], and of the final embedding [B, E]."""
-    *maps, last = levels
-    pooled = (*(lv.mean_max(tokens, None) for tokens in maps), lv.summary_mean(last[:, -2], last[:, -1]))
-    return Features(levels, (None,) * 4, pooled, final)
+    return Features(levels, (None,) * 4, tuple(map(_pooled, IMAGE_LEVELS, levels)), final)
+
+
+def _pooled(name: str, tokens: Tensor) -> Tensor:
+    """The vector [B, 2D] that the bridge reads of a level: mean and maximum, or the extra tokens where there are some."""
+    extra = split_map(name, tokens)[1]
+    return lv.mean_max(tokens, None) if extra is None else lv.summary_mean(extra[:, 0], extra[:, 1])
 
 
 @torch.no_grad()
@@ -34,13 +39,6 @@ def measured(visual: nn.Module, levels: Callable[[Tensor], Features], size: int)
     """The sizes of what `levels` gives for one empty image, with `visual` in eval mode."""
     with evaluating(visual):
         found = levels(torch.zeros(1, 3, size, size))
-    p2, p3, p4, p5 = found.levels
-    return ImageSizes(
-        (p2.shape[-1], p3.shape[-1], p4.shape[-1], p5.shape[-1]),
-        (_side(p2.shape[1]), _side(p3.shape[1]), _side(p4.shape[1]), _side(p5.shape[1] - 2)),
-        found.final.shape[-1],
-    )
-
-
-def _side(cells: int) -> int:
-    return round(cells**0.5)
+    widths = tuple(tokens.shape[-1] for tokens in found.levels)
+    grids = tuple(side_of(name, tokens.shape[1]) for name, tokens in zip(IMAGE_LEVELS, found.levels, strict=True))
+    return ImageSizes(widths, grids, found.final.shape[-1])  # type: ignore[arg-type]

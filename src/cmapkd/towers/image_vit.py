@@ -61,3 +61,12 @@ class VitImage:
 
     def channels_last(self) -> None:
         """No change: the only convolution of a plain ViT cuts the patches."""
+
+
+def vit_image(visual: nn.Module, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> VitImage | None:
+    """The adapter of a plain ViT, None for any other image tower."""
+    blocks = vit_blocks(visual)
+    return None if blocks is None else VitImage(visual, blocks, size, mean, std)
+
+
+IMAGE_TOWERS = {"vit": vit_image}

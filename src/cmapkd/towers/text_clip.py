@@ -89,3 +89,11 @@ class ClipText:
         with evaluating(self._clip):
             found = self.levels(*self.tokenizer(["a photo"]))
         return tuple(level.shape[-1] for level in found.levels)
+
+
+def clip_text(clip: nn.Module, tokenizer: Tokenizer, words: int) -> ClipText | None:
+    """The adapter of an open_clip text transformer, None for any other text tower."""
+    return ClipText(clip, tokenizer, words) if has_blocks(text_part(clip)) else None
+
+
+TEXT_TOWERS = {"clip": clip_text}

@@ -52,3 +52,6 @@ def require_text_levels(tower: DualEncoder, role: str, readers: Iterable[str]) -
             f"needed by {', '.join(names)}; use a model with an open_clip text transformer, or terms of final embeddings "
             "(such as method: clip_kd) and no cache.path"
         )
+
+
+TEXT_TOWERS = {"final": FinalText}

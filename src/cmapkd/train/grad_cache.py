@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
+from torch import Tensor, nn
+
+from cmapkd.core import generators
 from cmapkd.core.tree import join, map_tensors, rows, tensors
 from cmapkd.core.types import StudentOutputs
 from cmapkd.methods.objective import Objective
@@ -29,20 +33,37 @@ def backward_in_parts(
     states, done = [], []
     with torch.no_grad():
         for piece in pieces:
-            states.append(torch.get_rng_state())
+            states.append(generators.states())
             done.append(run(piece))
     leaves = map_tensors(join(done), lambda t: t.detach().requires_grad_() if t.is_floating_point() else t)
     total, losses = losses_of(objective, learner, leaves, given)
     total.backward()
-    after = torch.get_rng_state()
+    after = generators.states()
     gradients = [leaf.grad for leaf in tensors(leaves)]
-    for piece, state in zip(pieces, states, strict=True):
-        torch.set_rng_state(state)
-        pairs = [
-            (out, gradient[piece])
-            for out, gradient in zip(tensors(run(piece)), gradients, strict=True)
-            if gradient is not None and out.requires_grad
-        ]
-        torch.autograd.backward([out for out, _ in pairs], [gradient for _, gradient in pairs])
-    torch.set_rng_state(after)
+    with unmoved_statistics(learner):
+        for piece, state in zip(pieces, states, strict=True):
+            generators.restore(state)
+            pairs = [
+                (out, gradient[piece])
+                for out, gradient in zip(tensors(run(piece)), gradients, strict=True)
+                if gradient is not None and out.requires_grad
+            ]
+            torch.autograd.backward([out for out, _ in pairs], [gradient for _, gradient in pairs])
+    generators.restore(after)
     return total.detach(), losses
+
+
+@contextmanager
+def unmoved_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside the block batch norms normalise by the batch as in training, and their running statistics stay as they are.
+
+    A part's second pass has the images of the first; they count once.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    kept = [(m, [buffer.clone() for buffer in m.buffers(recurse=False)]) for m in norms]
+    try:
+        yield
+    finally:
+        for norm, buffers in kept:
+            for buffer, value in zip(norm.buffers(recurse=False), buffers, strict=True):
+                buffer.copy_(value)

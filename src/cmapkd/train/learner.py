@@ -18,7 +18,7 @@ from cmapkd.pyramid.match import LevelErrors, build_matches
 from cmapkd.pyramid.projectors import Projectors
 from cmapkd.pyramid.targets import Targets
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.train.masking import hide_patches
+from cmapkd.towers.masking import hide_patches
 
 
 class Learner(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cmapkd.config.schema import Config, StageConfig
+from cmapkd.core import generators
 from cmapkd.core.errors import IntegrityError
 from cmapkd.core.log import say
 from cmapkd.data.loader import Loader
@@ -17,7 +18,7 @@ from cmapkd.methods.objective import Objective
 from cmapkd.policy import Policy
 from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.teacher.protocol import Teacher
-from cmapkd.train import checkpoint, generators
+from cmapkd.train import checkpoint
 from cmapkd.train.balance import Balance
 from cmapkd.train.learner import Learner
 

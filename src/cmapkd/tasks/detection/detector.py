@@ -21,6 +21,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import IMAGE_LEVELS
+from cmapkd.pyramid.maps import split_map
 from cmapkd.towers.dual import DualEncoder
 
 UPSAMPLING = (4, 2, 1, 1)  # of a plain transformer's P2..P5; its P5 is the half-sided map of the tower
@@ -118,7 +119,9 @@ class TowerPyramid(nn.Module):
         """{P2..P5: [B, C, H_k, H_k]}, fine to coarse, of pixels in 0..255."""
         with torch.set_grad_enabled(self.train_trunk and torch.is_grad_enabled()):
             levels = self.tower.image.levels(self.tower.normalise(images)).levels
-        maps = (*levels[:3], levels[3][:, :-2])  # P5's summary and mean have no place in the image
+        maps = [
+            split_map(name, tokens)[0] for name, tokens in zip(IMAGE_LEVELS, levels, strict=True)
+        ]  # of a place in the image
         entered = [_square(enter(tokens)) for enter, tokens in zip(self.enter, maps, strict=True)]
         grown = [grow(x) for grow, x in zip(self.grow, entered, strict=True)]
         return self.join(OrderedDict(zip(IMAGE_LEVELS, grown, strict=True)))

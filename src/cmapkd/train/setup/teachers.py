@@ -57,10 +57,12 @@ def open_teacher(config: Config, terms: Iterable[str], samples: Samples, device:
     precision = pick_precision(config.train.precision, device)
     require_text_levels(tower, "teacher.model", level_readers(config, terms))
     if not tower.text.has_levels:
-        return OpenedTeacher(corrupted(FinalTeacher(tower, precision), config, samples), None, tower.shape, tower)
-    targets = fit_targets(config, tower, samples).to(device)
+        return OpenedTeacher(
+            corrupted(FinalTeacher(tower, precision), config.corrupt, config.cache, samples), None, tower.shape, tower
+        )
+    targets = fit_targets(config.data, config.cache, tower, samples).to(device)
     live = LiveTeacher(tower, targets, precision)
-    return OpenedTeacher(corrupted(live, config, samples), targets, tower.shape, tower)
+    return OpenedTeacher(corrupted(live, config.corrupt, config.cache, samples), targets, tower.shape, tower)
 
 
 def level_readers(config: Config, terms: Iterable[str]) -> list[str]:
@@ -72,10 +74,10 @@ def level_readers(config: Config, terms: Iterable[str]) -> list[str]:
 def _from_cache(
     config: Config, terms: list[str], samples: Samples, device: torch.device, tower: DualEncoder | None
 ) -> OpenedTeacher:
-    teacher, targets, shape = open_cached_teacher(config, samples)
+    teacher, targets, shape = open_cached_teacher(config.teacher, config.data, config.cache, samples)
     teacher.device = device
-    teacher = corrupted(teacher, config, samples)
+    teacher = corrupted(teacher, config.corrupt, config.cache, samples)
     if reading("further_teachers", terms):
-        key, views = cache_key(config, samples), config.data.views
+        key, views = cache_key(config.teacher, config.data, config.cache, samples), config.data.views
         teacher = open_ensemble(teacher, config.cache.ensemble, key, views, device)
     return OpenedTeacher(teacher, targets.to(device), shape, tower)

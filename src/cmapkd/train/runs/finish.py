@@ -11,7 +11,7 @@ from cmapkd.methods import served_term
 from cmapkd.tasks.trained_head import TrainedHead, write_head
 from cmapkd.train.card_facts import facts
 from cmapkd.train.centre import centred
-from cmapkd.train.saving import measure_saving, saying
+from cmapkd.train.runs.saving import measure_saving, saying
 from cmapkd.train.served import write_method_tensors
 from cmapkd.train.state import Run
 

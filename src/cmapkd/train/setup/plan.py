@@ -25,7 +25,7 @@ from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.tasks.validation import Validation, open_validation
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.named import identity
-from cmapkd.train.dry_run import few
+from cmapkd.train.runs.dry_run import few
 
 
 @dataclass(frozen=True)

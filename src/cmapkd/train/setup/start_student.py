@@ -47,7 +47,11 @@ def start_from_teacher(
         )
     path = None
     if config.cache.path is not None:
-        key = cache_key(config, samples) | identity(config.student) | {"inherited": VERSION}
+        key = (
+            cache_key(config.teacher, config.data, config.cache, samples)
+            | identity(config.student)
+            | {"inherited": VERSION}
+        )
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         path = config.cache.path / f"inherited-{digest}.safetensors"
         if path.is_file():

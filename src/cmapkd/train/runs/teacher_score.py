@@ -12,7 +12,7 @@ from cmapkd.core.log import say
 from cmapkd.tasks.validation import merged, open_validation
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.named import identity
-from cmapkd.train.dry_run import few
+from cmapkd.train.runs.dry_run import few
 
 
 def teacher_metrics(config: Config, most: int | None = None) -> dict[str, float]:

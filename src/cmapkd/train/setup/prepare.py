@@ -17,7 +17,7 @@ from cmapkd.teacher.layout import cache_key
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.named import image_size, warn_of_random
 from cmapkd.towers.text_final import require_text_levels
-from cmapkd.train.start_student import start_from_teacher
+from cmapkd.train.setup.start_student import start_from_teacher
 
 
 def build_cache(config: Config, estimate_only: bool = False) -> Path:
@@ -43,8 +43,10 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     check_folder(folder, size)
     device = pick_device(config.train.device)
     tower.to(device)
-    key = cache_key(config, samples)
-    targets = open_targets(folder, key, config.cache) or calibrate_cache(folder, key, config, tower, samples)
+    key = cache_key(config.teacher, config.data, config.cache, samples)
+    targets = open_targets(folder, key, config.cache) or calibrate_cache(
+        folder, key, config.data, config.cache, tower, samples
+    )
     if config.student.inherit and not config.student.tokenizer.startswith("train:"):  # that one is learnt by a run
         start_from_teacher(config, load_tower(config.student, teacher=config.teacher).to(device), samples, tower)
     ledger = write_features(config, samples, tower, targets.to(device))

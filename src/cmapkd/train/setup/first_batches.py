@@ -11,7 +11,7 @@ from cmapkd.core.types import LEVELS
 from cmapkd.policy.base import Learning
 from cmapkd.train.batches import inputs_of
 from cmapkd.train.schedule import stage_at
-from cmapkd.train.start_projectors import fit_projectors
+from cmapkd.train.setup.start_projectors import fit_projectors
 from cmapkd.train.state import Run
 
 BATCHES = 4

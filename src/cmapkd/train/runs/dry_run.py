@@ -16,7 +16,7 @@ from msgspec import structs
 from cmapkd.config.schema import Config
 from cmapkd.core.log import read_rows, say
 from cmapkd.tasks.validation import Validation
-from cmapkd.train.prepare import build_cache
+from cmapkd.train.setup.prepare import build_cache
 
 STEPS = 2
 EVALUATED = 32  # samples of each task

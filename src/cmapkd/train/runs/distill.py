@@ -14,15 +14,15 @@ from cmapkd.core.lease import exclusive
 from cmapkd.core.log import MetricsLog, say
 from cmapkd.data.duplicates import shared_captions
 from cmapkd.towers.named import warn_of_random
-from cmapkd.train.assemble import assemble
-from cmapkd.train.dry_run import EVALUATED, outlook, shortened
-from cmapkd.train.finish import finish
 from cmapkd.train.loop import train
 from cmapkd.train.recorder import Recorder
-from cmapkd.train.run_folder import LOCK, prepare_folder, refuse_folder, trim_metrics
+from cmapkd.train.runs.dry_run import EVALUATED, outlook, shortened
+from cmapkd.train.runs.finish import finish
+from cmapkd.train.runs.folder import LOCK, prepare_folder, refuse_folder, trim_metrics
+from cmapkd.train.runs.teacher_score import teacher_metrics
+from cmapkd.train.runs.trackers import open_trackers
+from cmapkd.train.setup.assemble import assemble
 from cmapkd.train.state import Run, restore_state
-from cmapkd.train.teacher_score import teacher_metrics
-from cmapkd.train.trackers import open_trackers
 
 SHARED = 0.01  # of the captions
 SHOWN = ("image_retrieval_recall@1", "text_retrieval_recall@1", "mean_recall@1", "zeroshot/acc1")

@@ -26,14 +26,14 @@ from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.text_final import require_text_levels
 from cmapkd.train.balance import Balance
-from cmapkd.train.first_batches import learn_from_first_batches
 from cmapkd.train.learner import Learner, build_learner, build_terms
 from cmapkd.train.optimizer import build_optimizer
-from cmapkd.train.plan import Plan, plan_run
 from cmapkd.train.served import validator
-from cmapkd.train.start_student import start_from_teacher
+from cmapkd.train.setup.first_batches import learn_from_first_batches
+from cmapkd.train.setup.plan import Plan, plan_run
+from cmapkd.train.setup.start_student import start_from_teacher
+from cmapkd.train.setup.teachers import OpenedTeacher, level_readers, open_teacher
 from cmapkd.train.state import Run, TrainState
-from cmapkd.train.teachers import OpenedTeacher, level_readers, open_teacher
 
 
 def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:

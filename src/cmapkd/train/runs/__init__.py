@@ -1,0 +1,1 @@
+"""`cmapkd distill`: a run folder from its beginning to its finished student."""

@@ -1,0 +1,1 @@
+"""Everything that a run is built from: the plan, the teacher, the student and its start, the first measurements."""
