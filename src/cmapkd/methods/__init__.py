@@ -14,7 +14,9 @@ from cmapkd.methods.method import Method
 from cmapkd.methods.term import Input, ServedTerm, Term
 
 TERMS: dict[str, type[Term]] = collected(__name__, __path__, "TERMS")
-METHODS: dict[str, Method] = collected(__name__, __path__, "METHODS", first=("scratch",))
+METHODS: dict[str, Method] = dict(
+    sorted(collected(__name__, __path__, "METHODS").items(), key=lambda method: (method[0] != "scratch", method[0]))
+)
 FINAL = frozenset(name for name, term in TERMS.items() if term.final)
 
 

@@ -112,7 +112,8 @@ def _bridges(pooled: dict[str, Tensor], final: Pair[Tensor]) -> dict[str, Tensor
             weight, bias = ridge(pooled[name][:fit], target[:fit])
             tensors |= {f"{name}/bridge": weight, f"{name}/bias": bias}
             held[name] = pooled[name][fit:] @ weight + bias
-    pairs = pair_information(*(torch.stack([held[k] for k in names], 1) for names in (IMAGE_LEVELS, TEXT_LEVELS)))
+    image, text = (torch.stack([held[k] for k in names], 1) for names in (IMAGE_LEVELS, TEXT_LEVELS))
+    pairs = pair_information(image, text)
     return tensors | {f"pairs/{key}": getattr(pairs, key) for key in ("temperatures", "information", "recall", "alpha")}
 
 
