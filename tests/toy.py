@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -92,6 +93,7 @@ def learner(
     classes=5,
 ) -> Learner:
     """The learner of the terms in `weights`, with what they need of a teacher."""
+    weights = weights if isinstance(weights, Mapping) else dict.fromkeys(weights, 1.0)
     shape = None if teacher is None else teacher.shape
     sizes = TermSizes(student.shape, shape, samples, classes, teacher, student)
     return build_learner(build_terms(weights, sizes), student, shape, targets)

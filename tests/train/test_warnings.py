@@ -1,8 +1,6 @@
 """What a run says before and while it is wasted: a teacher of noise, shared captions, a standing loss."""
 
 import math
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +8,12 @@ import torch
 import world
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
+from cmapkd.core.log import MetricsLog
 from cmapkd.data.duplicates import shared_captions
 from cmapkd.towers.named import warn_of_random
 from cmapkd.train.recorder import Recorder
 from cmapkd.train.runs.distill import distill
+from cmapkd.train.setup.assemble import assemble
 from pictures import coco
 
 
@@ -46,10 +46,12 @@ def test_repeats_at_one_image_are_not_shared(tmp_path):
 @pytest.mark.parametrize(
     ("loss", "step", "said"), [(math.log(32), 300, True), (math.log(32), 40, False), (2.9, 300, False)]
 )
-def test_a_contrastive_loss_at_what_guessing_gives_is_said_once_after_the_warm_up(loss, step, said, capsys):
-    train = SimpleNamespace(batch=32, warmup=0.05)
-    run = SimpleNamespace(config=SimpleNamespace(train=train, run=Path("run")), steps=1000)
-    recorder = Recorder(run, SimpleNamespace(write=lambda row: None))
+def test_a_contrastive_loss_at_what_guessing_gives_is_said_once_after_the_warm_up(
+    root, tmp_path, loss, step, said, capsys
+):
+    config = world.config(root, method="scratch", train__steps=1000, train__batch=32, eval={})
+    recorder = Recorder(assemble(config, tmp_path), MetricsLog(tmp_path / "metrics.jsonl"))
+    capsys.readouterr()
     for _ in range(2):
         recorder._pending += [(now - 1, {"loss/align": torch.tensor(loss)}) for now in (step, step + 1)]
         recorder.flush()

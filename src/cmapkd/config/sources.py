@@ -11,7 +11,7 @@ from cmapkd.config.section import Fraction, Section
 
 
 class DataConfig(Section, frozen=True, kw_only=True):
-    """Where the image-text pairs are, and how an image becomes a training view.
+    """Image-text pairs: their place, and the making of training views from images.
 
     train, val: a captions file, an image folder, tar shards (`{00000..00010}.tar`), a Hugging Face data set on disk, or
     `scenes:N` for N images of the built-in world; `cmapkd data inspect` shows what a path holds.

@@ -99,7 +99,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Needs:
-    """What the active terms and the policy read in one step. Nothing else is computed or read from the store.
+    """Needs of one step: the inputs of the active terms and the policy. Nothing else is computed or read from the store.
 
     teacher: the teacher's final embeddings. levels: levels whose tokens student and teacher give. errors, tokens, summaries:
     those of them whose per-sample errors, tokens, and vectors the terms read. bridge: the student's rows in the shared

@@ -22,7 +22,7 @@ def derangement(n: int) -> Int[Tensor, " n"]:
 
 
 def affected(n: int, share: float) -> Bool[Tensor, " n"]:
-    """Which of n samples are noisy, about `share` of them; a larger share includes those of a smaller one."""
+    """The noisy ones among n samples, about `share` of them; a larger share includes those of a smaller one."""
     return torch.tensor([keyed_hash(SEED, AFFECTED, i) < share * 2**64 for i in range(n)])
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 def gate(h: Float[Tensor, "b n d"], w: Float[Tensor, " b"]) -> Float[Tensor, "b n d"]:
     """Value h, gradient w·h per sample: w·h + (1 − w)·sg(h).
 
-    Weights act on the trunk only, so necks always learn at full weight and no policy can lower a loss by shrinking w.
+    Weights act on the trunk only, so projectors always learn at full weight and no policy can lower a loss by shrinking w.
     """
     w = w.detach()[:, None, None]
     return w * h + (1 - w) * h.detach()
@@ -28,5 +28,5 @@ def token_error(
 
 
 def intra(errors: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
-    """L_intra = mean_b mean_k ℓ_k(b); per-sample level weights have acted in `gate` before the necks."""
+    """L_intra = mean_b mean_k ℓ_k(b); per-sample level weights have acted in `gate` before the projectors."""
     return errors.mean()

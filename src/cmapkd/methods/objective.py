@@ -78,7 +78,7 @@ class Objective:
         return any(self._prior[i][j] > 0 for i in image for j in text)
 
     def needs(self, stage: ActiveStage, policy_reads_bridge: bool = False) -> Needs:
-        """What student and teacher have to give in this stage; asked once a step."""
+        """The needs of the active terms in this stage; asked once a step."""
         terms = [self.terms[name] for name in self.active(stage)]
         reads = {what for term in terms for what in term.reads}
 

@@ -1,4 +1,4 @@
-"""ActiveStage: what holds at one step of a schedule."""
+"""ActiveStage: a schedule at one step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Term: one loss of a View, with its declared inputs, its options and what is learnt for it alone."""
+"""Term: one loss of a View, with its declared inputs, its options and its own learnt modules."""
 
 from __future__ import annotations
 

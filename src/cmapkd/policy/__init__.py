@@ -1,4 +1,4 @@
-"""POLICIES: who decides how strongly each pyramid level teaches each sample. Every file of this package brings its own.
+"""POLICIES: level weights for each sample, decided by a policy. Every file of this package brings its own.
 
 uniform, manual and random learn nothing; veto, gating, routing and rl learn from the credit of each level on held-out
 pairs. Their state is part of the checkpoint, and their random draws are their own.

@@ -1,4 +1,4 @@
-"""Adaptive: what gating, routing and rl share: logits per sample, a memory of credits, and trust that must be earned.
+"""Adaptive: the common part of gating, routing and rl: logits per sample, a memory of credits, and trust that must be earned.
 
 The policy is trained on the credit of each level, measured on held-out pairs, never through the loss that it weights:
 weights that minimise their own weighted loss run to whichever level is easiest.

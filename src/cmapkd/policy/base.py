@@ -1,4 +1,4 @@
-"""What every policy is: level weights and a coupling factor for a batch, and which levels are worth computing at all."""
+"""Policy: level weights and a coupling factor for a batch, and the levels that are worth computing; the base of all policies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLEARLY = 2.0  # standard errors
 
 @dataclass(frozen=True)
 class Credit:
-    """How much a step on each level of each sample lowers the held-out loss; positive helps.
+    """Credit of a step on each level of each sample: by how much it lowers the held-out loss; positive helps.
 
     levels: [B, 8], 0 for a level that was not measured; pairs: [B, 4, 4] of the pyramid's level pairs, or None.
     """

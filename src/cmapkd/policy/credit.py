@@ -1,4 +1,4 @@
-"""Credit: how much a step on level k (or pair i, j) of sample b lowers the loss on held-out pairs, for all at once."""
+"""Credit of a step on level k (or pair i, j) of sample b: by how much it lowers the loss on held-out pairs, for all at once."""
 
 from __future__ import annotations
 

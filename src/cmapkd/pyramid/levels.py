@@ -1,4 +1,4 @@
-"""The unified pyramid's levels: which blocks feed P2..P5 and L1..L4, and how their tokens are formed.
+"""The unified pyramid's levels: the blocks that feed P2..P5 and L1..L4, and the forming of their tokens.
 
 Levels are groups of blocks by proportion of depth, so that any depth works. A level reads the residual stream after
 the last block of its group. Image: cuts at 1/4, 2/3, 1 give P2, P3, P4; P5 is the last map at half the side, plus a

@@ -1,4 +1,4 @@
-"""Where the tokens of a level are: a square map, for P5 with two extra tokens behind it, or a sequence.
+"""Layout of a level's tokens: a square map, for P5 with two extra tokens behind it, or a sequence.
 
 This is the one place that treats P5 apart. Its map is followed by the summary token (cls, or the mean) and the mean of the
 patches; every other image level is a map alone, and text levels are sequences.

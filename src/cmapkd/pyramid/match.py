@@ -1,4 +1,4 @@
-"""How a level of the student is compared with the teacher's: on a grid, at sampled places, word by word, or as one vector.
+"""Comparison of a student's level with the teacher's: on a grid, at sampled places, word by word, or as one vector.
 
 Each way has `error(student, teacher)`, the squared error of each sample [B]; `power(teacher)`, the error of S = 0; and
 `paired(student, teacher)`, the rows that the error subtracts from each other, for least-squares fits.
@@ -136,7 +136,7 @@ class LevelErrors(nn.Module):
 
 
 def build_matches(student: Shape, teacher: Shape, targets: Targets) -> dict[str, Match]:
-    """How each level is compared: P2 at 4×, P3 at 2×, P4 at 1× the side of the student's deepest grid, P5 at its own side.
+    """The comparison of each level: P2 at 4×, P3 at 2×, P4 at 1× the side of the student's deepest grid, P5 at its own side.
 
     Where the teacher's maps are pooled before they are stored, no level is compared finer than that.
     """

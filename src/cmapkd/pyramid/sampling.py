@@ -1,4 +1,4 @@
-"""Which tokens of a map are kept: the likest to the summary, or a systematic sample in proportion to importance (PPS).
+"""Key tokens of a map: the likest to the summary, or a systematic sample in proportion to importance (PPS).
 
 A fixed top-k never looks at the background again. A sample with inclusion probability π_p = m q_p (systematic: Madow 1949)
 keeps every token possible, and the plain mean of the sampled tokens' errors is unbiased for Σ q_p e_p.
@@ -59,6 +59,6 @@ def pps_places(q: Float[Tensor, "b n"], count: int, start: Float[Tensor, " b"]) 
 
 
 def starts(samples: Int[Tensor, " b"], views: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """Where the sample of each stored view starts: the same in every run and process."""
+    """Starting points of the samples of stored views, the same in every run and process."""
     rows = zip(samples.tolist(), views.tolist(), strict=True)
     return torch.tensor([keyed_hash(SEED, *row) / 2**64 for row in rows], dtype=torch.float64)

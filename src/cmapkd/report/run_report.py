@@ -33,7 +33,7 @@ from cmapkd.report.run_results import final_row, read_run_result
 from cmapkd.report.score_table import Role, ScoreRow
 from cmapkd.report.stats import interval
 from cmapkd.tasks.validation import open_task
-from cmapkd.teacher.calibration import open_targets_of
+from cmapkd.teacher.calibration_file import open_targets_of
 from cmapkd.teacher.faults import corrupted
 from cmapkd.teacher.reopen import open_cached_teacher
 from cmapkd.towers.dual import DualEncoder

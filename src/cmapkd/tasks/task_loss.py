@@ -43,7 +43,7 @@ class TaskLoss(Protocol):
         ...
 
     def outputs(self, student: DualEncoder, batch: Any) -> tuple[Tensor, ...]:
-        """What student and head compute of a batch."""
+        """Outputs of student and head on a batch."""
         ...
 
     def loss(self, outputs: tuple[Tensor, ...], batch: Any) -> Tensor:

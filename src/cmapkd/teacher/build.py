@@ -20,7 +20,7 @@ from cmapkd.data.loader import Ledger
 from cmapkd.data.samples import Samples
 from cmapkd.pyramid.targets import Targets
 from cmapkd.store.store import StoreWriter, estimate_bytes
-from cmapkd.teacher.calibration import BATCH, view_pixels
+from cmapkd.teacher.calibration_file import BATCH, view_pixels
 from cmapkd.teacher.layout import cache_key, fields
 from cmapkd.teacher.reopen import CANARIES, check_canaries, open_cached_teacher
 from cmapkd.towers.dual import DualEncoder, evaluating

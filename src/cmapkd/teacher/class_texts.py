@@ -31,7 +31,7 @@ class ClassTexts:
 
 def open_class_texts(samples: Samples, tower: DualEncoder | None, teacher: Teacher) -> ClassTexts:
     """The data's own classes as prompts; else k-means of the teacher's embedding of each image's first caption."""
-    assert tower is not None, "a bank of class texts needs the teacher itself"
+    assert tower is not None, "class texts need the teacher itself"
     if samples.labels is not None and samples.classes is not None:
         texts = tower.encode_texts([CLASS_PROMPT.format(name) for name in samples.classes]).clone().cpu()
         return ClassTexts(texts, torch.tensor(samples.labels), False)

@@ -1,4 +1,4 @@
-"""What a cache holds: the fields of its two stores, and everything that a stored feature depends on."""
+"""Layout of a cache: the fields of its two stores, and the key of everything that a stored feature depends on."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from cmapkd.pyramid.levels import Shape
 from cmapkd.pyramid.targets import Targets
 from cmapkd.store.store import Store
 from cmapkd.teacher.cached import CachedTeacher
-from cmapkd.teacher.calibration import open_targets, record_of, view_pixels
+from cmapkd.teacher.calibration_file import open_targets, record_of, view_pixels
 from cmapkd.teacher.layout import cache_key
 from cmapkd.towers.dual import DualEncoder, evaluating
 

@@ -1,4 +1,4 @@
-"""What a run's model card says: of the student at its end, and of the best one while it went on."""
+"""Facts for a run's model cards: of the student at its end, and of the best one so far."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cmapkd.train.state import Run
 def facts(
     run: Run, metrics: dict[str, float], centred: float, done: TrainedHead | None = None, best: str | None = None
 ) -> dict[str, object]:
-    """What the model card says. centred: the share of their mean that the image embeddings are without. done: what the
+    """Facts for the model card. centred: share of their mean that is taken from the image embeddings. done: what the
     task's own data made of the student, if it has any.
 
     best: by which figure a student was kept while the run went on; None for the one at its end.

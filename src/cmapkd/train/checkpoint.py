@@ -151,7 +151,7 @@ def serialised(tensors: dict[str, Tensor]) -> Iterator[Any]:
 
 
 def manifest_bytes(step: int, facts: dict[str, tuple[int, str]]) -> bytes:
-    """What MANIFEST.json says of a step and its files' (bytes, SHA-256)."""
+    """Contents of MANIFEST.json for a step and its files' (bytes, SHA-256)."""
     files = {name: {"bytes": size, "sha256": sha256} for name, (size, sha256) in facts.items()}
     return fsio.json_bytes({"schema": SCHEMA, "step": step, "files": files})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +34,7 @@ class Settings:
     `fusion` always reads the final embedding.
     """
 
-    head: Literal["fusion", "coattention"] = "fusion"
+    head: str = "fusion"
     answers: int = 3129
     width: int = 512
     dropout: float = 0.2

@@ -1,4 +1,4 @@
-"""Which student towers can inherit from which teacher towers, and the reason where one cannot."""
+"""Eligibility of a student tower to inherit from a teacher tower, with the reason where it cannot."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def teacher_metrics(config: Config, most: int | None = None) -> dict[str, float]
 
 
 def _known(record: Path) -> dict[str, dict[str, float]]:
-    """What was scored before; a record that cannot be read is scored again."""
+    """Scores from before; a record that cannot be read is scored again."""
     try:
         return dict(json.loads(record.read_text()))
     except (ValueError, TypeError):

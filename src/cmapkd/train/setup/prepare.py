@@ -12,7 +12,7 @@ from cmapkd.data.pixels import write_pixels
 from cmapkd.data.readers import open_samples
 from cmapkd.store.folder_check import check_folder
 from cmapkd.teacher.build import feature_bytes, seal_features, write_features
-from cmapkd.teacher.calibration import calibrate_cache, open_targets
+from cmapkd.teacher.calibration_file import calibrate_cache, open_targets
 from cmapkd.teacher.layout import cache_key
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.named import image_size, warn_of_random

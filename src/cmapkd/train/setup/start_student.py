@@ -20,7 +20,7 @@ from cmapkd.core.types import Inputs, Pair
 from cmapkd.data.holdout import split_holdout
 from cmapkd.data.loader import Ledger
 from cmapkd.data.samples import Samples
-from cmapkd.teacher.calibration import BATCH, view_pixels
+from cmapkd.teacher.calibration_file import BATCH, view_pixels
 from cmapkd.teacher.layout import cache_key, reserved
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.inherit.start import inherit

@@ -15,7 +15,7 @@ from cmapkd.methods import TERMS, needs_teacher, reading
 from cmapkd.policy import POLICIES
 from cmapkd.pyramid.levels import Shape
 from cmapkd.pyramid.targets import Targets
-from cmapkd.teacher.calibration import fit_targets
+from cmapkd.teacher.calibration_file import fit_targets
 from cmapkd.teacher.ensemble import open_ensemble
 from cmapkd.teacher.faults import corrupted
 from cmapkd.teacher.final_only import FinalTeacher
