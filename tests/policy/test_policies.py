@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 
 from cmapkd.config.schema import PolicyConfig
-from cmapkd.core.errors import UsageError
 from cmapkd.core.types import LEVELS, Pair, TeacherOutputs
 from cmapkd.policy import POLICIES, Credit
 from cmapkd.policy.adaptive import ROOM, kl_to_uniform
@@ -121,7 +120,7 @@ def test_a_level_that_manual_sets_to_zero_is_not_computed():
 
 
 def test_manual_weights_that_are_all_zero_are_refused():
-    with pytest.raises(UsageError, match="all text levels .L1-L4. are 0; leave one above 0"):
+    with pytest.raises(ValueError, match="all text levels .L1-L4. are 0; leave one above 0"):
         make("manual", weights=dict.fromkeys(("L1", "L2", "L3", "L4"), 0.0))
 
 

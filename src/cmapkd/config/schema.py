@@ -59,6 +59,14 @@ class PolicyConfig(Section, frozen=True, kw_only=True):
     patience: Annotated[int, Meta(ge=1)] = 3
     probe: Annotated[int, Meta(ge=1)] = 5
 
+    def __post_init__(self) -> None:
+        for modality, levels in (("image", ("P2", "P3", "P4", "P5")), ("text", ("L1", "L2", "L3", "L4"))):
+            if all(self.weights.get(name, 1.0) == 0 for name in levels):  # type: ignore[call-overload]
+                raise ValueError(
+                    f"weights: all {modality} levels ({levels[0]}-{levels[-1]}) are 0; leave one above 0, or take them out of every "
+                    "stage with schedule: [{name: all, until: 1.0, levels: […]}]"
+                )
+
 
 class CorruptConfig(Section, frozen=True, kw_only=True):
     """A planted fault, for experiments on policies.

@@ -22,7 +22,9 @@ UPDATES, FIRST = 4, 32  # gradient steps per event; the first fit after collecti
 
 
 class Adaptive(Learning):
-    """p = softmax(ρ ∘ m(x)) per modality, w = 4 ((1 − ε) p + ε / 4); the coupling likewise over its 16 pairs.
+    """A policy whose scores per sample act as far as they have predicted credit.
+
+    p = softmax(ρ ∘ m(x)) per modality, w = 4 ((1 − ε) p + ε / 4); the coupling likewise over its 16 pairs.
 
     m: the subclass's `scores`. State x: the teacher's final embeddings, their cosine, and progress.
     ρ_k ∈ [0, 1], the trust: the running out-of-sample R² of m_k against the centred advantages less cost, measured on every event

@@ -6,20 +6,19 @@ import torch
 from torch import Tensor
 
 from cmapkd.config.schema import PolicyConfig
-from cmapkd.core.errors import UsageError
 from cmapkd.core.types import LEVELS, TeacherOutputs
 from cmapkd.policy.base import Policy
 
 
 class Uniform(Policy):
-    """Every level teaches every sample equally; says None, so that nothing is gated at all."""
+    """Equal weights: every level teaches every sample equally, and nothing is gated."""
 
     def forward(self, teacher: TeacherOutputs, progress: float) -> tuple[Tensor | None, Tensor | None]:
         return None, None
 
 
 class Manual(Policy):
-    """The config's `policy.weights`, scaled to mean 1 within each modality; a level not named has weight 1."""
+    """Weights by hand: the config's `policy.weights`, scaled to mean 1 within each modality; a level not named has weight 1."""
 
     level: Tensor
 
@@ -27,12 +26,6 @@ class Manual(Policy):
         super().__init__(config, embedding)
         raw = torch.tensor([config.weights.get(name, 1.0) for name in LEVELS])  # type: ignore[call-overload]
         sums = raw.view(2, 4).sum(1, keepdim=True)
-        for modality, names, total in (("image", "P2-P5", sums[0]), ("text", "L1-L4", sums[1])):
-            if float(total) <= 0:
-                raise UsageError(
-                    f"policy.weights: all {modality} levels ({names}) are 0; leave one above 0, or take them out of every "
-                    "stage with schedule: [{name: all, until: 1.0, levels: […]}]"
-                )
         self.register_buffer("level", (raw.view(2, 4) * 4 / sums).flatten(), persistent=False)
 
     def forward(self, teacher: TeacherOutputs, progress: float) -> tuple[Tensor | None, Tensor | None]:
@@ -43,8 +36,9 @@ class Manual(Policy):
 
 
 class Random(Policy):
-    """w = 4 softmax(z) per modality and sample, z ~ N(0, 1) drawn anew in every step (RLW, Lin et al. 2022, arXiv 2111.10603).
+    """Random weights, drawn anew for every sample in every step (RLW, Lin et al. 2022, arXiv 2111.10603).
 
+    w = 4 softmax(z) per modality, z ~ N(0, 1).
     The control that any learnt policy has to beat. The draw depends on the number of draws before it and on nothing
     else, so that a resumed run repeats it.
     """

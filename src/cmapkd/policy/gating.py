@@ -10,7 +10,10 @@ from cmapkd.policy.adaptive import HIDDEN, Adaptive
 
 
 class Gating(Adaptive):
-    """m(x) = W·net(x), one score per level and per pair; the reward is linear in p, so J's gradient is exact."""
+    """Weights from a small network that learns by the exact expected gradient of held-out credit.
+
+    m(x) = W·net(x), one score per level and per pair; the reward is linear in p, so J's gradient is exact.
+    """
 
     def __init__(self, config: PolicyConfig, embedding: int) -> None:
         super().__init__(config, embedding)

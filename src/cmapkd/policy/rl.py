@@ -15,7 +15,9 @@ TRIES = 8
 
 
 class RL(Gating):
-    """Actions u ~ N(m(x), ½²), p = softmax(u): inside the simplex, without the bias of clipped Gaussians at its edge.
+    """Weights from a network that learns by REINFORCE on sampled actions.
+
+    Actions u ~ N(m(x), ½²), p = softmax(u): inside the simplex, without the bias of clipped Gaussians at its edge.
 
     Reward R(u) = Σ_k p_k A_k, known for every action, since the credit is linear in p. Gradient: REINFORCE
     (Williams 1992) with M = 8 tries per sample and the leave-one-out mean of the other tries as baseline (Kool et al.

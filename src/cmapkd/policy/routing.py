@@ -13,7 +13,9 @@ KEY = 32
 
 
 class Routing(Adaptive):
-    """m_k(x) = ⟨q(x), K b_k + e_k⟩ / √d: b_k the teacher's pooled level k in the shared space, e_k a learnt level key.
+    """Weights by attention of a sample's query over a key of each level.
+
+    m_k(x) = ⟨q(x), K b_k + e_k⟩ / √d: b_k the teacher's pooled level k in the shared space, e_k a learnt level key.
 
     The pair (i, j) scores the sum of its two levels' pair scores. q starts at zero, so that the first policy is uniform.
     """

@@ -14,7 +14,9 @@ BOUND = 2.0
 
 
 class Veto(Learning):
-    """v_k = v_min + (1 − v_min) σ((t_k − 2) / ½), t_k the t-statistic of level k's credit net of cost; the same for pairs.
+    """Uniform weights, less those of levels whose credit on held-out pairs is not clearly positive.
+
+    v_k = v_min + (1 − v_min) σ((t_k − 2) / ½), t_k the t-statistic of level k's credit net of cost; the same for pairs.
 
     One weight per level for all samples, renormalised to mean 1 per modality, at most 2. It needs no optimizer.
     """
