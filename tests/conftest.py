@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from pkgutil import iter_modules
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts; processes that tests start inherit it
 
@@ -14,7 +16,9 @@ torch.set_num_threads(1)
 
 # Kept in a name for the whole run: the hook lives as long as this object. It must stand before the first import of
 # the packages that it checks.
-SHAPES_CHECKED = install_import_hook("cmapkd", "annotations.check")
+# The Python interface is left out: it answers arguments of any wrong type itself.
+PACKAGES = [info.name for info in iter_modules([str(Path(__file__).parents[1] / "src" / "cmapkd")]) if info.ispkg]
+SHAPES_CHECKED = install_import_hook([f"cmapkd.{name}" for name in PACKAGES], "annotations.check")
 
 
 @pytest.fixture(scope="module")
