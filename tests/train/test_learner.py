@@ -170,3 +170,12 @@ def test_permuting_the_batch_leaves_every_term(world):
         b = world.losses()
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("method", "kept"), [("cmapkd", set()), ("dcclip", {"P5", "L4"})])
+def test_tokens_leave_the_forward_pass_only_where_a_term_reads_them(tmp_path, method, kept):
+    world = World(tmp_path, method)
+    given = toy.given(world.objective, world.batch, world.moment, world.teacher)
+    outputs = stepping.forward(world.learner, world.batch.student, given.teacher, given.needs, None, torch.float32)
+    assert set(outputs.levels) == kept and set(stepping.teacher_for_terms(given.teacher, given.needs).levels) == kept
+    assert set(outputs.errors) == (set(LEVELS) if method == "cmapkd" else set())
