@@ -37,7 +37,7 @@ TASKS = {
 
 
 def cases() -> dict[str, dict[str, Any]]:
-    """What each golden run changes of `config`, by name."""
+    """Changes of each golden run against the base config, by name."""
     out: dict[str, dict[str, Any]] = {}
     for method in METHODS:
         student = TRAINED if METHODS[method].student == "frozen" else RANDOM
@@ -80,7 +80,7 @@ def cases() -> dict[str, dict[str, Any]]:
 
 
 def config(root: Path, name: str) -> Config:
-    """A run of 8 steps of 8 on 48 scenes under the shipped teacher, with what case `name` changes."""
+    """A run of 8 steps of 8 on 48 scenes under the shipped teacher, with the changes of case `name`."""
     tree: dict[str, Any] = {
         "run": str(root / "runs" / name.replace(" ", "-").replace(",", "")),
         "data": {"train": "scenes:48:train", "views": 2},
@@ -120,7 +120,7 @@ def run(root: Path, name: str) -> list[dict[str, float]]:
 
 
 def machine() -> dict[str, str]:
-    """What else decides the last digits."""
+    """The release of torch and the processor, which decide the last digits."""
     return {"torch": torch.__version__.split("+")[0], "cpu": torch.backends.cpu.get_cpu_capability()}
 
 

@@ -111,9 +111,7 @@ def _level_matrices(config: Config, run: Path, train: Samples, stages: Sequence[
         policy = POLICIES[config.policy.name](config.policy, shape.embedding)
         tensors = checkpoint.load_generation(saved)[0]
         policy.load_state_dict({k.removeprefix("policy/"): v for k, v in tensors.items() if k.startswith("policy/")})
-        weights, factor = policy_decisions(
-            policy, corrupted(teacher, config.corrupt, config.cache, train), train, EXAMPLES
-        )
+        weights, factor = policy_decisions(policy, corrupted(teacher, config.corrupt, train), train, EXAMPLES)
     return LevelMatrices(
         Matrix(tuple(stage.name for stage in stages), LEVELS, on),
         weights,

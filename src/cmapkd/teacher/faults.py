@@ -50,12 +50,14 @@ class CorruptedTeacher:
         return replace(own.bridge, **{self.modality: rows})
 
 
-def corrupted(teacher: Teacher, fault: CorruptConfig, cache: CacheConfig, samples: Samples) -> Teacher:
-    """The teacher with the config's faulty level, or as it is. Raises UsageError without a cache that can be read by sample."""
-    if fault.level is None:
-        return teacher
-    if cache.path is None or cache.tokens is not None:
+def check_fault(fault: CorruptConfig, cache: CacheConfig) -> None:
+    """Raise UsageError for a faulty level without a cache that can be read by sample."""
+    if fault.level is not None and (cache.path is None or cache.tokens is not None):
         raise UsageError(
             "corrupt.level: reads other samples' targets from the cache, on grids; set cache.path, and no cache.tokens"
         )
-    return CorruptedTeacher(teacher, fault.level, Swap(samples, fault.share))
+
+
+def corrupted(teacher: Teacher, fault: CorruptConfig, samples: Samples) -> Teacher:
+    """The teacher with the config's faulty level, if any."""
+    return teacher if fault.level is None else CorruptedTeacher(teacher, fault.level, Swap(samples, fault.share))

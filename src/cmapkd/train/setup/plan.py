@@ -23,6 +23,7 @@ from cmapkd.policy import POLICIES
 from cmapkd.tasks.open_task_loss import HostRun, open_task_loss
 from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.tasks.validation import Validation, open_validation
+from cmapkd.teacher.faults import check_fault
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.named import identity
 from cmapkd.train.runs.dry_run import few
@@ -56,6 +57,7 @@ def plan_run(config: Config, evaluated: int | None = None) -> Plan:
     method = resolve(config.method, config.weights, config.share)
     check_options(config.options, {**METHODS[config.method].weights, **method.weights})
     check_student(config, method)
+    check_fault(config.corrupt, config.cache)
     stages = resolve_schedule(config.schedule, method.stages)
     if config.policy.name not in POLICIES:
         raise UsageError(f"policy.name '{config.policy.name}' is unknown; known: {', '.join(POLICIES)}")

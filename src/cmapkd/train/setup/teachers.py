@@ -58,11 +58,11 @@ def open_teacher(config: Config, terms: Iterable[str], samples: Samples, device:
     require_text_levels(tower, "teacher.model", level_readers(config, terms))
     if not tower.text.has_levels:
         return OpenedTeacher(
-            corrupted(FinalTeacher(tower, precision), config.corrupt, config.cache, samples), None, tower.shape, tower
+            corrupted(FinalTeacher(tower, precision), config.corrupt, samples), None, tower.shape, tower
         )
     targets = fit_targets(config.data, config.cache, tower, samples).to(device)
     live = LiveTeacher(tower, targets, precision)
-    return OpenedTeacher(corrupted(live, config.corrupt, config.cache, samples), targets, tower.shape, tower)
+    return OpenedTeacher(corrupted(live, config.corrupt, samples), targets, tower.shape, tower)
 
 
 def level_readers(config: Config, terms: Iterable[str]) -> list[str]:
@@ -76,7 +76,7 @@ def _from_cache(
 ) -> OpenedTeacher:
     teacher, targets, shape = open_cached_teacher(config.teacher, config.data, config.cache, samples)
     teacher.device = device
-    teacher = corrupted(teacher, config.corrupt, config.cache, samples)
+    teacher = corrupted(teacher, config.corrupt, samples)
     if reading("further_teachers", terms):
         key, views = cache_key(config.teacher, config.data, config.cache, samples), config.data.views
         teacher = open_ensemble(teacher, config.cache.ensemble, key, views, device)
