@@ -194,3 +194,19 @@ def test_the_teachers_pass_counts_unreadable_images_within_the_same_budget(tmp_p
     assert sorted(ledger.quarantined) == ["1", "3"]
     with pytest.raises(DataError, match="2 unreadable images, the budget is 1"):
         read_views(data, config("x"), rows, views, 8, Ledger())
+
+
+@pytest.mark.parametrize("of", [2, 4])
+def test_stripes_of_a_batch_make_up_the_whole_batch(tmp_path: Path, of: int) -> None:
+    data = samples(tmp_path, 11)
+    whole = loader(data, batch=8)
+    parts = [loader(data, batch=8) for _ in range(of)]
+    for k, part in enumerate(parts):
+        part.stripe = (k, of)
+    for step in range(3):
+        expected, found = whole.batch(step), [part.batch(step) for part in parts]
+        for k, batch in enumerate(found):
+            assert len(batch) == 8 // of
+            assert torch.equal(batch.samples, expected.samples[k::of])
+            assert torch.equal(batch.student.images, expected.student.images[k::of])
+            assert torch.equal(batch.student.ids, expected.student.ids[k::of])

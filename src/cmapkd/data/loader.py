@@ -68,15 +68,17 @@ class Loader:
     paired with caption (hash + epoch) mod its number of captions, so that all are used in turn, and with one of its views.
     student, teacher: what each model expects; teacher None where it needs no pixels (cached features).
     stored_pixels: looks up the student's pixels of (sample, view) in a store; used only where `teacher` is None.
+    size: samples of a whole batch. stripe: (k, n) gives every n-th sample of each batch from the k-th on, so that n loaders
+    give the whole batch between them.
     """
 
     def __init__(
         self, samples: Samples, data: DataConfig, student: InputSpec, teacher: InputSpec | None, batch: int, seed: int,
-        pool: np.ndarray | None = None, stored_pixels: StoredPixels | None = None,
+        pool: np.ndarray | None = None, stored_pixels: StoredPixels | None = None, stripe: tuple[int, int] = (0, 1),
     ) -> None:  # fmt: skip
         self.samples, self.data, self.student, self.teacher, self.seed = samples, data, student, teacher, seed
         self.pool = np.arange(len(samples)) if pool is None else pool
-        self.stored_pixels = None if teacher else stored_pixels
+        self.stored_pixels, self.stripe = None if teacher else stored_pixels, stripe
         if batch > len(self.pool):
             raise UsageError(f"train.batch is {batch}, but there are only {len(self.pool)} images; lower train.batch")
         self.size, self.steps_per_epoch = batch, len(self.pool) // batch
@@ -89,9 +91,10 @@ class Loader:
         self._lock = threading.Lock()
 
     def batch(self, step: int) -> Batch:
-        """The batch of a global step; it depends on (data, seed, step) alone, not on earlier calls."""
+        """The batch of a global step, or this stripe of it; it depends on (data, seed, step) alone, not on earlier calls."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        slots = np.arange(position * self.size, (position + 1) * self.size)
+        first, of = self.stripe
+        slots = np.arange(position * self.size + first, (position + 1) * self.size, of)
         found = [
             self._readable(*slot, epoch)
             for slot in zip(slots.tolist(), self._drawn(slots, epoch).tolist(), strict=True)
