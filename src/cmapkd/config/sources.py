@@ -21,6 +21,8 @@ class DataConfig(Section, frozen=True, kw_only=True):
     the whole image. views: number of fixed augmentations of each image; view v of image i has the same pixels in every
     epoch, so that cached teacher features fit it. bad_budget: largest share of unreadable images. ram_mb: memory for
     decoded images. holdout: share of the training images kept aside, for policies that learn and for validation.
+    workers: number of processes that decode images during training; by default one per processor but one. 1 decodes on a
+    thread of the training process.
     """
 
     train: str
@@ -42,6 +44,7 @@ class DataConfig(Section, frozen=True, kw_only=True):
     bad_budget: Fraction = 0.001
     ram_mb: Annotated[int, Meta(ge=0)] = 1024
     holdout: Annotated[float, Meta(ge=0.0, lt=0.5)] = 0.0
+    workers: Annotated[int, Meta(ge=1, le=256)] | None = None
 
     def __post_init__(self) -> None:
         low, high = self.crop

@@ -37,8 +37,14 @@ def prefetch(
 
 
 def reader_threads() -> int:
-    """Number of threads for reading files: all available processors but one, at most eight."""
-    return max(1, min(8, processors() - 1))
+    """Number of threads for reading files: this process's share of the processors but one, at most eight."""
+    return max(1, min(8, processor_share() - 1))
+
+
+def processor_share() -> int:
+    """Number of processors for this process, where several processes of a run (LOCAL_WORLD_SIZE) share the machine."""
+    local = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, processors() // max(1, int(local) if local.isdecimal() else 1))
 
 
 def processors() -> int:
