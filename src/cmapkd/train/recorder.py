@@ -12,6 +12,7 @@ from cmapkd.core.log import MetricsLog, Progress, say
 from cmapkd.core.types import LEVELS
 from cmapkd.train.state import Run
 from cmapkd.train.step import StepInputs
+from cmapkd.train.waiting import Waiting
 
 LOG_EVERY = 10
 STUCK_AFTER, STUCK = 200, 0.98  # steps, share of ln(batch)
@@ -25,12 +26,14 @@ def due(step: int, every: int, steps: int) -> bool:
 class Recorder:
     """Writes the rows of metrics.jsonl and the progress line.
 
-    read: bytes that the step in hand has read from the store. validating: seconds spent on validation.
+    read: bytes that the step in hand has read from the store. validating: seconds spent on validation. waiting: how long
+    steps wait for their batches, `waited` in the rows, as a share of the time since the row before.
     """
 
     def __init__(self, run: Run, log: MetricsLog) -> None:
         self.run, self.log, self.progress = run, log, Progress(run.steps, run.config.run.name)
         self.read, self.validating, self.warned = 0, 0.0, False
+        self.waiting = Waiting()
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
 
     def write(self, row: dict[str, Any]) -> None:
@@ -52,6 +55,7 @@ class Recorder:
             row |= {f"spread/{name}": weights[:, k].std() for k, name in enumerate(LEVELS)}
         row["lr"], row["levels"] = torch.tensor(rate), torch.tensor(len(given.needs.levels))
         row["bytes"] = torch.tensor(float(self.read))
+        row["waited"] = torch.tensor(self.waiting.share())
         row["stage"] = torch.tensor([stage.name for stage in run.stages].index(given.stage.name))
         self._pending.append((step, row))
         if due(step, LOG_EVERY, run.steps):
@@ -59,7 +63,7 @@ class Recorder:
 
     def show(self, step: int, stage: str, total: Tensor) -> None:
         """The progress line after a step."""
-        self.progress.update(step + 1, f"{stage} loss {float(total):.3f}")
+        self.progress.update(step + 1, f"{stage} loss {float(total):.3f}  waited {self.waiting.recently():.0%}")
 
     def flush(self) -> None:
         """Write the steps that are kept."""
