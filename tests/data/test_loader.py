@@ -15,11 +15,11 @@ import torch
 from cmapkd.core import prefetch as prefetching
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.core.types import Batch
+from cmapkd.data import decoders
 from cmapkd.data.images import decode
 from cmapkd.data.loader import InputSpec, Ledger, Loader, read_images, read_views
 from cmapkd.data.samples import Samples
 from cmapkd.data.stored import Member
-from cmapkd.data.workers import job as jobs
 from pictures import config, samples
 
 
@@ -96,7 +96,7 @@ def test_the_teacher_sees_the_same_crop_at_its_own_size(tmp_path: Path) -> None:
 
 def test_a_rendered_view_is_kept_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[Path] = []
-    monkeypatch.setattr(jobs, "decode", lambda path: decoded.append(path) or decode(path))
+    monkeypatch.setattr(decoders, "decode", lambda path: decoded.append(path) or decode(path))
     for room, expected in ((4, 4), (1, 7), (0, 8)):
         decoded.clear()
         it = loader(samples(tmp_path, 4), views=1)
@@ -239,7 +239,9 @@ def test_a_quarantined_image_is_not_opened_again(tmp_path: Path, monkeypatch: py
     data.paths[3].write_bytes(b"")
     it = loader(data, ram_mb=0)
     it.batch(0)
-    monkeypatch.setattr(jobs, "decode", lambda path: pytest.fail("opened again") if path.stem == "3" else decode(path))
+    monkeypatch.setattr(
+        decoders, "decode", lambda path: pytest.fail("opened again") if path.stem == "3" else decode(path)
+    )
     it.batch(1)
 
 

@@ -17,9 +17,10 @@ from cmapkd.core.errors import DataError, UsageError
 from cmapkd.core.order import keyed_hash, permute
 from cmapkd.core.prefetch import prefetch, processor_share
 from cmapkd.core.types import Batch, Inputs
+from cmapkd.data.decoders import rendered, simplejpeg
 from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.samples import Samples
-from cmapkd.data.views import plain, render, view_of
+from cmapkd.data.views import plain, view_of
 from cmapkd.data.workers.job import Job, Pixels, Shown
 from cmapkd.data.workers.pool import Decode, decode_here, decoding
 
@@ -88,6 +89,8 @@ class Loader:
         self.samples, self.data, self.student, self.teacher, self.seed = samples, data, student, teacher, seed
         self.pool = np.arange(len(samples)) if pool is None else pool
         self.stored_pixels, self.stripe = None if teacher else stored_pixels, stripe
+        if data.decoder == "simplejpeg":
+            simplejpeg()  # told now if it is missing
         if batch > len(self.pool):
             raise UsageError(f"train.batch is {batch}, but there are only {len(self.pool)} images; lower train.batch")
         self.size, self.steps_per_epoch = batch, len(self.pool) // batch
@@ -206,7 +209,7 @@ class Loader:
 
     def _job(self, sample: int, view: int) -> Job:
         sizes = tuple(spec.size for spec in (self.student, self.teacher) if spec)
-        shown = Shown(sample, view, self.data.views, self.data.crop, self.data.flip, sizes)
+        shown = Shown(sample, view, self.data.views, self.data.crop, self.data.flip, sizes, self.data.decoder)
         return Job(self.samples.paths[sample], shown)
 
     def _keep(self, key: tuple[int, int], pixels: Pixels) -> None:
@@ -238,7 +241,7 @@ def read_views(
     for row, (i, v) in enumerate(zip(indices, views, strict=True)):
         try:
             shape = view_of(int(i), int(v), data.views, data.crop, data.flip)
-            out[row] = render(decode(samples.paths[int(i)]), shape, size)
+            out[row] = rendered(samples.paths[int(i)], shape, [size], data.decoder)[0]
         except Unreadable as error:
             ledger.quarantine(samples, data, int(i), error.reason)
     return torch.from_numpy(out)

@@ -10,15 +10,16 @@ import numpy as np
 from msgspec import Struct
 
 from cmapkd.core.errors import CmapkdError
-from cmapkd.data.images import Unreadable, decode, reason_of
+from cmapkd.data.decoders import rendered
+from cmapkd.data.images import Unreadable, reason_of
 from cmapkd.data.stored import Member, Picture, Region
-from cmapkd.data.views import render, view_of
+from cmapkd.data.views import view_of
 
 Pixels = list[np.ndarray]  # uint8 [3, size, size] for each size
 
 
 class Shown(Struct, array_like=True, frozen=True):
-    """View number `view` of image number `sample` under the settings data.views, crop and flip, at each of `sizes` (pixels)."""
+    """View number `view` of image number `sample` under data.views, crop and flip, at each of `sizes` (pixels), from data.decoder."""
 
     sample: int
     view: int
@@ -26,6 +27,7 @@ class Shown(Struct, array_like=True, frozen=True):
     crop: tuple[float, float]
     flip: bool
     sizes: tuple[int, ...]
+    decoder: str = "pillow"
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,12 @@ class Encoded:
 
 def work(job: Job) -> Pixels | str:
     """The pixels of a job, or the reason why its image is unreadable."""
-    try:
-        image = decode(job.picture)
-    except Unreadable as error:
-        return error.reason
     shown = job.shown
     view = view_of(shown.sample, shown.view, shown.views, shown.crop, shown.flip)
-    return [render(image, view, size) for size in shown.sizes]
+    try:
+        return rendered(job.picture, view, shown.sizes, shown.decoder)
+    except Unreadable as error:
+        return error.reason
 
 
 def message_of(job: Job) -> Message | str:
