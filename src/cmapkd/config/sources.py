@@ -24,7 +24,9 @@ class DataConfig(Section, frozen=True, kw_only=True):
     workers: number of processes that decode images during training; by default one per processor but one. 1 decodes on a
     thread of the training process. decoder: simplejpeg decodes JPEGs at a reduced scale (libjpeg-turbo's, in eighths) before
     they are resized, up to three times as fast where images are much larger than the model's; pixels differ by about two
-    of 255 levels, so a cache belongs to its decoder.
+    of 255 levels, so a cache belongs to its decoder. order: sequential reads shards one after the other, in a new order
+    each epoch, and shuffles inside windows of `window` samples, for disks that are slow at random reads: a sample then
+    moves less than `window` places from its place in its shard.
     """
 
     train: str
@@ -48,6 +50,8 @@ class DataConfig(Section, frozen=True, kw_only=True):
     holdout: Annotated[float, Meta(ge=0.0, lt=0.5)] = 0.0
     workers: Annotated[int, Meta(ge=1, le=256)] | None = None
     decoder: Literal["pillow", "simplejpeg"] = "pillow"
+    order: Literal["random", "sequential"] = "random"
+    window: Annotated[int, Meta(ge=1)] = 32768
 
     def __post_init__(self) -> None:
         low, high = self.crop

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
-from cmapkd.core.order import keyed_hash, permute
+from cmapkd.core.order import keyed_hash
 from cmapkd.core.prefetch import prefetch, processor_share
 from cmapkd.core.types import Batch, Inputs
 from cmapkd.data.decoders import rendered, simplejpeg
 from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.samples import Samples
+from cmapkd.data.sequence import order_of
 from cmapkd.data.views import plain, view_of
 from cmapkd.data.workers.job import Job, Pixels, Shown
 from cmapkd.data.workers.pool import Decode, decode_here, decoding
@@ -74,7 +75,8 @@ class Ledger:
 class Loader:
     """Batches of image–caption pairs over `pool` (sample indices, all by default).
 
-    The order of an epoch is a keyed permutation of (seed, epoch); the last incomplete batch is dropped. Image i is
+    The order of an epoch is a keyed permutation of (seed, epoch), over all or shard after shard (data/sequence.py); the last
+    incomplete batch is dropped. Image i is
     paired with caption (hash + epoch) mod its number of captions, so that all are used in turn, and with one of its views.
     student, teacher: what each model expects; teacher None where it needs no pixels (cached features).
     stored_pixels: looks up the student's pixels of (sample, view) in a store; used only where `teacher` is None.
@@ -88,6 +90,7 @@ class Loader:
     ) -> None:  # fmt: skip
         self.samples, self.data, self.student, self.teacher, self.seed = samples, data, student, teacher, seed
         self.pool = np.arange(len(samples)) if pool is None else pool
+        self.order = order_of(samples, data, self.pool)
         self.stored_pixels, self.stripe = None if teacher else stored_pixels, stripe
         if data.decoder == "simplejpeg":
             simplejpeg()  # told now if it is missing
@@ -163,7 +166,7 @@ class Loader:
         return batch
 
     def _drawn(self, slots: np.ndarray, epoch: int) -> np.ndarray:
-        return self.pool[permute(slots % len(self.pool), len(self.pool), self.seed, epoch)]
+        return self.pool[self.order(slots % len(self.pool), self.seed, epoch)]
 
     def _view(self, sample: int, epoch: int) -> int:
         return keyed_hash(self.seed, sample, epoch, VIEW) % self.data.views

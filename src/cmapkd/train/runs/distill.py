@@ -13,6 +13,7 @@ from cmapkd.config.schema import Config
 from cmapkd.core.lease import exclusive
 from cmapkd.core.log import MetricsLog, say
 from cmapkd.data.duplicates import shared_captions
+from cmapkd.data.sequence import order_note
 from cmapkd.towers.named import warn_of_random
 from cmapkd.train.loop import train
 from cmapkd.train.recorder import Recorder
@@ -65,6 +66,8 @@ def _distill(config: Config, folder: Path, resume: bool, evaluated: int | None =
         size = sum(p.numel() for p in run.state.learner.student.parameters())
         recorder.write({"kind": "start", "steps": run.steps, "steps_per_epoch": run.loader.steps_per_epoch, "parameters": size,
                         "torch": torch.__version__, "threads": torch.get_num_threads()})  # fmt: skip
+    if note := order_note(run.loader.order):
+        say(note)
     say(f"{config.method}: {run.steps} steps of {config.train.batch}, student {config.student.model}, terms "
         + ", ".join(f"{k} {v:g}" for k, v in run.state.weights.items()))  # fmt: skip
     began = time.monotonic()
