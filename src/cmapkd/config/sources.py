@@ -13,7 +13,8 @@ from cmapkd.config.section import Fraction, Section
 class DataConfig(Section, frozen=True, kw_only=True):
     """Image-text pairs: their place, and the making of training views from images.
 
-    train, val: a captions file, an image folder, tar shards (`{00000..00010}.tar`), a Hugging Face data set on disk, or
+    train, val: a captions file, an image folder, tar shards (`{00000..00010}.tar`, also behind
+    https://, s3://, gs:// or hf://), a Hugging Face data set on disk, or
     `scenes:N` for N images of the built-in world; `cmapkd data inspect` shows what a path holds.
     images: the folder that image names are relative to (default: searched beside the captions file).
     train_split, val_split: the split, for a file that holds several (Karpathy), or a split list file (Flickr).
@@ -27,6 +28,8 @@ class DataConfig(Section, frozen=True, kw_only=True):
     of 255 levels, so a cache belongs to its decoder. order: sequential reads shards one after the other, in a new order
     each epoch, and shuffles inside windows of `window` samples, for disks that are slow at random reads: a sample then
     moves less than `window` places from its place in its shard.
+    copies: the folder for copies of remote shards (default: data/copies); copies_gb: their largest size together, beyond which
+    the least recently used ones are deleted. checksums: a file as written by `sha256sum *.tar`, for remote shards.
     """
 
     train: str
@@ -52,6 +55,9 @@ class DataConfig(Section, frozen=True, kw_only=True):
     decoder: Literal["pillow", "simplejpeg"] = "pillow"
     order: Literal["random", "sequential"] = "random"
     window: Annotated[int, Meta(ge=1)] = 32768
+    copies: Path | None = None
+    copies_gb: Annotated[float, Meta(gt=0.0)] = 50.0
+    checksums: Path | None = None
 
     def __post_init__(self) -> None:
         low, high = self.crop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
@@ -9,7 +10,7 @@ from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.tar.shards import Shard, expand, is_pattern, read_shard
 from cmapkd.data.samples import Samples, gather
-from cmapkd.data.stored import Member
+from cmapkd.data.stored import Stored
 
 SHOWN = 3
 
@@ -27,14 +28,18 @@ def read_webdataset(path: Path, data: DataConfig, split: str | None = None) -> S
         raise DataError(
             f"{location}: no such tar shard{first}; give a .tar, its folder or a pattern like {{00000..00010}}.tar"
         )
-    rows: dict[str, tuple[Member, list[str]]] = {}
+    title = path.name if len(files) == 1 else f"{path.name} [{len(files)} shards]"
+    return samples_of_shards(title, location, map(read_shard, files), data)
+
+
+def samples_of_shards(title: str, location: str, shards: Iterable[Shard], data: DataConfig) -> Samples:
+    """The samples of shards that were read, within data.bad_budget."""
+    rows: dict[str, tuple[Stored, list[str]]] = {}
     broken: list[Shard] = []
-    for file in files:
-        shard = read_shard(file)
+    for shard in shards:
         broken += [shard] if shard.why else []
         for key, picture in shard.pictures.items():
-            rows[f"{file.stem}/{key}"] = picture, [shard.texts.get(key, "")] if key in shard.texts else []
-    title = path.name if len(files) == 1 else f"{path.name} [{len(files)} shards]"
+            rows[f"{shard.path.stem}/{key}"] = picture, [shard.texts.get(key, "")] if key in shard.texts else []
     return gather(title, rows, _within_budget(location, broken, len(rows), data))
 
 
