@@ -31,7 +31,7 @@ SUITES = {
     "e": "benchmarks.retrieval:run benchmarks.average_precision:run",
     "f": "benchmarks.startup:run",
     "g": "benchmarks.memory:run",
-    "i": "benchmarks.loader:run",
+    "i": "benchmarks.loader:run benchmarks.feeding:run",
 }
 BETTER: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 RESULTS = Path(__file__).parent / "results"
