@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import math
 from collections.abc import Sequence
@@ -36,11 +35,12 @@ def rendered(picture: Picture, view: View, sizes: Sequence[int], decoder: str = 
 def simplejpeg() -> Any:
     """The package simplejpeg. Raises UsageError when it is not installed."""
     try:
-        return importlib.import_module("simplejpeg")
+        import simplejpeg as library
     except ImportError:
         raise UsageError(
             "data.decoder: simplejpeg needs a package: pip install 'cmapkd[fast]'; or set data.decoder: pillow"
         ) from None
+    return library
 
 
 def views_key(data: DataConfig) -> str:

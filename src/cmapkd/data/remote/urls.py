@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from typing import Any
 
@@ -29,7 +28,8 @@ def file_system(url: str) -> Any:
     """The fsspec file system of a URL. Raises UsageError when a package is missing."""
     scheme = url.partition("://")[0].lower()
     try:
-        fsspec = importlib.import_module("fsspec")
+        import fsspec
+
         return fsspec.filesystem(scheme, **_options(scheme))
     except ImportError as error:
         missing = f" ({error.name})" if error.name else ""
@@ -39,7 +39,9 @@ def file_system(url: str) -> Any:
 def _options(scheme: str) -> dict[str, Any]:
     """Settings that let no silent server hold up a run."""
     if scheme in ("http", "https"):
-        timeout = importlib.import_module("aiohttp").ClientTimeout(total=None, sock_connect=CONNECT, sock_read=READ)
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=READ)
         return {"client_kwargs": {"timeout": timeout}}
     if scheme == "s3":
         return {"config_kwargs": {"connect_timeout": CONNECT, "read_timeout": READ}}
