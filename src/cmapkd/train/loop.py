@@ -12,6 +12,8 @@ from cmapkd.core.errors import NonFiniteError
 from cmapkd.core.log import say
 from cmapkd.core.prefetch import prefetch
 from cmapkd.core.tree import rows
+from cmapkd.distributed.collectives import average_
+from cmapkd.distributed.group import world
 from cmapkd.methods.objective import TASK
 from cmapkd.methods.stage import ActiveStage
 from cmapkd.tasks.task_loss import task_loss
@@ -35,6 +37,7 @@ def train(run: Run, start: int, recorder: Recorder) -> None:
     task_batches = open_task_batches(run, start)
     with Stop() as stop:
         for step, prepared in training_batches(run, start):
+            stop.agree()
             given = step_inputs(run, prepared, step)
             recorder.read = 0 if given.teacher is None else given.teacher.read
             given = with_policy(run, given, step, recorder)
@@ -43,6 +46,7 @@ def train(run: Run, start: int, recorder: Recorder) -> None:
                 rebalance(run, given, task_batch, step, recorder)
 
             total, losses = gradients(run, given, task_batch)
+            average_(p.grad for p in state.learner.parameters() if p.grad is not None)
             norm = torch.nn.utils.clip_grad_norm_(trainable(run, given.stage), config.train.clip)
             if not bool(torch.isfinite(norm) & torch.isfinite(total)):
                 refuse_nonfinite(run, step, given, total, losses, norm)
@@ -103,8 +107,9 @@ def rebalance(run: Run, given: StepInputs, task_batch: Any, step: int, recorder:
 
     L_task is a final term also where it has a batch of its own.
     """
-    state, count = run.state, len(given.batch)
-    index = torch.arange(min(count, max(BALANCE_CHUNK, count // run.config.train.accumulate)))
+    state, count = run.state, len(given.batch) * world()
+    slice_ = min(count, max(BALANCE_CHUNK, count // run.config.train.accumulate))
+    index = torch.arange(max(1, slice_ // world()))
     batch, teacher = rows((given.batch, given.teacher), index)
     part = StepInputs(batch, teacher, given.stage, given.needs)
     outputs = forward(state.learner, batch.student, teacher, part.needs, None, run.precision)

@@ -20,7 +20,8 @@ from cmapkd.train.learner import Learner
 class StepInputs:
     """Everything that one step's forward pass takes.
 
-    weights: [B, 8], the policy's level weights, None for uniform; coupling: its factor [B, 4, 4] on the level pairs.
+    weights: [B, 8], the policy's level weights, None for uniform; coupling: its factor on the level pairs, [B, 4, 4] for the
+    samples of all processes.
     """
 
     batch: Batch
@@ -61,9 +62,11 @@ def losses_of(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(the weighted sum, the raw losses) of a batch, over the rows of all processes."""
     teacher = None if given.teacher is None else teacher_for_terms(given.teacher, given.needs)
-    outputs, teacher, batch, coupling = exchange((outputs, teacher, given.batch, given.coupling))
+    inputs = given.batch.teacher if given.needs.teacher_inputs else None
+    outputs, teacher, samples, inputs = exchange((outputs, teacher, given.batch.samples, inputs))
     prompts = learner.class_prompts() if given.needs.class_prompts else None
-    view = objective.view(outputs, learner.student.similarity.scale, teacher, batch, given.stage, coupling, prompts)
+    scale = learner.student.similarity.scale
+    view = objective.view(outputs, scale, teacher, samples, given.stage, given.coupling, prompts, inputs)
     losses = objective.losses(view, given.stage)
     return (objective.total(losses, given.stage) if losses else learner.errors.unit.new_zeros(())), losses
 
