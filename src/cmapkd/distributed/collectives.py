@@ -39,7 +39,9 @@ def gathered(own: Sequence[Tensor]) -> list[Tensor]:
         return list(own)
     b = len(own[0])
     parts = [tensor.detach().contiguous().view(b, -1) for tensor in own]
-    message = torch.cat([part.view(torch.uint8) if part.numel() else part.new_empty(b, 0, dtype=torch.uint8) for part in parts], 1)
+    message = torch.cat(
+        [part.view(torch.uint8) if part.numel() else part.new_empty(b, 0, dtype=torch.uint8) for part in parts], 1
+    )
     all_rows = message.new_empty(count, *message.shape)
     with _waiting():
         dist.all_gather(list(all_rows.unbind(0)), message)
@@ -80,11 +82,14 @@ def start_maximum(number: int) -> Callable[[], int]:
     with _waiting():
         work = dist.all_reduce(found, dist.ReduceOp.MAX, async_op=True)
     assert work is not None
+    known: list[int] = []
 
     def result() -> int:
-        with _waiting():
-            work.wait()
-        return int(found)
+        if not known:
+            with _waiting():
+                work.wait()
+            known.append(int(found))
+        return known[0]
 
     return result
 
@@ -125,7 +130,7 @@ def tensors_from_first(make: Callable[[], tuple[dict[str, Tensor], Any]]) -> tup
 
     def described() -> Any:
         tensors, value = make()
-        made.update({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        made.update({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
         shapes = {name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in made.items()}
         return [shapes, value]
 

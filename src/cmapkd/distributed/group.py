@@ -34,6 +34,7 @@ class Group:
 
 
 _group: Group | None = None
+_met: list[dist.Store] = []  # the store of this process's environment, and one entry for each group since
 
 
 def group() -> Group | None:
@@ -69,17 +70,18 @@ def alone() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def joined(timeout: float) -> Iterator[None]:
+def joined(timeout: float, gpus: bool = False) -> Iterator[None]:
     """Inside the block the processes of the environment are one group; nothing where there is one, or a group already.
 
-    timeout: seconds that one may wait for another within a step. An error that ends the block is told to the others.
+    timeout: seconds that one may wait for another within a step. gpus: each takes the GPU of its local rank, where there are
+    any. An error that ends the block is told to the others.
     """
     global _group
     place = place_of()
     if place.world == 1 or _group is not None:
         yield
         return
-    _group = _join(place, timeout)
+    _group = _join(place, timeout, gpus and torch.cuda.is_available())
     log.quiet = place.rank > 0
     try:
         yield
@@ -91,16 +93,17 @@ def joined(timeout: float) -> Iterator[None]:
         _leave(mine)
 
 
-def _join(place: Place, timeout: float) -> Group:
+def _join(place: Place, timeout: float, gpus: bool) -> Group:
     os.environ |= place.environment()
-    backend = "gloo"
-    if torch.cuda.is_available():
+    if gpus:
         _own_gpu(place)
-        backend = "cpu:gloo,cuda:nccl"
     try:
-        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=MEETING)))
+        if not _met:
+            _met.append(next(rendezvous("env://", timeout=timedelta(seconds=MEETING)))[0])
+        store = dist.PrefixStore(f"run-{len(_met)}", _met[0])
+        _met.append(store)
         dist.init_process_group(
-            backend, store=dist.PrefixStore("group", store), rank=place.rank, world_size=place.world,
+            "cpu:gloo,cuda:nccl" if gpus else "gloo", store=dist.PrefixStore("group", store), rank=place.rank, world_size=place.world,
             timeout=timedelta(seconds=timeout),
         )  # fmt: skip
     except (RuntimeError, ValueError, OSError) as error:

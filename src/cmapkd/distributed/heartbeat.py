@@ -114,6 +114,7 @@ class Heartbeat:
             if other not in self._faults and self.store.check([f"fault/{other}"]):
                 code, text = json.loads(self.store.get(f"fault/{other}"))
                 self._faults[other] = error_of(int(code), f"{self.names[other]}: {text}")
+                self._faults[other].told = True
         self._answered = time.monotonic()
 
     def _watch(self) -> None:

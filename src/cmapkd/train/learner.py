@@ -20,6 +20,7 @@ from cmapkd.pyramid.projectors import Projectors
 from cmapkd.pyramid.targets import Targets
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.masking import draw_noise, hide_patches
+from cmapkd.train.batch_norm import over_all_processes
 
 
 class Learner(nn.Module):
@@ -59,7 +60,7 @@ class Learner(nn.Module):
     def forward(self, inputs: Inputs, needs: Needs, weights: Tensor | None = None) -> StudentOutputs:
         """Student outputs as far as `needs` says. weights [B, 8] gate each level's gradient into the trunk; None is uniform."""
         noise = draw_noise(inputs.images, self.student.image.patch) if needs.masked else None
-        with generators.own(), ExitStack() as contexts:
+        with generators.own(), over_all_processes(self.student), ExitStack() as contexts:
             for term in self.terms_by_name.values():
                 contexts.enter_context(term.around(self.student))
             return self._outputs(inputs, needs, weights, noise)

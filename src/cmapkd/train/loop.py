@@ -19,6 +19,7 @@ from cmapkd.methods.stage import ActiveStage
 from cmapkd.tasks.task_loss import task_loss
 from cmapkd.train.batches import step_inputs, training_batches
 from cmapkd.train.grad_cache import backward_in_parts
+from cmapkd.train.ledgers import join_ledgers
 from cmapkd.train.policy_step import with_policy
 from cmapkd.train.recorder import Recorder, due
 from cmapkd.train.schedule import learning_rate, stage_at
@@ -40,6 +41,7 @@ def train(run: Run, start: int, recorder: Recorder) -> None:
             stop.agree()
             given = step_inputs(run, prepared, step)
             recorder.read = 0 if given.teacher is None else given.teacher.read
+            recorder.order = prepared.order
             given = with_policy(run, given, step, recorder)
             task_batch = next(task_batches) if run.objective.task_weight(given.stage) > 0 else None
             if state.balance.is_due(step):
@@ -59,6 +61,7 @@ def train(run: Run, start: int, recorder: Recorder) -> None:
             recorder.step(step, given, total, losses, norm, rate)
             if due(step, config.train.checkpoint_every, run.steps) or stop.asked:
                 recorder.flush()
+                join_ledgers(run)
                 save_state(run, step + 1)
             if config.eval.every and due(step, config.eval.every, run.steps):
                 evaluate(run, step + 1, recorder)

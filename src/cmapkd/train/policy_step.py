@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cmapkd.core.tree import move
 from cmapkd.core.types import Batch, TeacherOutputs
-from cmapkd.distributed.collectives import own_rows
 from cmapkd.losses.alignment import pair_divergence
 from cmapkd.policy.credit import PAIRS, measure_credit
 from cmapkd.train.batches import active_stage, inputs_of
@@ -29,7 +28,7 @@ def with_policy(run: Run, given: StepInputs, step: int, recorder: Recorder) -> S
     if not given.needs.levels:
         return given
     weights, coupling = policy(seen(given.teacher), given.stage.progress)
-    return replace(given, weights=None if weights is None else own_rows(weights), coupling=coupling)
+    return replace(given, weights=weights, coupling=coupling)
 
 
 def seen(teacher: TeacherOutputs) -> TeacherOutputs:
@@ -73,9 +72,7 @@ def level_errors(run: Run, given: StepInputs) -> dict[str, Tensor]:
     errors, mine, theirs = exchange((outputs.errors, outputs.bridge, None if teacher is None else teacher.bridge))
     if pairs is None or mine is None or theirs is None:
         return errors
-    return errors | {
-        PAIRS: pair_divergence(mine.image, mine.text, theirs.image, theirs.text, pairs.temperatures)
-    }
+    return errors | {PAIRS: pair_divergence(mine.image, mine.text, theirs.image, theirs.text, pairs.temperatures)}
 
 
 def refuse_shared_samples(held: Batch, batch: Batch) -> None:

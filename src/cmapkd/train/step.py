@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cmapkd.core.tree import map_tensors
 from cmapkd.core.types import Batch, Inputs, Needs, StudentOutputs, TeacherOutputs
+from cmapkd.distributed.collectives import own_rows
 from cmapkd.methods.objective import Objective
 from cmapkd.methods.stage import ActiveStage
 from cmapkd.pyramid.maps import level_vector
@@ -20,8 +21,8 @@ from cmapkd.train.learner import Learner
 class StepInputs:
     """Everything that one step's forward pass takes.
 
-    weights: [B, 8], the policy's level weights, None for uniform; coupling: its factor on the level pairs, [B, 4, 4] for the
-    samples of all processes.
+    batch, teacher: of this process's rows. weights: the policy's level weights [B, 8], None for uniform; coupling: its factor
+    on the level pairs, [B, 4, 4]; both for the samples of all processes.
     """
 
     batch: Batch
@@ -30,6 +31,11 @@ class StepInputs:
     needs: Needs
     weights: Tensor | None = None
     coupling: Tensor | None = None
+
+    @property
+    def own_weights(self) -> Tensor | None:
+        """The level weights of this process's rows."""
+        return None if self.weights is None else own_rows(self.weights)
 
 
 def forward(
@@ -75,7 +81,7 @@ def backward(
     objective: Objective, learner: Learner, given: StepInputs, precision: torch.dtype
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Forward and backward of the batch at once; gives (the total, the raw losses)."""
-    outputs = forward(learner, given.batch.student, given.teacher, given.needs, given.weights, precision)
+    outputs = forward(learner, given.batch.student, given.teacher, given.needs, given.own_weights, precision)
     total, losses = losses_of(objective, learner, outputs, given)
     total.backward()
     return total.detach(), losses
