@@ -87,6 +87,8 @@ def joined(timeout: float, gpus: bool = False) -> Iterator[None]:
         yield
     except BaseException as error:
         _group.heartbeat.tell(error)
+        if isinstance(error, CmapkdError) and not error.told:
+            error.told = _group.heartbeat.said_by_first(error)
         raise
     finally:
         mine, _group, log.quiet = _group, None, False

@@ -60,6 +60,15 @@ class Heartbeat:
         text = json.dumps([code or 1, str(error) or type(error).__name__])
         self._patiently(lambda: self.store.set(f"fault/{self.rank}", text))
 
+    def said_by_first(self, error: BaseException) -> bool:
+        """Whether rank 0 ends, within a moment, with the same error, and so says it for all."""
+        until, same = time.monotonic() + 4 * EVERY, f"{self.names[0]}: {error}"
+        while self.rank and time.monotonic() < until:
+            if 0 in self._faults:
+                return str(self._faults[0]) == same
+            time.sleep(0.05)
+        return False
+
     def silent(self, seconds: float) -> list[int]:
         """The ranks without a beat for so long; rank 0, which keeps the store, where that does not answer."""
         now = time.monotonic()

@@ -19,8 +19,9 @@ from cmapkd.core.prefetch import processors
 from cmapkd.distributed.place import Place
 
 POLL = 0.05  # seconds
-CAUSE = 8.0  # seconds after the first end in which the process at fault may end, too
+CAUSE = 5.0  # seconds after the first end in which the process at fault may end, too
 GRACE = 30.0  # seconds that the others have to save and end
+HANGING = 2.0  # seconds for one that another has given up
 LINES = 3  # of the log of a failed process that are shown
 
 
@@ -37,7 +38,8 @@ def launch(count: int, words: Sequence[str]) -> int:
         try:
             failed = _wait(processes)
         finally:
-            _end(processes)
+            given_up = any(process.returncode == PeerLostError.code for process in processes)
+            _end(processes, HANGING if given_up else GRACE)
             for number, handler in before.items():
                 signal.signal(number, handler)
         return 0 if failed is None else _report(failed, processes[failed], logs[failed])
@@ -81,9 +83,9 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
         time.sleep(POLL)
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End those that still run: they may save first; one that hangs is killed."""
-    hanging = time.monotonic() + GRACE
+def _end(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
+    """End those that still run: they may save first; one that does not end in time is killed."""
+    hanging = time.monotonic() + grace
     for process in processes:
         if process.poll() is None:
             process.terminate()
