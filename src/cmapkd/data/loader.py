@@ -57,6 +57,10 @@ class Ledger:
     def quarantine(self, samples: Samples, data: DataConfig, sample: int, reason: str) -> None:
         """Record an unreadable image. Raises DataError with the list when there are more than data.bad_budget allows."""
         self.quarantined[samples.ids[sample]] = f"{samples.paths[sample].name}: {reason}"
+        self.refuse_many(samples, data)
+
+    def refuse_many(self, samples: Samples, data: DataConfig) -> None:
+        """Raise DataError with the list where there are more unreadable images than data.bad_budget allows."""
         allowed = self.allowed(samples, data)
         if len(self.quarantined) > allowed:
             raise DataError(
