@@ -77,6 +77,13 @@ class ShardOrder:
         left = ends[at] - places  # samples of the shard from this one to its end
         return self.bounds[shards[at] + 1] - left
 
+    def shards_of(self, window: int, seed: int, epoch: int) -> np.ndarray:
+        """The first sample of each shard that a window of an epoch touches, in the order of the sequence."""
+        shards, ends = self._sequence(seed, epoch)
+        first, last = window * self.window, min((window + 1) * self.window, self.n) - 1
+        begin, end = np.searchsorted(ends, [first, last], side="right")
+        return self.bounds[shards[begin : end + 1]]
+
     def _sequence(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """(shards in the order of an epoch, the end of each in that sequence); those of the last epochs are kept."""
         if (found := self._sequences.get((seed, epoch))) is None:

@@ -19,6 +19,7 @@ from cmapkd.core.prefetch import prefetch, processor_share
 from cmapkd.core.types import Batch, Inputs
 from cmapkd.data.decoders import rendered, simplejpeg
 from cmapkd.data.images import Unreadable, decode
+from cmapkd.data.remote.ahead import Ahead
 from cmapkd.data.samples import Samples
 from cmapkd.data.sequence import order_of
 from cmapkd.data.views import plain, view_of
@@ -141,9 +142,12 @@ class Loader:
         of unreadable images ends the run, when that step is yielded, whichever was ready first.
         """
         one_at_a_time = threading.Lock()
-        with decoding(self.workers) as decode:
+        ahead = Ahead(self.samples, self.pool, self.order, self.seed)
+        with decoding(self.workers) as decode, ahead.running():
 
             def make(step: int) -> tuple[int, Batch | None, Bad, Made | None]:
+                epoch, position = divmod(step, self.steps_per_epoch)
+                ahead.at(position * self.size, epoch)
                 batch, bad = self.make(step, decode)
                 if batch is None:
                     return step, None, bad, None

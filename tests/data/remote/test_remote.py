@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
@@ -21,8 +22,10 @@ from cmapkd.data.readers import open_samples
 from cmapkd.data.remote import copies as copying
 from cmapkd.data.remote import download as downloading
 from cmapkd.data.remote import urls
+from cmapkd.data.remote.ahead import Ahead
 from cmapkd.data.remote.copies import Copies
 from cmapkd.data.remote.reader import read_checksums
+from cmapkd.data.sequence import order_of
 from pictures import config
 from remote_server import Served, serving, tar
 
@@ -69,7 +72,7 @@ def test_shards_that_were_copied_are_not_asked_for_again(web: Served, tmp_path: 
 
 def test_copies_stay_within_their_limit_and_the_least_recently_used_goes_first(web: Served, tmp_path: Path) -> None:
     size = len(web.files["/0.tar"])
-    data = asked(web, tmp_path, "{0..4}.tar", copies_gb=3.5 * size / 1e9, order="sequential", window=4)
+    data = asked(web, tmp_path, "{0..4}.tar", copies_gb=3.5 * size / 1e9, order="sequential", window=3)
     samples = open_samples(data.train, data)
     assert len(samples) == 20 and len(held(tmp_path)) == 3
     for path in (tmp_path / "copies").glob("*.tar"):
@@ -88,7 +91,7 @@ def test_copies_stay_within_their_limit_and_the_least_recently_used_goes_first(w
 
 def test_training_in_sequential_order_fetches_each_shard_once_an_epoch(web: Served, tmp_path: Path) -> None:
     size = len(web.files["/0.tar"])
-    data = asked(web, tmp_path, "{0..4}.tar", copies_gb=3.5 * size / 1e9, order="sequential", window=4, ram_mb=0)
+    data = asked(web, tmp_path, "{0..4}.tar", copies_gb=4.5 * size / 1e9, order="sequential", window=4, ram_mb=0)
     samples = open_samples(data.train, data)
 
     def tokenize(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,9 +101,36 @@ def test_training_in_sequential_order_fetches_each_shard_once_an_epoch(web: Serv
     web.gets.clear()
     seen = torch.cat([batch.samples for _, batch in it.iterate(0, 10)])
     assert sorted(seen.tolist()) == list(range(20)) and max(web.gets.values()) == 1
-    assert len(held(tmp_path)) <= 3
+    assert len(held(tmp_path)) <= 4
     local = Loader(samples, data, InputSpec(8, tokenize), None, 2, 0)
     assert torch.equal(local.batch(3).student.images, it.batch(3).student.images)
+
+
+def test_the_shards_of_the_next_window_are_fetched_while_the_current_one_is_trained_on(
+    web: Served, tmp_path: Path
+) -> None:
+    size = len(web.files["/0.tar"])
+    data = asked(web, tmp_path, "{0..4}.tar", copies_gb=4.5 * size / 1e9, order="sequential", window=8)
+    samples = open_samples(data.train, replace(data, window=4))
+    for path in (tmp_path / "copies").glob("*.tar"):
+        path.unlink()
+    web.gets.clear()
+    order = order_of(samples, data, np.arange(20))
+    ahead = Ahead(samples, np.arange(20), order, 0)
+    with ahead.running():
+        ahead.at(0, 0)
+        ahead.at(2, 0)  # the same window
+        for future in ahead._coming:
+            future.result()
+    needed = {f"/{int(k) // 4}.tar" for k in order(np.arange(8, 16), 0, 0)}
+    assert set(web.gets) == needed and len(held(tmp_path)) == len(needed) == 2
+    ahead = Ahead(samples, np.arange(20), order, 0)
+    with ahead.running():
+        ahead.at(16, 0)  # the last window: the next epoch comes
+        for future in ahead._coming:
+            future.result()
+    assert {f"/{int(k) // 4}.tar" for k in order(np.arange(0, 8), 0, 1)} <= set(web.gets)
+    assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
 
 
 def test_shards_that_do_not_fit_are_refused_in_random_order_before_any_is_fetched(web: Served, tmp_path: Path) -> None:
@@ -110,7 +140,7 @@ def test_shards_that_do_not_fit_are_refused_in_random_order_before_any_is_fetche
     assert not web.gets
     size = len(web.files["/0.tar"])
     data = asked(web, tmp_path, copies_gb=2.5 * size / 1e9, order="sequential", window=4)
-    with pytest.raises(UsageError, match=r"a window of 4 samples, and the next two.*raise it, or lower data.window"):
+    with pytest.raises(UsageError, match=r"two windows of 4 samples.*raise it, or lower data.window"):
         open_samples(data.train, data)
     data = asked(web, tmp_path, "4.tar", copies_gb=1e-6, order="sequential")
     with pytest.raises(UsageError, match=r"4\.tar: 0\.00 GB, more than data\.copies_gb"):

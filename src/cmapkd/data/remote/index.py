@@ -3,52 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from cmapkd.core import fsio
 from cmapkd.data.readers.tar.shards import Shard, read_shard
 from cmapkd.data.remote.copies import Copies
 from cmapkd.data.remote.download import remote_size
+from cmapkd.data.remote.member import RemoteMember
 
 LAYOUT = 1
-
-
-@dataclass(frozen=True)
-class RemoteMember:
-    """`bytes_` bytes from `offset` of a shard of `shard_bytes`; reading it fetches the shard where its copy is gone."""
-
-    copies: Copies
-    url: str
-    shard_bytes: int
-    name: str
-    offset: int
-    bytes_: int
-
-    @property
-    def path(self) -> Path:
-        """Where the copy of the shard is, or will be."""
-        return self.copies.place(self.url)
-
-    def length(self) -> int:
-        return self.bytes_
-
-    def read(self) -> bytes:
-        """The encoded bytes. Raises DataError when the shard cannot be fetched, OSError when it is cut off."""
-        while True:
-            path = self.copies.fetch(self.url, self.shard_bytes)
-            try:
-                with path.open("rb") as file:
-                    file.seek(self.offset)
-                    data = file.read(self.bytes_)
-            except FileNotFoundError:  # another process made room just now
-                continue
-            if len(data) < self.bytes_:
-                raise OSError(f"cut off: {len(data)} of {self.bytes_} bytes are there")
-            return data
-
-    def __str__(self) -> str:
-        return f"{self.url}:{self.name}"
 
 
 def shard_size(copies: Copies, url: str) -> int:

@@ -80,10 +80,10 @@ def _refuse_thrashing(location: str, sizes: list[int], copies: Copies, data: Dat
 
 
 def _refuse_wide_window(location: str, samples: int, sizes: list[int], copies: Copies, data: DataConfig) -> None:
-    """Raise UsageError where the shards of a window do not fit, beside those that the next one begins with."""
-    needed = sum(sizes) * min(1.0, data.window / samples) + 2 * max(sizes)
+    """Raise UsageError where the shards of a window do not fit beside those of the next one, which are fetched meanwhile."""
+    needed = 2 * (sum(sizes) * min(1.0, data.window / samples) + max(sizes))
     if sum(sizes) > copies.limit and needed > copies.limit:
         raise UsageError(
-            f"{location}: the shards of a window of {data.window} samples, and the next two, are {needed / 1e9:.2f} GB, more than "
+            f"{location}: the shards of two windows of {data.window} samples are {needed / 1e9:.2f} GB, more than "
             f"data.copies_gb {copies.limit / 1e9:g}; raise it, or lower data.window"
         )
