@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ Made = TypeVar("Made")
 
 def prefetch(
     make: Callable[[Item], Made], items: Iterable[Item], threads: int = 1, depth: int | None = None
-) -> Iterator[Made]:
+) -> Generator[Made, None, None]:
     """Yield make(item) for each item in order, while threads compute the next `depth` of them (default: one per thread).
 
     An error in make(item) is raised when that item is due. Closing the iterator early cancels what has not begun and waits

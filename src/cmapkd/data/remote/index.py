@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 from cmapkd.core import fsio
 from cmapkd.data.readers.tar.shards import Shard, read_shard
 from cmapkd.data.remote.copies import Copies
 from cmapkd.data.remote.download import remote_size
 from cmapkd.data.remote.member import RemoteMember
+from cmapkd.data.stored import Member
 
 LAYOUT = 1
 
@@ -24,9 +26,10 @@ def read_remote_shard(copies: Copies, url: str, size: int) -> Shard:
     """The images and captions of a remote shard, from its index; the index is made first where there is none."""
     if (kept := _kept(copies, url)) is None:
         found = read_shard(copies.fetch(url, size))
+        entries = cast(dict[str, Member], found.pictures)
         kept = {
             "layout": LAYOUT, "url": url, "bytes": size, "lost": found.lost, "why": found.why, "texts": found.texts,
-            "pictures": {key: [entry.name.partition("/")[2], entry.offset, entry.size] for key, entry in found.pictures.items()},
+            "pictures": {key: [entry.name.partition("/")[2], entry.offset, entry.size] for key, entry in entries.items()},
         }  # fmt: skip
         fsio.write_bytes(_index(copies, url), json.dumps(kept).encode())
     name = url.rpartition("/")[2]

@@ -27,7 +27,7 @@ def receive(connection: socket.socket) -> bytes | None:
 def receive_array(connection: socket.socket, shape: tuple[int, ...]) -> np.ndarray | None:
     """uint8 array of a shape, received in place; None where the other side has closed the connection."""
     array = np.empty(shape, np.uint8)
-    return array if array.size == 0 or fill(connection, memoryview(array).cast("B")) else None
+    return array if array.size == 0 or fill(connection, array.data.cast("B")) else None
 
 
 def fill(connection: socket.socket, view: memoryview) -> bool:
