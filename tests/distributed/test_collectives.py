@@ -96,6 +96,16 @@ def test_buckets_hold_one_dtype_and_a_bounded_size(monkeypatch):
     assert sizes == [[2], [2], [3, 1], [9]]
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in Place(3, 4, 3, 4, "127.0.0.1", 1).environment().items():
+        monkeypatch.setenv(name, value)
+    said = "rank 3: is process 4 of 4 on a machine with 2 GPUs; start 2 there, or set train.device: cpu"
+    with pytest.raises(UsageError, match=said), group.joined(5, gpus=True):
+        pass
+
+
 def test_processes_that_cannot_meet_are_told_where(monkeypatch, tmp_path):
     import socket
 

@@ -134,6 +134,17 @@ def test_a_signal_to_the_command_stops_all_after_the_same_step(root, tmp_path):
     assert last_step(run) == steps(run)[-1]["step"]
 
 
+def test_a_run_whose_command_is_killed_saves_and_stops(root, tmp_path):
+    run = tmp_path / "run"
+    process = start(config(root, run, train__steps=4000, train__checkpoint_every=2000, eval__every=None))
+    metrics = run / "metrics.jsonl"
+    assert until(lambda: process.poll() is not None or (metrics.exists() and '"train"' in metrics.read_text()))
+    ranks = [process_of(process.pid, rank) for rank in (0, 1)]
+    process.kill()
+    assert until(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks))
+    assert last_step(run) == steps(run)[-1]["step"]
+
+
 def test_a_mistake_is_told_once(root, tmp_path):
     process = start(config(root, tmp_path / "run", train__batch=9))
     said = process.communicate(timeout=LIMIT)[1]

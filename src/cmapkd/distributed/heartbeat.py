@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -127,8 +128,12 @@ class Heartbeat:
         self._answered = time.monotonic()
 
     def _watch(self) -> None:
-        """End the process where its main thread waits in vain for a lost one."""
+        """End the process where its main thread waits in vain for a lost one; stop the run where its starter is gone."""
+        parent = os.getppid()
         while not self._ended.wait(EVERY):
+            if parent not in (0, os.getppid()):
+                parent = 0
+                os.kill(os.getpid(), signal.SIGTERM)
             if lost := self.silent(self.timeout + GRACE):
                 os.write(2, f"error: {self.lost(lost)}\n".encode())
                 os._exit(PeerLostError.code)

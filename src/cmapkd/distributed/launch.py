@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -55,10 +55,12 @@ def _start(count: int, words: Sequence[str], logs: Sequence[Path]) -> list[subpr
         place = Place(rank, count, rank, count, "127.0.0.1", port)
         environment = {"OMP_NUM_THREADS": threads, **os.environ, **place.environment()}
         with log.open("wb") as file:
-            out = {"stdout": subprocess.DEVNULL} if rank == 0 else {"stdout": file, "stderr": file}
             command = [sys.executable, "-m", "cmapkd", *words]
+            out, said = (subprocess.DEVNULL, None) if rank == 0 else (file, file)
             # a session of its own: a Ctrl-C at the terminal reaches only this process, which passes it on once
-            processes.append(subprocess.Popen(command, env=environment, start_new_session=True, **out))
+            processes.append(
+                subprocess.Popen(command, env=environment, stdout=out, stderr=said, start_new_session=True)
+            )
     return processes
 
 
@@ -109,7 +111,7 @@ def _report(rank: int, process: subprocess.Popen[bytes], log: Path) -> int:
     return process.returncode if process.returncode > 0 else 128 - process.returncode
 
 
-def _forwarder(processes: Sequence[subprocess.Popen[bytes]]):  # noqa: ANN202
+def _forwarder(processes: Sequence[subprocess.Popen[bytes]]) -> Callable[[int, FrameType | None], None]:
     def forward(number: int, frame: FrameType | None) -> None:
         for process in processes:
             if process.poll() is None:

@@ -63,7 +63,8 @@ def _choice(run: Run) -> tuple[float, Tensor, Tensor]:
         return {"mean": mean, "probe": probe}, share
 
     tensors, share = tensors_from_first(made)
-    return share, *(tensors[name].to(run.state.learner.device) for name in ("mean", "probe"))
+    device = run.state.learner.device
+    return share, tensors["mean"].to(device), tensors["probe"].to(device)
 
 
 @torch.inference_mode()
