@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.images import decode
+from cmapkd.data.inspect.look import look
 from cmapkd.data.loader import InputSpec, Loader
 from cmapkd.data.readers import open_samples
 from cmapkd.data.remote import copies as copying
@@ -249,3 +250,8 @@ def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_split_of_remote_shards_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="hold one split"):
         open_samples("https://127.0.0.1:9/x.tar", config("x"), "val")
+
+
+def test_inspecting_a_url_says_that_only_local_data_is_inspected() -> None:
+    with pytest.raises(UsageError, match="download one shard and inspect that"):
+        look("https://127.0.0.1:9/x.tar")
