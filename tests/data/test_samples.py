@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmapkd.core.errors import DataError
-from cmapkd.data.samples import clean, gather
+from cmapkd.data.gathering import clean, gather
 from pictures import picture, samples
 
 

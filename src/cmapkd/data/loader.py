@@ -16,14 +16,15 @@ from cmapkd.core.errors import DataError, UsageError
 from cmapkd.core.order import keyed_hash, permute
 from cmapkd.core.prefetch import prefetch
 from cmapkd.core.types import Batch, Inputs
+from cmapkd.data.holdout import Pool
 from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.samples import Samples
+from cmapkd.data.tokens import CaptionTokens, Tokenize
 from cmapkd.data.views import plain, render, view_of
 
 PREFETCH = 2  # steps prepared while the current one trains
 SHOWN = 5  # unreadable images named in an error
 CAPTION, VIEW = 7, 11  # hash keys: the random draws of captions and of views are independent
-Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
 StoredPixels = Callable[[int, int], np.ndarray | None]  # (sample, view) → uint8 [3, size, size]
 Made = TypeVar("Made")
 
@@ -74,17 +75,16 @@ class Loader:
 
     def __init__(
         self, samples: Samples, data: DataConfig, student: InputSpec, teacher: InputSpec | None, batch: int, seed: int,
-        pool: np.ndarray | None = None, stored_pixels: StoredPixels | None = None, stripe: tuple[int, int] = (0, 1),
+        pool: Pool | np.ndarray | None = None, stored_pixels: StoredPixels | None = None, stripe: tuple[int, int] = (0, 1),
     ) -> None:  # fmt: skip
         self.samples, self.data, self.student, self.teacher, self.seed = samples, data, student, teacher, seed
-        self.pool = np.arange(len(samples)) if pool is None else pool
+        self.pool = Pool(len(samples)) if pool is None else pool
         self.stored_pixels, self.stripe = None if teacher else stored_pixels, stripe
         if batch > len(self.pool):
             raise UsageError(f"train.batch is {batch}, but there are only {len(self.pool)} images; lower train.batch")
         self.size, self.steps_per_epoch = batch, len(self.pool) // batch
-        captions = samples.flat_captions()
-        self.tokens = student.tokenize(captions)
-        self.teacher_tokens = teacher.tokenize(captions) if teacher else None
+        self.tokens = CaptionTokens(samples.flat_captions(), student.tokenize)
+        self.teacher_tokens = CaptionTokens(samples.flat_captions(), teacher.tokenize) if teacher else None
         self.ledger = Ledger()
         self._decoded: dict[tuple[int, int], list[np.ndarray]] = {}
         self._cache_bytes_left = data.ram_mb * 2**20
@@ -100,14 +100,14 @@ class Loader:
             for slot in zip(slots.tolist(), self._drawn(slots, epoch).tolist(), strict=True)
         ]
         rows, views, pixels = zip(*found, strict=True)
-        offsets = self.samples.caption_offsets
-        first, counts = offsets[list(rows)], np.diff(offsets)[list(rows)]
+        drawn, offsets = np.array(rows), self.samples.caption_offsets
+        first, counts = offsets[drawn], offsets[drawn + 1] - offsets[drawn]
         turn = np.array([keyed_hash(self.seed, row, CAPTION) % 2**31 for row in rows]) + epoch
         captions = torch.from_numpy(first + turn % counts)
-        student = Inputs(_stack(pixels, 0), self.tokens[0][captions], self.tokens[1][captions])
+        student = Inputs(_stack(pixels, 0), *self.tokens(captions))
         teacher = None
         if self.teacher_tokens is not None:
-            teacher = Inputs(_stack(pixels, 1), self.teacher_tokens[0][captions], self.teacher_tokens[1][captions])
+            teacher = Inputs(_stack(pixels, 1), *self.teacher_tokens(captions))
         with self._lock:
             self.ledger.seen += len(rows)
         return Batch(torch.tensor(rows), captions, torch.tensor(views), student, teacher)

@@ -34,7 +34,7 @@ def open_class_texts(samples: Samples, tower: DualEncoder | None, teacher: Teach
     assert tower is not None, "class texts need the teacher itself"
     if samples.labels is not None and samples.classes is not None:
         texts = tower.encode_texts([CLASS_PROMPT.format(name) for name in samples.classes]).clone().cpu()
-        return ClassTexts(texts, torch.tensor(samples.labels), False)
+        return ClassTexts(texts, torch.tensor(list(samples.labels)), False)
     first = samples.caption_offsets[: len(samples)]
     if isinstance(teacher, CachedTeacher):
         rows = torch.from_numpy(teacher.text.read_float("final", first))

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.gathering import gather
 from cmapkd.data.readers.image_paths import locate
 from cmapkd.data.readers.text import read_text
-from cmapkd.data.samples import Samples, gather
+from cmapkd.data.samples import Samples
 
 TOKEN = re.compile(r"^(?P<name>[^\t]+)#\d+\t(?P<caption>.*)$")
 COMMENT = re.compile(r"^\s*\d+\s+")

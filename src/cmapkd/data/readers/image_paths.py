@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cmapkd.core.errors import DataError
@@ -19,8 +20,8 @@ COCO_2014 = re.compile(r"^COCO_(?:train|val)2014_")
 PROBES = 64
 
 
-def locate(captions: Path, images: Path | None, names: Sequence[str]) -> list[Path]:
-    """One path per image name; an image that is not found gets its most likely path, and readers count it as missing.
+def locate(captions: Path, images: Path | None, names: Sequence[str]) -> Iterator[Path]:
+    """Yield one path per image name; an image that is not found gets its most likely path, and readers count it as missing.
 
     Names are tried unchanged, without their folder, and without COCO's 2014 prefix. Raises DataError when none of a
     sample of the names is found.
@@ -47,7 +48,7 @@ def locate(captions: Path, images: Path | None, names: Sequence[str]) -> list[Pa
             f"{captions}: none of its images, such as {names[0]!r}, is in {tried}; set data.images (--images) to their folder"
         )
     places.sort(key=lambda place: -place[0])
-    return [_first(places, name) for name in names]
+    return (_first(places, name) for name in names)
 
 
 def _hits(root: Path, spell: Callable[[str], str], probes: Sequence[str]) -> int:
@@ -55,8 +56,9 @@ def _hits(root: Path, spell: Callable[[str], str], probes: Sequence[str]) -> int
 
 
 def _first(places: list[tuple[int, Path, Callable[[str], str]]], name: str) -> Path:
-    paths = [root / spell(name) for _, root, spell in places]
-    return next((path for path in paths if is_file(path)), paths[0])
+    paths = (os.path.join(root, spell(name)) for _, root, spell in places)  # noqa: PTH118: several times faster
+    found = next((path for path in paths if os.path.isfile(path)), None)
+    return Path(found) if found is not None else places[0][1] / places[0][2](name)
 
 
 def _as_given(name: str) -> str:

@@ -10,11 +10,12 @@ from msgspec import structs
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
+from cmapkd.data.gathering import gather
 from cmapkd.data.readers.hf.columns import texts
 from cmapkd.data.readers.image_paths import locate
 from cmapkd.data.readers.table import guess_keys, read_table
 from cmapkd.data.readers.text import read_text
-from cmapkd.data.samples import Samples, gather
+from cmapkd.data.samples import Samples
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.gathering import gather
 from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.tar.shards import Shard, expand, is_pattern, read_shard
-from cmapkd.data.samples import Samples, gather
+from cmapkd.data.samples import Samples
 from cmapkd.data.stored import Member
 
 SHOWN = 3
