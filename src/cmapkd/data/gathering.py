@@ -13,9 +13,11 @@ from cmapkd.data.columns.pictures import PictureWriter
 from cmapkd.data.columns.spool import NumberSpool
 from cmapkd.data.columns.texts import CODEC, BlobWriter, CaptionWriter
 from cmapkd.data.samples import Known, Samples, fingerprinted
-from cmapkd.data.stored import Picture, stored_length
+from cmapkd.data.stored import Picture, Region, stored_length
 
 SCRATCH: ContextVar[Path | None] = ContextVar("scratch", default=None)  # folder of temporary files of large data
+
+LACKING = 4096  # folders with missing images that are remembered
 
 
 class Gathering:
@@ -27,6 +29,7 @@ class Gathering:
         self._lengths, self._digest = NumberSpool("q", folder), hashlib.sha256()
         self.kept, self._empty = 0, 0
         self._dropped: dict[str, tuple[int, str]] = {}
+        self._lacking: dict[str, None] = {}
 
     def add(self, key: str, picture: Picture, captions: Sequence[str], length: int | None = None) -> bool:
         """Add a sample with a new id; returns whether it was kept. length: the image's size in bytes, if known."""
@@ -37,6 +40,8 @@ class Gathering:
         if length is None:
             length = _length(picture)
         if length < 0:
+            if len(self._lacking) < LACKING and isinstance(picture, Path | Region):
+                self._lacking[str((picture if isinstance(picture, Path) else picture.path).parent)] = None
             return self._drop("names without a file", key)
         self._ids.add(key.encode(*CODEC))
         self._pictures.add(picture)
@@ -57,7 +62,7 @@ class Gathering:
             reason = "; ".join(notes) or "the file lists no image"
             raise DataError(f"{name}: no usable image–caption pair ({reason}); check data.images and the split")
         columns = (Column(self._ids.texts()), Column(self._pictures.pictures()), Column(self._captions.captions()))
-        known = Known(self._digest.hexdigest())
+        known = Known(self._digest.hexdigest(), lacking=tuple(self._lacking))
         return Samples(name, *columns, notes=tuple(notes), lengths=self._lengths.array(), known=known)
 
     def _drop(self, what: str, key: str) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from cmapkd.data.columns.column import Column, Numbers
 from cmapkd.data.columns.pictures import picture_column
 from cmapkd.data.columns.texts import caption_column, caption_offsets, flat, text_column
+from cmapkd.data.index.stamps import Stamp
 from cmapkd.data.stored import Picture, stored_length
 
 
@@ -20,12 +21,14 @@ from cmapkd.data.stored import Picture, stored_length
 class Known:
     """What was found out about data when it was read. fingerprint: see Samples.
 
-    shared, distinct: captions that stand at several images, and different captions; None where they were not counted.
+    shared, distinct: captions that stand at several images, and different captions; None where they were not counted. lacking: folders
+    in which named images were missing.
     """
 
     fingerprint: str
     shared: int | None = None
     distinct: int | None = None
+    lacking: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Samples:
     paths: image files, or images inside another file (data/stored.py). labels, classes: set for labelled data. notes: what
     the reader dropped, and why. The k-th caption of image i has the caption index caption_offsets[i] + k.
     lengths: int64 [n], the size of each image in bytes when it was read; None: looked up when needed.
+    sources: the files that an index was built from.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Samples:
     notes: tuple[str, ...] = ()
     lengths: np.ndarray | None = field(default=None, compare=False, repr=False)
     known: Known | None = field(default=None, compare=False, repr=False)
+    sources: tuple[Stamp, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         columns = {"ids": text_column, "paths": picture_column, "captions": caption_column, "labels": _numbers}

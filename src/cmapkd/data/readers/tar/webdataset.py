@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
-from cmapkd.data.gathering import gather
+from cmapkd.data.gathering import Gathering
 from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.tar.shards import Shard, expand, is_pattern, read_shard
 from cmapkd.data.samples import Samples
-from cmapkd.data.stored import Member
 
 SHOWN = 3
 
@@ -21,22 +21,24 @@ def read_webdataset(path: Path, data: DataConfig, split: str | None = None) -> S
     path: a tar, a folder of them, or a pattern such as `{00000..00331}.tar`; a folder may hold one folder per split.
     Raises DataError when missing or truncated shards lose more samples than data.bad_budget allows.
     """
-    location = str(_split_folder(path, split))
+    location = str(split_folder(path, split))
     files = expand(location)
     if not any(file.is_file() for file in files):
         first = f"; the first would be {files[0]}" if files else ""
         raise DataError(
             f"{location}: no such tar shard{first}; give a .tar, its folder or a pattern like {{00000..00010}}.tar"
         )
-    rows: dict[str, tuple[Member, list[str]]] = {}
+    gathering, images = Gathering(), 0
     broken: list[Shard] = []
     for file in files:
         shard = read_shard(file)
-        broken += [shard] if shard.why else []
+        broken += [replace(shard, pictures={}, texts={})] if shard.why else []
+        images += len(shard.pictures)
         for key, picture in shard.pictures.items():
-            rows[f"{file.stem}/{key}"] = picture, [shard.texts.get(key, "")] if key in shard.texts else []
+            texts = [shard.texts.get(key, "")] if key in shard.texts else []
+            gathering.add(f"{file.stem}/{key}", picture, texts, picture.size)
     title = path.name if len(files) == 1 else f"{path.name} [{len(files)} shards]"
-    return gather(title, rows, _within_budget(location, broken, len(rows), data))
+    return gathering.samples(title, _within_budget(location, broken, images, data))
 
 
 def _within_budget(location: str, broken: list[Shard], found: int, data: DataConfig) -> list[str]:
@@ -61,7 +63,7 @@ def split_folders(path: Path) -> list[str]:
     return sorted(p.name for p in path.iterdir() if p.is_dir() and any(f.suffix == ".tar" for f in p.iterdir()))
 
 
-def _split_folder(path: Path, split: str | None) -> Path:
+def split_folder(path: Path, split: str | None) -> Path:
     splits = split_folders(path)
     if not splits:
         refuse_split(path, split)
