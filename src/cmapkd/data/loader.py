@@ -18,11 +18,13 @@ from cmapkd.core.prefetch import prefetch
 from cmapkd.core.types import Batch, Inputs
 from cmapkd.data.holdout import Pool
 from cmapkd.data.images import Unreadable, decode
+from cmapkd.data.index.stamps import require_unchanged
 from cmapkd.data.samples import Samples
 from cmapkd.data.tokens import CaptionTokens, Tokenize
 from cmapkd.data.views import plain, render, view_of
 
 PREFETCH = 2  # steps prepared while the current one trains
+CHECKED = 1000  # steps between two looks whether the files of indexed data have changed
 SHOWN = 5  # unreadable images named in an error
 CAPTION, VIEW = 7, 11  # hash keys: the random draws of captions and of views are independent
 StoredPixels = Callable[[int, int], np.ndarray | None]  # (sample, view) → uint8 [3, size, size]
@@ -92,6 +94,8 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """The batch of a global step, or this stripe of it; it depends on (data, seed, step) alone, not on earlier calls."""
+        if step % CHECKED == 0:
+            require_unchanged(self.samples.sources)
         epoch, position = divmod(step, self.steps_per_epoch)
         first, of = self.stripe
         slots = np.arange(position * self.size + first, (position + 1) * self.size, of)

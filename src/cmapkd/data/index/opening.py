@@ -48,12 +48,15 @@ class Reading:
             k: str(v) for k, v in given.items()
         }
 
+    def name(self) -> str:
+        """The name of the index: readable, and different for another key."""
+        digest = hashlib.sha256(json.dumps(self.key(), sort_keys=True).encode()).hexdigest()[:16]
+        return f"{re.sub(r'[^A-Za-z0-9.]+', '_', self.location.name)[:40]}-{digest}"
+
 
 def open_indexed(reading: Reading) -> Samples:
     """The samples at a location. Large data is read once, into an index beside it or in the user's cache folder."""
-    key = reading.key()
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    name = f"{re.sub(r'[^A-Za-z0-9.]+', '_', reading.location.name)[:40]}-{digest}"
+    key, name = reading.key(), reading.name()
     places = (_folder(reading.location) / BESIDE, _cache())
     for place in places:
         if isinstance(found := files.read(place / name, key, reading.listing), Samples):
@@ -90,7 +93,7 @@ def _built(reading: Reading, folder: Path, key: dict[str, str], kind: str, path:
         files.write(folder, samples, files.About(key, kind, str(path), sources, stamps(known.lacking)))
     except DiskError as error:
         say(f"{reading.location}: its index could not be written, so that each start reads all of it: {error}")
-        return replace(reading.read(kind, path))
+        return reading.read(kind, path)
     finally:
         SCRATCH.reset(scratch)
     again = files.read(folder, key, reading.listing)

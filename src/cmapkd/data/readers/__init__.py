@@ -47,6 +47,11 @@ def open_samples(location: str, data: DataConfig, split: str | None = None) -> S
     """
     if location.startswith("scenes:") or data.format == "scenes":
         return read_scenes(location, data, split)
+    return open_indexed(reading(location, data, split))
+
+
+def reading(location: str, data: DataConfig, split: str | None = None) -> Reading:
+    """How the samples at a path are read."""
     path = Path(location).expanduser()
 
     def detect() -> tuple[str, Path]:
@@ -61,7 +66,7 @@ def open_samples(location: str, data: DataConfig, split: str | None = None) -> S
     def read(kind: str, found: Path) -> Samples:
         return READERS[kind](found, data, split)
 
-    return open_indexed(Reading(path, data, split, detect, listing, read))
+    return Reading(path, data, split, detect, listing, read)
 
 
 def open_questions(
