@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,41 +25,52 @@ BATCH, DIGITS = 32, 9
 
 
 def run(quick: bool = True) -> list[dict[str, Any]]:
-    """Two rows. quick: measured at one million pairs and ten thousand, and extrapolated."""
-    sizes = (FEW, QUICK) if quick else (PAIRS,)
-    found = {}
+    """Two rows. quick: two processes at one million pairs and at ten thousand, extrapolated."""
+    sizes, counts = ((FEW, QUICK), (2,)) if quick else ((PAIRS,), (1, 2, PROCESSES))
+    found: dict[tuple[int, int], Started] = {}
     for n in sizes:
         with tempfile.TemporaryDirectory() as folder:
             write_index(Path(folder), n)
             started(Path(folder), 1)  # so that the pages of the index and of the packages are in memory
-            found[n] = {k: started(Path(folder), k) for k in ((PROCESSES,) if quick else (1, 2, PROCESSES))}
-    seconds, total = found[sizes[-1]][PROCESSES]
+            found |= {(n, k): started(Path(folder), k) for k in counts}
+    last = found[sizes[-1], 2]
+    seconds, total = last.seconds, found[sizes[-1], counts[-1]].total
     detail = "; ".join(
-        f"{n} pairs, {k} processes: {s:.1f} s, {b / 1e9:.2f} GB" for n in sizes for k, (s, b) in found[n].items()
+        f"{n:,} pairs, {k} processes: {s.seconds:.1f} s, of which {s.own:.2f} s on the data, {s.total / 1e9:.2f} GB"
+        for (n, k), s in found.items()
     )
     if quick:
-        least, low = found[FEW][PROCESSES]
-        more = (PAIRS - FEW) / (QUICK - FEW)
-        seconds, total = least + (seconds - least) * more, low + (total - low) * more
-        detail += f"; extrapolated to {PAIRS}"
+        least, more = found[FEW, 2], (PAIRS - QUICK) / (QUICK - FEW)
+        seconds += max(0.0, last.own - least.own) * more
+        total += max(0.0, last.total - least.total) * more
+        detail += f"; extrapolated from these to {PAIRS:,} pairs"
     return [
-        ratio_row("j", "start at 12.9 M pairs, seconds", seconds, SECONDS, "<=", detail),
+        ratio_row("j", "start at 12.9 M pairs on two processes, seconds", seconds, SECONDS, "<=", detail),
         ratio_row("j", "resident bytes a pair over all processes", total / PAIRS, BYTES, "<=", detail),
     ]
 
 
-def started(folder: Path, processes: int) -> tuple[float, float]:
-    """(seconds until each of so many processes has its first batch, bytes of all together with shared pages counted once)."""
+class Started(NamedTuple):
+    """seconds: from the start of the processes to the first batch of the last of them; own: those after the imports, of the
+    slowest; total: bytes of all together, shared pages counted once."""
+
+    seconds: float
+    own: float
+    total: int
+
+
+def started(folder: Path, processes: int) -> Started:
+    """Start so many processes, wait for the first batch of each, and end them."""
     start = time.monotonic()
     command = [sys.executable, "-m", "benchmarks.scale_of_data", str(folder)]
     children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(processes)]
     try:
-        for child in children:
-            assert child.stdout is not None
-            if child.stdout.readline() != b"ready\n":
-                raise RuntimeError("a process ended before its first batch; its error is above")
+        lines = [child.stdout.readline() for child in children if child.stdout is not None]
+        if not all(lines):
+            raise RuntimeError("a process ended before its first batch; its error is above")
         seconds = time.monotonic() - start
-        return seconds, sum(proportional_bytes(child.pid) for child in children)
+        total = sum(proportional_bytes(child.pid) for child in children)
+        return Started(seconds, max(map(float, lines)), total)
     finally:
         for child in children:
             child.communicate()
@@ -124,6 +135,7 @@ def _start(folder: Path) -> None:
     from cmapkd.towers.tokenizer import Tokenizer
 
     torch.set_num_threads(1)
+    begin = time.monotonic()
     data = DataConfig(train=str(folder / "pairs.csv"), holdout=0.05)
     samples = open_samples(data.train, data)
     samples.fingerprint(), shared_captions(samples)
@@ -131,7 +143,7 @@ def _start(folder: Path) -> None:
     student = InputSpec(224, Tokenizer(lambda word: list(word.encode()), str, 1, 2, 0, 77))
     loader = open_loader(samples, data, CorruptConfig(captions=0.1), student, None, BATCH, 0, pool)
     loader.batch(0)
-    print("ready", flush=True)
+    print(time.monotonic() - begin, flush=True)
     sys.stdin.read()
 
 

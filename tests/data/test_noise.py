@@ -29,7 +29,7 @@ def test_noisy_captions_are_of_other_samples_for_student_and_teacher_and_images_
     assert torch.equal(a.samples, b.samples) and torch.equal(a.student.images, b.student.images)
     moved = a.captions != b.captions
     assert torch.equal(moved, noisy.swap.affected(b.samples)) and 0 < int(moved.sum()) < len(moved)
-    owner = torch.searchsorted(torch.from_numpy(noisy.swap.first), b.captions, right=True) - 1
+    owner = torch.searchsorted(torch.from_numpy(noisy.samples.caption_offsets), b.captions, right=True) - 1
     assert torch.equal(owner[moved], noisy.swap.partners(b.samples[moved]))
     assert torch.equal(b.student.ids, noisy.tokens(b.captions)[0])
     assert torch.equal(b.teacher.ids, noisy.teacher_tokens(b.captions)[0])

@@ -104,8 +104,7 @@ class Loader:
             for slot in zip(slots.tolist(), self._drawn(slots, epoch).tolist(), strict=True)
         ]
         rows, views, pixels = zip(*found, strict=True)
-        drawn, offsets = np.array(rows), self.samples.caption_offsets
-        first, counts = offsets[drawn], offsets[drawn + 1] - offsets[drawn]
+        first, counts = self.samples.caption_spans(np.array(rows))
         turn = np.array([keyed_hash(self.seed, row, CAPTION) % 2**31 for row in rows]) + epoch
         captions = torch.from_numpy(first + turn % counts)
         student = Inputs(_stack(pixels, 0), *self.tokens(captions))

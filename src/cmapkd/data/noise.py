@@ -28,7 +28,7 @@ class Swap:
     """Exchanges affected samples of a batch, and their captions, for those of their partners."""
 
     def __init__(self, samples: Samples, share: float) -> None:
-        self.n, self.share, self.first = len(samples), share, samples.caption_offsets
+        self.n, self.share, self.spans = len(samples), share, samples.caption_spans
 
     def partners(self, samples: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """The partner of each sample."""
@@ -41,8 +41,8 @@ class Swap:
     def captions(self, samples: Int[Tensor, " b"], captions: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """A caption row of each sample's partner: the k-th for the k-th, modulo the partner's number of captions."""
         own, rows, other = (x.cpu().numpy() for x in (samples, captions, self.partners(samples)))
-        first = self.first[other]
-        found = first + (rows - self.first[own]) % (self.first[other + 1] - first)
+        first, count = self.spans(other)
+        found = first + (rows - self.spans(own)[0]) % count
         return torch.from_numpy(found).to(samples.device)
 
     def mix(

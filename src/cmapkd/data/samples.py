@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from cmapkd.data.columns.column import Column, Numbers
+from cmapkd.data.columns.file_array import FileArray
 from cmapkd.data.columns.pictures import picture_column
-from cmapkd.data.columns.texts import caption_column, caption_offsets, flat, text_column
+from cmapkd.data.columns.texts import caption_column, caption_offsets, caption_spans, flat, text_column
 from cmapkd.data.index.stamps import Stamp
 from cmapkd.data.stored import Picture, stored_length
 
@@ -48,7 +49,7 @@ class Samples:
     labels: Sequence[int] | None = None
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
-    lengths: np.ndarray | None = field(default=None, compare=False, repr=False)
+    lengths: np.ndarray | FileArray | None = field(default=None, compare=False, repr=False)
     known: Known | None = field(default=None, compare=False, repr=False)
     sources: tuple[Stamp, ...] = field(default=(), compare=False, repr=False)
 
@@ -69,7 +70,14 @@ class Samples:
 
     @property
     def n_captions(self) -> int:
-        return int(self.caption_offsets[-1])
+        return len(self.flat_captions())
+
+    def caption_spans(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [m] twice: caption_offsets of these images, and their numbers of captions. images: int [m]."""
+        if self.captions.whole:  # pyright: ignore[reportAttributeAccessIssue]: a column, see __post_init__
+            return caption_spans(self.captions, images)  # pyright: ignore[reportArgumentType]
+        first = self.caption_offsets[images]
+        return first, self.caption_offsets[images + 1] - first
 
     def flat_captions(self) -> Column[str]:
         """All captions by their caption index; each is read when it is asked for."""

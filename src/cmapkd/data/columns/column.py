@@ -8,6 +8,8 @@ from typing import Any, Protocol, SupportsIndex, TypeVar, overload
 
 import numpy as np
 
+from cmapkd.data.columns.file_array import FileArray
+
 Item = TypeVar("Item")
 Made = TypeVar("Made", covariant=True)
 Rows = range | np.ndarray
@@ -55,11 +57,14 @@ class Column(Sequence[Item]):
         shown = ", ".join(map(repr, self[:3]))
         return f"({shown}{', …' if len(self) > 3 else ''}) of {len(self)}"
 
+    @property
+    def whole(self) -> bool:
+        """Whether it has all items of its source, in their order."""
+        return isinstance(self.rows, range) and self.rows == range(len(self.source))
+
     def pick(self, indices: np.ndarray) -> Column[Item]:
         """The items at these positions. indices: int [m]."""
-        rows = (
-            indices if isinstance(self.rows, range) and self.rows == range(len(self.source)) else chosen(self, indices)
-        )
+        rows = indices if self.whole else chosen(self, indices)
         return Column(self.source, rows.astype(np.int32) if len(self.source) < 2**31 else rows)
 
 
@@ -74,7 +79,7 @@ def chosen(column: Column[Any], indices: np.ndarray | None = None) -> np.ndarray
 class Numbers:
     """A source of whole numbers. values: int [n]."""
 
-    def __init__(self, values: np.ndarray) -> None:
+    def __init__(self, values: np.ndarray | FileArray) -> None:
         self.values = values
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cmapkd.data.columns.column import Column
 from cmapkd.data.columns.spool import NumberSpool
-from cmapkd.data.columns.texts import CODEC, Blobs, BlobWriter, Texts
+from cmapkd.data.columns.texts import CODEC, Array, Blobs, BlobWriter, Texts
 from cmapkd.data.parquet import Cell
 from cmapkd.data.stored import Member, Picture, Region
 
@@ -26,7 +26,7 @@ class Pictures:
     """
 
     def __init__(
-        self, where: np.ndarray, kinds: np.ndarray, table: Texts, rest: Blobs, objects: tuple[Picture, ...] = ()
+        self, where: Array, kinds: Array, table: Texts, rest: Blobs, objects: tuple[Picture, ...] = ()
     ) -> None:
         self.where, self.kinds, self.table, self.rest, self.objects = where, kinds, table, rest, objects
 
@@ -48,7 +48,7 @@ class Pictures:
             return Region(Path(where, data[BOX.size :].decode(*CODEC)), (box[0], box[1], box[2], box[3]), frame)
         return self.objects[PLACE.unpack(data)[0]]
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, Array]:
         """The arrays by the names of their files."""
         named = {"pictures.where": self.where, "pictures.kinds": self.kinds}
         return named | self.table.arrays("pictures.table") | self.rest.arrays("pictures.rest")

@@ -35,7 +35,7 @@ class Spool:
         self._spill()
         self._file.flush()
         with self._file:
-            return np.frombuffer(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ), dtype)
+            return np.frombuffer(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY), dtype)
 
     def _spill(self) -> None:
         if self._file is None:

@@ -8,24 +8,27 @@ from pathlib import Path
 import numpy as np
 
 from cmapkd.data.columns.column import Column, chosen
+from cmapkd.data.columns.file_array import FileArray
 from cmapkd.data.columns.spool import NumberSpool, Spool
 
+Array = np.ndarray | FileArray
 CODEC = ("utf-8", "surrogatepass")  # file names may hold lone surrogates
 
 
 class Blobs:
     """Byte strings. blob: uint8 [total]; ends: int64 [n + 1], 0 and the end of each."""
 
-    def __init__(self, blob: np.ndarray, ends: np.ndarray) -> None:
+    def __init__(self, blob: Array, ends: Array) -> None:
         self.blob, self.ends = blob, ends
 
     def __len__(self) -> int:
         return len(self.ends) - 1
 
     def at(self, row: int) -> bytes:
-        return self.blob[self.ends[row] : self.ends[row + 1]].tobytes()
+        start, end = self.ends[row : row + 2].tolist()
+        return self.blob[start:end].tobytes()
 
-    def arrays(self, name: str) -> dict[str, np.ndarray]:
+    def arrays(self, name: str) -> dict[str, Array]:
         """The arrays by the names of their files."""
         return {f"{name}.bytes": self.blob, f"{name}.ends": self.ends}
 
@@ -34,20 +37,21 @@ class Texts(Blobs):
     """Texts. blob: uint8 [total]; ends: int64 [n + 1], 0 and the end of each."""
 
     def at(self, row: int) -> str:
-        return self.blob[self.ends[row] : self.ends[row + 1]].tobytes().decode(*CODEC)
+        start, end = self.ends[row : row + 2].tolist()
+        return self.blob[start:end].tobytes().decode(*CODEC)
 
 
 class Captions:
     """Tuples of texts, those of each image. offsets: int64 [n + 1], the first text of each image, and their number."""
 
-    def __init__(self, texts: Texts, offsets: np.ndarray) -> None:
+    def __init__(self, texts: Texts, offsets: Array) -> None:
         self.texts, self.offsets = texts, offsets
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def at(self, row: int) -> tuple[str, ...]:
-        return tuple(self.texts.at(k) for k in range(self.offsets[row], self.offsets[row + 1]))
+        return tuple(map(self.texts.at, range(*self.offsets[row : row + 2].tolist())))
 
 
 class BlobWriter:
@@ -104,16 +108,22 @@ def caption_column(captions: Iterable[Sequence[str]]) -> Column[tuple[str, ...]]
 def caption_offsets(captions: Column[tuple[str, ...]]) -> np.ndarray:
     """int64 [n + 1]: the index of the first caption of each image, and the total."""
     source: Captions = captions.source
-    if captions.rows == range(len(source)) if isinstance(captions.rows, range) else False:
-        return source.offsets
+    if captions.whole:
+        return np.asarray(source.offsets)
     rows = chosen(captions)
     return np.concatenate([[0], np.cumsum(source.offsets[rows + 1] - source.offsets[rows])]).astype(np.int64)
+
+
+def caption_spans(captions: Column[tuple[str, ...]], images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [m] twice: index of the first caption and number of captions of these images of a whole column."""
+    first = captions.source.offsets[images]
+    return first, captions.source.offsets[images + 1] - first
 
 
 def flat(captions: Column[tuple[str, ...]]) -> Column[str]:
     """All captions in the order of their images, as one column."""
     source: Captions = captions.source
-    if captions.rows == range(len(source)) if isinstance(captions.rows, range) else False:
+    if captions.whole:
         return Column(source.texts)
     rows, offsets = chosen(captions), caption_offsets(captions)
     starts = np.repeat(source.offsets[rows] - offsets[:-1], np.diff(offsets))

@@ -1,4 +1,4 @@
-"""The files of an index: one npy file an array, and a manifest with its own checksum; they are mapped, never unpickled."""
+"""The files of an index: one npy file an array, and a manifest with its own checksum; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 from cmapkd.core import fsio
 from cmapkd.core.errors import DiskError
 from cmapkd.data.columns.column import Column, Numbers
+from cmapkd.data.columns.file_array import FileArray, open_array
 from cmapkd.data.columns.pictures import Pictures
 from cmapkd.data.columns.texts import Blobs, Captions, Texts
 from cmapkd.data.index.stamps import Stamp, stamps
@@ -24,6 +25,7 @@ from cmapkd.data.samples import Known, Samples
 VERSION = 1
 MANIFEST = "index.json"
 STALE, TORN = "index of older data: built anew", "index is incomplete or damaged: built anew"
+Array = np.ndarray | FileArray
 PART = 2**24  # bytes written at a time
 
 
@@ -80,14 +82,14 @@ def read(folder: Path, key: dict[str, str], listing: Callable[[str, Path], list[
         now = stamps(listing(body["kind"], Path(body["path"])))
         if now != sources or stamps(old.path for old in lacking) != lacking:
             return STALE
-        arrays = {name: _mapped(folder / f"{name}.npy") for name in body["files"]}
+        arrays = {name: open_array(folder / f"{name}.npy") for name in body["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return TORN
     return _samples(body, arrays, sources)
 
 
-def _samples(body: dict[str, Any], arrays: dict[str, np.ndarray], sources: tuple[Stamp, ...]) -> Samples:
-    def of(name: str) -> tuple[np.ndarray, np.ndarray]:
+def _samples(body: dict[str, Any], arrays: dict[str, Array], sources: tuple[Stamp, ...]) -> Samples:
+    def of(name: str) -> tuple[Array, Array]:
         return arrays[f"{name}.bytes"], arrays[f"{name}.ends"]
 
     table, rest = Texts(*of("pictures.table")), Blobs(*of("pictures.rest"))
@@ -126,11 +128,6 @@ def _write_array(path: Path, array: np.ndarray) -> int:
 
     fsio.write_bytes(path, parts(), len(header.getvalue()) + array.nbytes)
     return path.stat().st_size
-
-
-def _mapped(path: Path) -> np.ndarray:
-    """The array of a file, mapped; pages are read when they are needed, and shared by all processes."""
-    return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 def _digest(body: Any) -> str:
