@@ -31,17 +31,20 @@ class Gathering:
         self._dropped: dict[str, tuple[int, str]] = {}
         self._lacking: dict[str, None] = {}
 
-    def add(self, key: str, picture: Picture, captions: Sequence[str], length: int | None = None) -> bool:
-        """Add a sample with a new id; returns whether it was kept. length: the image's size in bytes, if known."""
+    def add(self, key: str, picture: Picture | str, captions: Sequence[str], length: int | None = None) -> bool:
+        """Add a sample with a new id; returns whether it was kept.
+
+        picture: the path of a file may be given as text. length: the image's size in bytes, if known.
+        """
         texts = [text for caption in captions if (text := clean(caption))]
         self._empty += len(captions) - len(texts)
         if not texts:
             return self._drop("images without a caption", key)
         if length is None:
-            length = _length(picture)
+            length = _length(Path(picture) if isinstance(picture, str) else picture)
         if length < 0:
-            if len(self._lacking) < LACKING and isinstance(picture, Path | Region):
-                self._lacking[str((picture if isinstance(picture, Path) else picture.path).parent)] = None
+            if len(self._lacking) < LACKING and isinstance(picture, str | Path | Region):
+                self._lacking[str(Path(picture.path if isinstance(picture, Region) else picture).parent)] = None
             return self._drop("names without a file", key)
         self._ids.add(key.encode(*CODEC))
         self._pictures.add(picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,7 +63,8 @@ class PictureWriter:
         self._places: dict[tuple[int, str], int] = {}
         self._objects: list[Picture] = []
 
-    def add(self, picture: Picture) -> None:
+    def add(self, picture: Picture | str) -> None:
+        """Append an image; the path of a file may be given as text."""
         place, rest = self._encoded(picture)
         self._where.add(self._places.setdefault(place, len(self._places)))
         self._rest.add(rest)
@@ -75,6 +77,9 @@ class PictureWriter:
 
     def _encoded(self, picture: Any) -> tuple[tuple[int, str], bytes]:
         """((kind, folder or container), the rest)."""
+        if isinstance(picture, str):
+            where, name = os.path.split(picture)
+            return (FILE, where), name.encode(*CODEC)
         if isinstance(picture, Path):
             return (FILE, str(picture.parent)), picture.name.encode(*CODEC)
         if isinstance(picture, Member):
@@ -90,7 +95,7 @@ class PictureWriter:
         return (OBJECT, ""), PLACE.pack(len(self._objects) - 1, 0)
 
 
-def picture_column(pictures: Iterable[Picture]) -> Column[Picture]:
+def picture_column(pictures: Iterable[Picture | str]) -> Column[Picture]:
     """The images as a column."""
     writer = PictureWriter()
     for picture in pictures:

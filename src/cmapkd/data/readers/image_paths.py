@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cmapkd.core.errors import DataError
 from cmapkd.data.samples import is_file
+from cmapkd.data.stored import file_length
 
 FOLDERS = (
     "", "images", "Images", "train2017", "val2017", "train2014", "val2014", "train", "val",
@@ -21,7 +22,12 @@ PROBES = 64
 
 
 def locate(captions: Path, images: Path | None, names: Sequence[str]) -> Iterator[Path]:
-    """Yield one path per image name; an image that is not found gets its most likely path, and readers count it as missing.
+    """Yield one path per image name, see `locate_sized`."""
+    return (Path(path) for path, _ in locate_sized(captions, images, names))
+
+
+def locate_sized(captions: Path, images: Path | None, names: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield (path, size in bytes) per image name; one that is not found gets its most likely path, and −1.
 
     Names are tried unchanged, without their folder, and without COCO's 2014 prefix. Raises DataError when none of a
     sample of the names is found.
@@ -55,10 +61,18 @@ def _hits(root: Path, spell: Callable[[str], str], probes: Sequence[str]) -> int
     return sum(is_file(root / spell(name)) for name in probes)
 
 
-def _first(places: list[tuple[int, Path, Callable[[str], str]]], name: str) -> Path:
-    paths = (os.path.join(root, spell(name)) for _, root, spell in places)  # noqa: PTH118: several times faster
-    found = next((path for path in paths if os.path.isfile(path)), None)
-    return Path(found) if found is not None else places[0][1] / places[0][2](name)
+def _first(places: list[tuple[int, Path, Callable[[str], str]]], name: str) -> tuple[str, int]:
+    likely = ""
+    for _, root, spell in places:
+        path = os.path.join(root, spell(name))  # noqa: PTH118: several times faster
+        likely = likely or path
+        try:
+            length = file_length(path)
+        except (OSError, ValueError):  # a name that no file can have
+            continue
+        if length >= 0:
+            return path, length
+    return likely, -1
 
 
 def _as_given(name: str) -> str:

@@ -12,7 +12,7 @@ from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
 from cmapkd.data.columns.grouping import NamedCaptions
 from cmapkd.data.gathering import SCRATCH, Gathering
-from cmapkd.data.readers.image_paths import locate
+from cmapkd.data.readers.image_paths import locate_sized
 from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.text import lines
 from cmapkd.data.samples import Samples
@@ -67,8 +67,8 @@ def _read(path: Path, data: DataConfig, split: str | None, separator: str, quoti
 def gather_named(path: Path, data: DataConfig, captions: NamedCaptions, notes: Sequence[str] = ()) -> Samples:
     """The samples of image names with their captions; a name is the id of its image."""
     found, (names, texts) = Gathering(), captions.grouped()
-    for name, place, own in zip(names, locate(path, data.images, names), texts, strict=True):
-        found.add(name, place, own)
+    for name, (place, length), own in zip(names, locate_sized(path, data.images, names), texts, strict=True):
+        found.add(name, place, own, length)
     return found.samples(path.name, notes)
 
 
