@@ -138,7 +138,7 @@ def _start(folder: Path) -> None:
     begin = time.monotonic()
     data = DataConfig(train=str(folder / "pairs.csv"), holdout=0.05)
     samples = open_samples(data.train, data)
-    samples.fingerprint(), shared_captions(samples)
+    _ = samples.fingerprint(), shared_captions(samples)
     pool, _ = split_holdout(len(samples), data.holdout)
     student = InputSpec(224, Tokenizer(lambda word: list(word.encode()), str, 1, 2, 0, 77))
     loader = open_loader(samples, data, CorruptConfig(captions=0.1), student, None, BATCH, 0, pool)

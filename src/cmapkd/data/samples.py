@@ -45,7 +45,7 @@ class Samples:
     name: str
     ids: Sequence[str]
     paths: Sequence[Picture]
-    captions: Sequence[Sequence[str]]
+    captions: Sequence[tuple[str, ...]]
     labels: Sequence[int] | None = None
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ class FileArray:
         if not 0 <= row < self.length:
             raise IndexError(f"{index} of {self.length}")
         return self._read(row, row + 1)[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(np.asarray(self))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)

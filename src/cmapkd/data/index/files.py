@@ -43,6 +43,12 @@ class About:
     lacking: tuple[Stamp, ...] = ()
 
 
+def storable(samples: Samples) -> bool:
+    """Whether all image references can be written to a file."""
+    column: Any = samples.paths
+    return not column.source.objects
+
+
 def write(folder: Path, samples: Samples, about: About) -> None:
     """Write the columns and their manifest, then give the folder its name. Raises DiskError; nothing is left then."""
     temporary = folder.with_name(f"{folder.name}.tmp.{os.getpid()}")

@@ -86,7 +86,7 @@ def _built(reading: Reading, folder: Path, key: dict[str, str], kind: str, path:
     try:
         samples = reading.read(kind, path)
         known = samples.known
-        if known is None or samples.paths.source.objects:  # noqa: B009: a column of pictures
+        if known is None or not files.storable(samples):
             return samples
         shared, distinct = count_captions(samples)
         samples = replace(samples, known=replace(known, shared=shared, distinct=distinct))

@@ -116,8 +116,8 @@ def _samples(found: Found) -> Iterable[str]:
     yield from facts(samples)
     if found.held and found.kind not in ("webdataset", "hf", "folder"):  # formats that may list a file in both splits
         held = open_samples(str(found.path), data, found.held)
-        both = (np.fromiter(map(hash, part.paths), np.int64, len(part)) for part in (samples, held))
-        yield f"images of {found.held} that {found.first} has too: {len(np.intersect1d(*both))} of {len(held)}"
+        ours, theirs = (np.fromiter(map(hash, part.paths), np.int64, len(part)) for part in (samples, held))
+        yield f"images of {found.held} that {found.first} has too: {len(np.intersect1d(ours, theirs))} of {len(held)}"
 
 
 def facts(samples: Samples) -> Iterable[str]:
