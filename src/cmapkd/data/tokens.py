@@ -26,7 +26,8 @@ class CaptionTokens:
         known = self._known
         if known is not None and known.made[wanted].all():
             return known.read(wanted)
-        ids, words = self.tokenize([self.captions[row] for row in wanted.tolist()])
+        numbers: list[int] = wanted.tolist()
+        ids, words = self.tokenize([self.captions[row] for row in numbers])
         if known is None and len(self.captions) * ids.shape[1] * _Known.BYTES <= self.kept:
             known = self._known = _Known(len(self.captions), ids.shape[1])
         if known is not None:
