@@ -23,11 +23,13 @@ def test_a_dry_run_evaluates_few_samples_of_each_task(root):
 
 
 def test_a_dry_run_embeds_no_train_images_to_centre_a_student_that_it_drops(root):
-    assert world.config(root).train.centre and not shortened(world.config(root)).train.centre
+    assert world.config(root).train.centre and not shortened(world.config(root), 1).train.centre
 
 
 def test_a_dry_run_of_an_ensemble_without_a_finished_cache_takes_the_live_teacher(root, tmp_path):
-    cache = shortened(world.config(root, cache__path=str(tmp_path / "a"), cache__ensemble=[str(tmp_path / "b")])).cache
+    cache = shortened(
+        world.config(root, cache__path=str(tmp_path / "a"), cache__ensemble=[str(tmp_path / "b")]), 1
+    ).cache
     assert cache.path is None and cache.ensemble == ()
 
 

@@ -1,62 +1,50 @@
-"""Exchange between processes: the rows of all in the order of ranks, and the gradient of one process that has them all."""
-
-import socket
+"""Exchange between processes: the rows of all in the order of one process, and the gradient of one that has them all."""
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from cmapkd.core.types import Pair
+from cmapkd.distributed.collectives import average_, own_rows
 from cmapkd.losses.contrastive import align
 from cmapkd.train.exchange import exchange
+from distributed.together import together
 
-ROWS, WIDTH = 4, 3
-
-
-def embeddings(rank: int) -> Pair[torch.Tensor]:
-    generator = torch.Generator().manual_seed(rank)
-    return Pair(*(torch.randn(ROWS, WIDTH, generator=generator) for _ in range(2)))
+ROWS, WIDTH, WORLD = 8, 3, 2
 
 
-def loss_of(pair: Pair[torch.Tensor]) -> torch.Tensor:
-    return align(pair.image, pair.text, 5.0, torch.eye(len(pair.image), dtype=torch.bool))
+def whole() -> tuple[Pair[torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    rows = Pair(*(torch.randn(ROWS, WIDTH, generator=generator) for _ in range(2)))
+    return rows, torch.randn(WIDTH, WIDTH, generator=generator)
 
 
-def worker(rank: int, port: int, out: str) -> None:
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    mine = embeddings(rank).map(lambda rows: rows.requires_grad_())
-    gathered, samples, mask = exchange((mine, torch.arange(ROWS) + ROWS * rank, torch.tensor([rank == 0] * ROWS)))
-    loss = loss_of(gathered) / dist.get_world_size()  # each process counts its share of the one loss
+def loss_of(pair: Pair[torch.Tensor], scale: torch.Tensor) -> torch.Tensor:
+    return align(pair.image, pair.text, scale, torch.eye(len(pair.image), dtype=torch.bool))
+
+
+def work() -> dict[str, torch.Tensor]:
+    """Rows pass through a shared matrix, and the loss has a parameter of its own, as the temperature."""
+    rows, matrix = whole()
+    matrix, scale = matrix.requires_grad_(), torch.tensor(5.0, requires_grad=True)
+    mine = rows.map(lambda part: own_rows(part) @ matrix)
+    half, mask, empty = mine.image.detach().half(), own_rows(torch.arange(ROWS)) < 3, torch.empty(ROWS // WORLD, 0)
+    mine, samples, mask, half, empty = exchange((mine, own_rows(torch.arange(ROWS)), mask, half, empty))
+    loss = loss_of(mine, scale)
     loss.backward()
-    found = {
-        "image": mine.image.grad,
-        "text": mine.text.grad,
-        "samples": samples,
-        "mask": mask,
-        "loss": 2 * loss.detach(),
-    }
-    torch.save(found, f"{out}-{rank}")
-    dist.destroy_process_group()
+    average_([matrix.grad, scale.grad])
+    return {"loss": loss.detach(), "matrix": matrix.grad, "scale": scale.grad, "samples": samples, "mask": mask,
+            "half": half, "empty": empty}  # fmt: skip
 
 
 def test_two_processes_give_the_loss_and_the_gradients_of_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, str(tmp_path / "found")), nprocs=2)
-    found = [torch.load(tmp_path / f"found-{rank}", weights_only=True) for rank in range(2)]
-    whole = Pair(*(torch.cat([getattr(embeddings(rank), side) for rank in range(2)]) for side in ("image", "text")))
-    whole = whole.map(lambda rows: rows.requires_grad_())
-    loss = loss_of(whole)
-    loss.backward()
-    for one in found:
-        torch.testing.assert_close(one["loss"], loss.detach())
-        assert one["samples"].tolist() == list(range(2 * ROWS))
-        assert one["mask"].tolist() == [True] * ROWS + [False] * ROWS
-    torch.testing.assert_close(torch.cat([one["image"] for one in found]), whole.image.grad)
-    torch.testing.assert_close(torch.cat([one["text"] for one in found]), whole.text.grad)
+    found, one = together(WORLD, work, tmp_path), work()
+    for rank in found:
+        assert rank["samples"].tolist() == list(range(ROWS)) and rank["mask"].tolist() == [True] * 3 + [False] * 5
+        assert torch.equal(rank["half"], one["half"]) and rank["empty"].shape == (ROWS, 0)
+        for name in ("loss", "matrix", "scale"):
+            torch.testing.assert_close(rank[name], one[name])
+    assert torch.equal(found[0]["matrix"], found[1]["matrix"])
 
 
 def test_in_one_process_nothing_is_exchanged():
-    pair = embeddings(0)
+    pair, _ = whole()
     assert exchange(pair) is pair

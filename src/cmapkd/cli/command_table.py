@@ -16,12 +16,16 @@ Argument = tuple[tuple[str, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Command:
-    """One command. run: gets the parsed arguments, returns an exit code or None; overrides: it takes key=value words for --config."""
+    """One command. run: gets the parsed arguments, returns an exit code or None.
+
+    overrides: it takes key=value words for --config. several: torchrun or srun may start it in several processes.
+    """
 
     about: str
     run: Callable[[Namespace], int | None]
     arguments: tuple[Argument, ...] = ()
     overrides: bool = False
+    several: bool = False
 
 
 def argument(*flags: str, **settings: Any) -> Argument:
@@ -88,6 +92,7 @@ COMMANDS: dict[str, Command] = {
             flag("--estimate", "print the size and write nothing"),
         ),
         overrides=True,
+        several=True,
     ),
     "distill": Command(
         "train a student",
@@ -96,8 +101,10 @@ COMMANDS: dict[str, Command] = {
             CONFIG,
             flag("--resume", "continue from the newest checkpoint of the run folder"),
             flag("--dry-run", "two real steps, an evaluation and an export; print memory and time, keep nothing"),
+            argument("--devices", type=int, help="number of processes, each on a GPU of its own where there are GPUs"),
         ),
         overrides=True,
+        several=True,
     ),
     "eval": Command(
         "score a run's student, the teacher or any CLIP model",

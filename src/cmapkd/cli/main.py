@@ -1,7 +1,7 @@
 """The command line: runs one command and turns errors into one line and an exit code. Imports no torch.
 
 Exit codes: 0 ok, 1 a bug (with its traceback), 2 usage or config, 3 data, 4 integrity or stale, 5 disk,
-6 non-finite, 7 a process of a comparison was lost, 130 interrupted, 141 output pipe closed, 143 terminated.
+6 non-finite, 7 a process of a run or a comparison was lost, 130 interrupted, 141 output pipe closed, 143 terminated.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from cmapkd.cli.command_table import COMMANDS, Command
 from cmapkd.core.errors import CmapkdError, DiskError, UsageError, did_you_mean
+from cmapkd.distributed.place import place_of
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)
 
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return dispatch(sys.argv[1:] if argv is None else argv)
     except CmapkdError as error:
-        return fail(str(error), error.code)
+        return error.code if error.told else fail(str(error), error.code)
     except KeyboardInterrupt:
         return fail("interrupted; what was saved is intact", 128 + signal.SIGINT)
     except BrokenPipeError:
@@ -76,11 +77,22 @@ def dispatch(argv: list[str]) -> int:
     command = COMMANDS[name]
     overrides = [word for word in rest if command.overrides and OVERRIDE.fullmatch(word)]
     got = parser(name, command).read([word for word in rest if word not in overrides])
+    refuse_several(name, command)
+    if "devices" in got and got.devices is not None:
+        overrides = [*overrides, f"train.devices={got.devices}"]
     if command.overrides and got.config is not None:
         from cmapkd.config.load import load_config
 
         got.config = load_config(got.config, overrides)
     return command.run(got) or 0
+
+
+def refuse_several(name: str, command: Command) -> None:
+    """Raise UsageError for a command that torchrun or srun started several times, and that is no work for several."""
+    if not command.several and (count := place_of().world) > 1:
+        raise UsageError(
+            f"{name} was started in {count} processes; start it once, and set train.devices where its runs shall take several"
+        )
 
 
 def parser(name: str, command: Command) -> Parser:
@@ -111,8 +123,9 @@ def fail(message: str, code: int) -> int:
     """Print each line of the message as an error and return the code."""
     from cmapkd.core.log import say
 
+    rank = os.environ.get("RANK", "0")
     for line in message.splitlines() or [""]:
-        say(f"error: {line}")
+        say(f"error: {line}" if rank == "0" else f"rank {rank}: error: {line}")
     return code
 
 

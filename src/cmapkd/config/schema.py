@@ -87,7 +87,9 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     steps with a rising learning rate. clip: largest gradient norm. centre: subtract the mean image embedding from the
     written student where that raises the recall of training images (train/centre.py). precision: auto is bf16 on a GPU
     that computes in it, else fp32. keep: number of checkpoints kept. threads: CPU threads of torch. track: tools that
-    also receive the rows of metrics.jsonl.
+    also receive the rows of metrics.jsonl. devices: number of processes that are started, each with a GPU of its own where
+    there are GPUs; torchrun or srun decide it instead where they start them. timeout: seconds that one process waits for another
+    before the run ends.
     """
 
     steps: Annotated[int, Meta(ge=1)] | None = None
@@ -105,6 +107,8 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     keep: Annotated[int, Meta(ge=1)] = 2
     threads: Annotated[int, Meta(ge=1)] | None = None
     device: str = "auto"
+    devices: Annotated[int, Meta(ge=1)] = 1
+    timeout: Annotated[float, Meta(ge=1)] = 300.0
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     def __post_init__(self) -> None:

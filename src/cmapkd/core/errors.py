@@ -7,9 +7,13 @@ from collections.abc import Iterable
 
 
 class CmapkdError(Exception):
-    """An error with a one-line message: what, where, the rule, the way out. `code` is the exit code of the process."""
+    """An error with a one-line message: what, where, the rule, the way out.
+
+    code: the exit code of the process. told: another process of the run prints it.
+    """
 
     code = 1
+    told = False
 
 
 class UsageError(CmapkdError):
@@ -43,9 +47,17 @@ class NonFiniteError(CmapkdError):
 
 
 class PeerLostError(CmapkdError):
-    """A process of a comparison with several jobs died."""
+    """A process of a run on several devices, or of a comparison with several jobs, died or does not answer."""
 
     code = 7
+
+
+def error_of(code: int, message: str) -> CmapkdError:
+    """An error of the kind that has this exit code; a plain one for codes that no kind has."""
+    kinds = (UsageError, DataError, IntegrityError, DiskError, NonFiniteError, PeerLostError)
+    error = next((kind for kind in kinds if kind.code == code), CmapkdError)(message)
+    error.code = code
+    return error
 
 
 def did_you_mean(word: str, names: Iterable[str], likeness: float = 0.6) -> str:

@@ -39,6 +39,17 @@ def _rounds(n: int, seed: int, epoch: int) -> tuple[int, list[np.uint64]]:
     return half, [np.uint64(keyed_hash(seed, epoch, r)) for r in range(ROUNDS)]
 
 
+def fingerprint(columns: np.ndarray, first: int = 0, of: int = 1) -> int:
+    """64-bit fingerprint of the rows of int64 [n, k] in their order; the rows are those of number first, first + of, … of a whole.
+
+    The fingerprints of the parts of a whole add up, modulo 2^64, to its own.
+    """
+    state = _mix(np.arange(first, first + of * len(columns), of, dtype=np.uint64))
+    for column in columns.astype(np.int64).view(np.uint64).T:
+        state = _mix(state ^ column)
+    return int(state.sum(dtype=np.uint64))
+
+
 def _feistel(x: np.ndarray, half: int, keys: list[np.uint64]) -> np.ndarray:
     mask = np.uint64((1 << half) - 1)
     left, right = x >> np.uint64(half), x & mask

@@ -104,7 +104,7 @@ class Needs:
     teacher: the teacher's final embeddings. levels: levels whose tokens student and teacher give. errors, tokens, summaries:
     those of them whose per-sample errors, tokens, and vectors the terms read. bridge: the student's rows in the shared
     space (and the teacher's). teacher_bridge: the teacher's rows. masked: the student's embeddings of masked images.
-    class_prompts: the student's embeddings of the class prompts.
+    class_prompts: the student's embeddings of the class prompts. teacher_inputs: the teacher's own pixels and ids.
     """
 
     teacher: bool = False
@@ -116,6 +116,7 @@ class Needs:
     teacher_bridge: bool = False
     masked: bool = False
     class_prompts: bool = False
+    teacher_inputs: bool = False
 
 
 @dataclass(frozen=True)

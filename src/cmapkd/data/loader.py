@@ -53,6 +53,10 @@ class Ledger:
     def quarantine(self, samples: Samples, data: DataConfig, sample: int, reason: str) -> None:
         """Record an unreadable image. Raises DataError with the list when there are more than data.bad_budget allows."""
         self.quarantined[samples.ids[sample]] = f"{samples.paths[sample].name}: {reason}"
+        self.refuse_many(samples, data)
+
+    def refuse_many(self, samples: Samples, data: DataConfig) -> None:
+        """Raise DataError with the list where there are more unreadable images than data.bad_budget allows."""
         allowed = max(1, int(data.bad_budget * len(samples)))
         if len(self.quarantined) > allowed:
             raise DataError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Batch, Needs, StudentOutputs, TeacherOutputs
+from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Inputs, Needs, StudentOutputs, TeacherOutputs
 from cmapkd.methods.method import Method
 from cmapkd.methods.stage import ActiveStage
 from cmapkd.methods.term import OF_LEVELS, Input, Term
@@ -106,6 +106,7 @@ class Objective:
             teacher_bridge=teacher and ("bridge" in reads or policy_reads_bridge),
             masked="masked_images" in reads,
             class_prompts="class_prompts" in reads,
+            teacher_inputs="teacher_inputs" in reads,
         )
 
     def coupled(self, stage: ActiveStage) -> PairInformation | None:
@@ -113,16 +114,18 @@ class Objective:
         return self.facts.pairs if any("coupling" in self.terms[name].reads for name in self.active(stage)) else None
 
     def view(
-        self, student: StudentOutputs, scale: Tensor, teacher: TeacherOutputs | None, batch: Batch, stage: ActiveStage,
-        coupling: Tensor | None = None, class_prompts: Tensor | None = None,
+        self, student: StudentOutputs, scale: Tensor, teacher: TeacherOutputs | None, samples: Tensor, stage: ActiveStage,
+        coupling: Tensor | None = None, class_prompts: Tensor | None = None, inputs: Inputs | None = None,
     ) -> View:  # fmt: skip
-        """The terms' view of a batch. coupling: the policy's factor on α, [B, 4, 4]."""
+        """The terms' view of a batch. samples: int64 [B] image indices; coupling: the policy's factor on α, [B, 4, 4];
+        inputs: the teacher's own.
+        """
         pairs, labels = self.facts.pairs, self.facts.labels
         alpha = None if pairs is None else coupling_of(pairs.alpha, stage.levels, coupling)
         return View(
-            student, scale, batch.samples[:, None] == batch.samples[None, :], batch.samples, stage.levels, teacher,
-            alpha, None if pairs is None else pairs.temperatures, None if labels is None else labels[batch.samples],
-            class_prompts, self.facts.class_texts, batch.teacher, stage.progress,
+            student, scale, samples[:, None] == samples[None, :], samples, stage.levels, teacher,
+            alpha, None if pairs is None else pairs.temperatures, None if labels is None else labels[samples],
+            class_prompts, self.facts.class_texts, inputs, stage.progress,
         )  # fmt: skip
 
     def losses(self, view: View, stage: ActiveStage) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmapkd.core.types import LEVELS
+from cmapkd.distributed.collectives import average_
 from cmapkd.policy import Credit
 from cmapkd.towers.dual import evaluating
 
@@ -30,6 +31,7 @@ def measure_credit(
     """
     with evaluating(module):
         gradients = torch.autograd.grad(held_out_loss(), parameters, allow_unused=True)
+        average_(gradient for gradient in gradients if gradient is not None)
         moved: list[Tensor] = list(parameters)
         direction = [_preconditioned(optimizer, p, g) for p, g in zip(parameters, gradients, strict=True)]
         size = torch.stack(torch._foreach_norm(direction)).norm()

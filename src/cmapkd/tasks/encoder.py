@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from cmapkd.core.log import Progress
+from cmapkd.distributed.collectives import start_maximum, sum_
+from cmapkd.distributed.group import rank, world
 
 QUIET = 5.0  # seconds before progress is shown
 
@@ -39,13 +41,23 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int) -> Tensor:
 
 
 def _embedded(embed: Callable[[range], Tensor], n: int, batch: int, label: str) -> Tensor:
-    """Rows of all batches; progress is shown only after QUIET seconds, so that a short validation prints nothing."""
-    progress, chunks = Progress(n, label, quiet=QUIET), []
-    for span in spans(n, batch):
-        chunks.append(embed(span).float().cpu())
+    """Rows of all batches; progress is shown only after QUIET seconds, so that a short validation prints nothing.
+
+    Several processes take the batches in turn, and each gets the rows of all.
+    """
+    progress, chunks = Progress(n, label, quiet=QUIET), {}
+    for span in spans(n, batch)[rank() :: world()]:
+        chunks[span] = embed(span).float().cpu()
         progress.update(span.stop)
     progress.close()
-    return torch.cat(chunks) if chunks else torch.empty(0, 0)
+    if world() == 1:
+        return torch.cat(list(chunks.values())) if chunks else torch.empty(0, 0)
+    width = start_maximum(max((chunk.shape[1] for chunk in chunks.values()), default=0))()
+    rows = torch.zeros(n, width)
+    for span, chunk in chunks.items():
+        rows[span.start : span.stop] = chunk
+    sum_([rows])
+    return rows
 
 
 def spans(n: int, batch: int) -> list[range]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from cmapkd.distributed.collectives import average_
 from cmapkd.methods import FINAL
 
 MEASURES = 4
@@ -45,7 +46,9 @@ class Balance:
         final = torch.stack(finals).sum()
         for term, loss in (("final", final), *((t, losses[t]) for t in self.share if t in losses)):
             grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-            norms = torch._foreach_norm([g for g in grads if g is not None])
+            found = [g for g in grads if g is not None]
+            average_(found)
+            norms = torch._foreach_norm(found)
             self.norms.setdefault(term, []).append(float(torch.stack(norms).norm()) if norms else 0.0)
 
     def settle(self, step: int, weights: dict[str, float]) -> list[dict[str, float | str | int]]:

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
+
+from cmapkd.core.order import fingerprint
 from cmapkd.core.tree import move
 from cmapkd.core.types import Batch, Needs, TeacherOutputs
 from cmapkd.methods.stage import ActiveStage
@@ -16,9 +19,13 @@ from cmapkd.train.step import StepInputs
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch, and its step's inputs where they could be read ahead."""
+    """A batch, and its step's inputs where they could be read ahead.
+
+    order: fingerprint of its samples, captions and views in their order, of this process's part of them.
+    """
 
     batch: Batch
+    order: int
     given: StepInputs | None = None
 
 
@@ -56,9 +63,11 @@ def _prepare(run: Run, step: int, batch: Batch) -> Prepared:
     which levels sleep.
     """
     moved = move(batch, run.state.learner.device)
+    drawn = torch.stack([batch.samples, batch.captions, batch.views], 1).numpy()
+    order = fingerprint(drawn, *run.loader.stripe)
     if run.teacher is None or run.teacher.needs_inputs or run.state.policy.learns:
-        return Prepared(moved)
+        return Prepared(moved, order)
     stage = active_stage(run, step)
     needs = run.objective.needs(stage, run.state.policy.reads_bridge)
     teacher = teacher_outputs(run, batch, needs)  # rows are looked up by indices that are still on the CPU
-    return Prepared(moved, StepInputs(moved, teacher, stage, needs))
+    return Prepared(moved, order, StepInputs(moved, teacher, stage, needs))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cmapkd.data.images import Unreadable, decode
 from cmapkd.data.views import plain
+from cmapkd.distributed.collectives import tensors_from_first
 from cmapkd.tasks.encoder import spans
 from cmapkd.tasks.retrieval.recall import recalls
 from cmapkd.towers.dual import DualEncoder, evaluating
@@ -54,9 +55,20 @@ def best_share(image: Tensor, text: Tensor, owner: Tensor) -> float:
     return max(SHARES, key=lambda share: (recall(share), -share))
 
 
-@torch.inference_mode()
 def _choice(run: Run) -> tuple[float, Tensor, Tensor]:
-    """(share, μ [E], probe images [n, 3, S, S])."""
+    """(share, μ [E], probe images [n, 3, S, S]), as the first process finds them."""
+
+    def made() -> tuple[dict[str, Tensor], float]:
+        share, mean, probe = _own_choice(run)
+        return {"mean": mean, "probe": probe}, share
+
+    tensors, share = tensors_from_first(made)
+    device = run.state.learner.device
+    return share, tensors["mean"].to(device), tensors["probe"].to(device)
+
+
+@torch.inference_mode()
+def _own_choice(run: Run) -> tuple[float, Tensor, Tensor]:
     student, method, batch = run.state.learner.student, run.objective.method, run.config.eval.batch
     other = method.served is not None or method.student == "frozen" or run.task is not None
     if other or not run.config.train.centre:

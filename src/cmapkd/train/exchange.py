@@ -1,7 +1,8 @@
 """Exchange of outputs between processes: the one place where the rows of all processes come together, before any term.
 
-Terms compare samples of the whole batch with one another, so each process needs the others' rows. In one process there is
-nothing to exchange. Gradients of gathered rows are summed over processes and go back to the process that made the rows.
+Terms compare the samples of the whole batch with one another, so each process needs the others' rows. In one process there is
+nothing to exchange. Every process computes the same loss of the whole batch; the gradient of its own rows, times the number of
+processes, becomes with the mean over processes (train/loop.py) the gradient of one process that has all the rows.
 """
 
 from __future__ import annotations
@@ -9,40 +10,33 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from cmapkd.core.tree import map_tensors
+from cmapkd.core.tree import map_tensors, tensors
+from cmapkd.distributed.collectives import gathered, own_rows
+from cmapkd.distributed.group import world
 
 Tree = TypeVar("Tree")
 
 
 def exchange(tree: Tree) -> Tree:
-    """The tree with the rows of all processes in every tensor, in the order of their ranks; as it is in one process."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    """The tree with the rows of all processes in every tensor, in the order of one process; as it is in one process."""
+    if world() == 1:
         return tree
-    return map_tensors(tree, _gathered)
-
-
-def _gathered(tensor: Tensor) -> Tensor:
-    if tensor.dtype == torch.bool:
-        return _gathered(tensor.to(torch.uint8)).bool()
-    return Gather.apply(tensor)  # type: ignore[return-value]
+    found = iter(Gather.apply(*tensors(tree)))  # type: ignore[call-overload]
+    return map_tensors(tree, lambda _: next(found))
 
 
 class Gather(torch.autograd.Function):
-    """All-gather along the first axis; every process has as many rows."""
+    """All-gather of the rows of several tensors, in one message; every process has as many rows."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        ctx.count = len(rows)
-        return torch.cat(parts)
+    def forward(ctx: Any, *own: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        found = tuple(gathered(own))
+        ctx.mark_non_differentiable(*(tensor for tensor in found if not tensor.is_floating_point()))
+        return found
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        start = dist.get_rank() * ctx.count
-        return total[start : start + ctx.count]
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(None if gradient is None else world() * own_rows(gradient) for gradient in gradients)

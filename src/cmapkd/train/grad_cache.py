@@ -27,7 +27,7 @@ def backward_in_parts(
     pieces = torch.arange(len(given.batch)).chunk(parts)
 
     def run(piece: Tensor) -> StudentOutputs:
-        inputs, teacher, weights = rows((given.batch.student, given.teacher, given.weights), piece)
+        inputs, teacher, weights = rows((given.batch.student, given.teacher, given.own_weights), piece)
         return forward(learner, inputs, teacher, given.needs, weights, precision)
 
     states, done = [], []

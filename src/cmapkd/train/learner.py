@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from cmapkd.core import generators
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Features, Inputs, Needs, Pair, StudentOutputs, Tokens
 from cmapkd.losses.feature import gate
 from cmapkd.methods import TERMS, reading, reads_levels
@@ -18,7 +19,8 @@ from cmapkd.pyramid.match import LevelErrors, build_matches
 from cmapkd.pyramid.projectors import Projectors
 from cmapkd.pyramid.targets import Targets
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.masking import hide_patches
+from cmapkd.towers.masking import draw_noise, hide_patches
+from cmapkd.train.batch_norm import over_all_processes
 
 
 class Learner(nn.Module):
@@ -57,17 +59,18 @@ class Learner(nn.Module):
 
     def forward(self, inputs: Inputs, needs: Needs, weights: Tensor | None = None) -> StudentOutputs:
         """Student outputs as far as `needs` says. weights [B, 8] gate each level's gradient into the trunk; None is uniform."""
-        with ExitStack() as contexts:
+        noise = draw_noise(inputs.images, self.student.image.patch) if needs.masked else None
+        with generators.own(), over_all_processes(self.student), ExitStack() as contexts:
             for term in self.terms_by_name.values():
                 contexts.enter_context(term.around(self.student))
-            return self._outputs(inputs, needs, weights)
+            return self._outputs(inputs, needs, weights, noise)
 
     def class_prompts(self) -> Tensor:
         """The student's embeddings of the class prompts [C, E_s], float32."""
         return self.student.text.encode(self.prompt_ids).float()
 
-    def _outputs(self, inputs: Inputs, needs: Needs, weights: Tensor | None) -> StudentOutputs:
-        masked = self._masked(inputs.images) if needs.masked else None
+    def _outputs(self, inputs: Inputs, needs: Needs, weights: Tensor | None, noise: Tensor | None) -> StudentOutputs:
+        masked = None if noise is None else self._masked(inputs.images, noise)
         if self.projectors is None or not (needs.levels or needs.bridge):
             final = self.student.final(inputs)
             return StudentOutputs(final, self._projected(final), masked=masked)
@@ -96,8 +99,9 @@ class Learner(nn.Module):
     def _projected(self, final: Pair[Tensor]) -> Pair[Tensor]:
         return final if self.projectors is None else self.projectors.projected(final)
 
-    def _masked(self, images: Tensor) -> Tensor:
-        final = self.student.image.encode(hide_patches(self.student.normalise(images), self.student.image.patch))
+    def _masked(self, images: Tensor, noise: Tensor) -> Tensor:
+        hidden = hide_patches(self.student.normalise(images), self.student.image.patch, noise)
+        final = self.student.image.encode(hidden)
         return self._projected(Pair(final, final)).image
 
 

@@ -12,11 +12,14 @@ from cmapkd.core.errors import NonFiniteError
 from cmapkd.core.log import say
 from cmapkd.core.prefetch import prefetch
 from cmapkd.core.tree import rows
+from cmapkd.distributed.collectives import average_
+from cmapkd.distributed.group import world
 from cmapkd.methods.objective import TASK
 from cmapkd.methods.stage import ActiveStage
 from cmapkd.tasks.task_loss import task_loss
 from cmapkd.train.batches import step_inputs, training_batches
 from cmapkd.train.grad_cache import backward_in_parts
+from cmapkd.train.ledgers import join_ledgers
 from cmapkd.train.policy_step import with_policy
 from cmapkd.train.recorder import Recorder, due
 from cmapkd.train.schedule import learning_rate, stage_at
@@ -35,14 +38,17 @@ def train(run: Run, start: int, recorder: Recorder) -> None:
     task_batches = open_task_batches(run, start)
     with Stop() as stop:
         for step, prepared in training_batches(run, start):
+            stop.agree()
             given = step_inputs(run, prepared, step)
             recorder.read = 0 if given.teacher is None else given.teacher.read
+            recorder.order = prepared.order
             given = with_policy(run, given, step, recorder)
             task_batch = next(task_batches) if run.objective.task_weight(given.stage) > 0 else None
             if state.balance.is_due(step):
                 rebalance(run, given, task_batch, step, recorder)
 
             total, losses = gradients(run, given, task_batch)
+            average_(p.grad for p in state.learner.parameters() if p.grad is not None)
             norm = torch.nn.utils.clip_grad_norm_(trainable(run, given.stage), config.train.clip)
             if not bool(torch.isfinite(norm) & torch.isfinite(total)):
                 refuse_nonfinite(run, step, given, total, losses, norm)
@@ -55,6 +61,7 @@ def train(run: Run, start: int, recorder: Recorder) -> None:
             recorder.step(step, given, total, losses, norm, rate)
             if due(step, config.train.checkpoint_every, run.steps) or stop.asked:
                 recorder.flush()
+                join_ledgers(run)
                 save_state(run, step + 1)
             if config.eval.every and due(step, config.eval.every, run.steps):
                 evaluate(run, step + 1, recorder)
@@ -103,8 +110,9 @@ def rebalance(run: Run, given: StepInputs, task_batch: Any, step: int, recorder:
 
     L_task is a final term also where it has a batch of its own.
     """
-    state, count = run.state, len(given.batch)
-    index = torch.arange(min(count, max(BALANCE_CHUNK, count // run.config.train.accumulate)))
+    state, count = run.state, len(given.batch) * world()
+    slice_ = min(count, max(BALANCE_CHUNK, count // run.config.train.accumulate))
+    index = torch.arange(max(1, slice_ // world()))
     batch, teacher = rows((given.batch, given.teacher), index)
     part = StepInputs(batch, teacher, given.stage, given.needs)
     outputs = forward(state.learner, batch.student, teacher, part.needs, None, run.precision)

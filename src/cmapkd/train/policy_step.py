@@ -8,10 +8,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from cmapkd.core.tree import move
-from cmapkd.core.types import Batch
+from cmapkd.core.types import Batch, TeacherOutputs
 from cmapkd.losses.alignment import pair_divergence
 from cmapkd.policy.credit import PAIRS, measure_credit
 from cmapkd.train.batches import active_stage, inputs_of
+from cmapkd.train.exchange import exchange
 from cmapkd.train.recorder import Recorder
 from cmapkd.train.state import Run
 from cmapkd.train.step import StepInputs, forward, losses_of
@@ -26,8 +27,13 @@ def with_policy(run: Run, given: StepInputs, step: int, recorder: Recorder) -> S
         improve_policy(run, step, recorder)
     if not given.needs.levels:
         return given
-    weights, coupling = policy(given.teacher, given.stage.progress)
+    weights, coupling = policy(seen(given.teacher), given.stage.progress)
     return replace(given, weights=weights, coupling=coupling)
+
+
+def seen(teacher: TeacherOutputs) -> TeacherOutputs:
+    """The teacher's embeddings and bridge of the samples of all processes: what a policy decides on, the same in each."""
+    return exchange(replace(teacher, levels={}, others=()))
 
 
 def improve_policy(run: Run, step: int, recorder: Recorder) -> None:
@@ -46,7 +52,7 @@ def improve_policy(run: Run, step: int, recorder: Recorder) -> None:
     credit = measure_credit(
         state.learner, encoder, state.optimizer, lambda: held_out_loss(run, held), lambda: level_errors(run, given)
     )
-    figures = state.policy.observe(given.teacher, stage.progress, credit, state.policy_optimizer)
+    figures = state.policy.observe(seen(given.teacher), stage.progress, credit, state.policy_optimizer)
     recorder.write({"kind": "policy", "step": step + 1, **{k: v for k, v in figures.items() if math.isfinite(v)}})
 
 
@@ -57,16 +63,16 @@ def held_out_loss(run: Run, held: StepInputs) -> Tensor:
 
 
 def level_errors(run: Run, given: StepInputs) -> dict[str, Tensor]:
-    """Errors [B] of the levels of a training batch, and [B, 4, 4] of the level pairs where a term reads their coupling."""
+    """Errors of the levels of a training batch, [B] for the samples of all processes, and [B, 4, 4] of the level pairs where a
+    term reads their coupling.
+    """
     needs = replace(given.needs, masked=False)
     outputs = forward(run.state.learner, given.batch.student, given.teacher, needs, None, run.precision)
     pairs, teacher = run.objective.coupled(given.stage), given.teacher
-    if pairs is None or outputs.bridge is None or teacher is None or teacher.bridge is None:
-        return outputs.errors
-    mine, theirs = outputs.bridge, teacher.bridge
-    return outputs.errors | {
-        PAIRS: pair_divergence(mine.image, mine.text, theirs.image, theirs.text, pairs.temperatures)
-    }
+    errors, mine, theirs = exchange((outputs.errors, outputs.bridge, None if teacher is None else teacher.bridge))
+    if pairs is None or mine is None or theirs is None:
+        return errors
+    return errors | {PAIRS: pair_divergence(mine.image, mine.text, theirs.image, theirs.text, pairs.temperatures)}
 
 
 def refuse_shared_samples(held: Batch, batch: Batch) -> None:

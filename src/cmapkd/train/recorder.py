@@ -10,6 +10,8 @@ from torch import Tensor
 
 from cmapkd.core.log import MetricsLog, Progress, say
 from cmapkd.core.types import LEVELS
+from cmapkd.distributed.collectives import sum_
+from cmapkd.distributed.group import world
 from cmapkd.train.state import Run
 from cmapkd.train.step import StepInputs
 
@@ -25,16 +27,19 @@ def due(step: int, every: int, steps: int) -> bool:
 class Recorder:
     """Writes the rows of metrics.jsonl and the progress line.
 
-    read: bytes that the step in hand has read from the store. validating: seconds spent on validation.
+    log: None in a process that leaves the writing to the first one. read: bytes that the step in hand has read from the store.
+    order: fingerprint of its samples. validating: seconds spent on validation.
     """
 
-    def __init__(self, run: Run, log: MetricsLog) -> None:
+    def __init__(self, run: Run, log: MetricsLog | None) -> None:
         self.run, self.log, self.progress = run, log, Progress(run.steps, run.config.run.name)
-        self.read, self.validating, self.warned = 0, 0.0, False
-        self._pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.read, self.order, self.validating, self.warned = 0, 0, 0.0, False
+        self._pending: list[tuple[int, int, dict[str, Tensor]]] = []
 
     def write(self, row: dict[str, Any]) -> None:
-        self.log.write(row)
+        """One row, at once."""
+        if self.log is not None:
+            self.log.write(row)
 
     def step(
         self, step: int, given: StepInputs, total: Tensor, losses: dict[str, Tensor], norm: Tensor, rate: float
@@ -51,9 +56,9 @@ class Recorder:
             row |= {f"weight/{name}": weights[:, k].mean() for k, name in enumerate(LEVELS)}
             row |= {f"spread/{name}": weights[:, k].std() for k, name in enumerate(LEVELS)}
         row["lr"], row["levels"] = torch.tensor(rate), torch.tensor(len(given.needs.levels))
-        row["bytes"] = torch.tensor(float(self.read))
+        row["bytes"] = torch.tensor(float(self.read * world()))
         row["stage"] = torch.tensor([stage.name for stage in run.stages].index(given.stage.name))
-        self._pending.append((step, row))
+        self._pending.append((step, self.order, row))
         if due(step, LOG_EVERY, run.steps):
             self.flush()
 
@@ -64,10 +69,13 @@ class Recorder:
     def flush(self) -> None:
         """Write the steps that are kept."""
         rows = []
-        for step, row in self._pending:
+        orders = torch.tensor([order - 2**64 if order >= 2**63 else order for _, order, _ in self._pending])
+        sum_([orders])  # fingerprints of all processes' parts
+        for (step, _, row), order in zip(self._pending, orders.tolist(), strict=True):
             names, values = list(row), torch.stack([value.float().cpu() for value in row.values()]).tolist()
-            rows.append({"kind": "train", "step": step + 1, **dict(zip(names, values, strict=True))})
-            self.log.write(rows[-1])
+            figures = dict(zip(names, values, strict=True))
+            rows.append({"kind": "train", "step": step + 1, **figures, "order": f"{order % 2**64:016x}"})
+            self.write(rows[-1])
         self._pending.clear()
         self._warn_of_standstill(rows)
 

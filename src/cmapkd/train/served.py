@@ -19,6 +19,7 @@ from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.data.loader import read_images
 from cmapkd.data.samples import Samples
+from cmapkd.distributed.collectives import from_first
 from cmapkd.export.run import METHOD_TENSORS
 from cmapkd.methods import TERMS, resolve, served_term
 from cmapkd.methods.method import Method
@@ -50,6 +51,18 @@ def validator(
 
     classes: the training classes in the order of the labels, None where there are none.
     """
+    figures = _validator(validation, method, learner, teacher, classes)
+
+    def agreed() -> dict[str, float]:
+        found = figures()  # embeds with the other processes of the run
+        return from_first(lambda: found)
+
+    return agreed
+
+
+def _validator(
+    validation: Validation, method: Method, learner: Learner, teacher: DualEncoder | None, classes: Sequence[str] | None
+) -> Callable[[], dict[str, float]]:
     student = learner.student
     if method.served is None:
         return lambda: merged(validation.scores(student))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from cmapkd.core import generators
 from cmapkd.core.errors import IntegrityError
 from cmapkd.core.log import say
 from cmapkd.data.loader import Loader
+from cmapkd.distributed.collectives import gathered, tensors_from_first
+from cmapkd.distributed.group import is_first, rank, world
 from cmapkd.methods.objective import Objective
 from cmapkd.policy import Policy
 from cmapkd.tasks.task_loss import TaskLoss
@@ -57,9 +60,16 @@ class Run:
     state: TrainState
 
 
-def save_state(run: Run, step: int) -> Path:
-    """Write everything that a bit-exact resume needs as a checkpoint generation."""
+def save_state(run: Run, step: int) -> None:
+    """Write everything that a bit-exact resume needs as a checkpoint generation; the first process writes it.
+
+    Raises IntegrityError where the processes of a run do not have the same state any more.
+    """
     state = run.state
+    refuse_divergence(state.learner, step)
+    streams = streams_of_all()
+    if not is_first():
+        return
     tensors = {f"learner/{k}": v for k, v in state.learner.state_dict().items()}
     tensors |= {f"policy/{k}": v for k, v in state.policy.state_dict().items()}
     optimizer, groups = checkpoint.optimizer_tensors(state.optimizer)
@@ -72,17 +82,16 @@ def save_state(run: Run, step: int) -> Path:
         mine, groups = checkpoint.optimizer_tensors(state.policy_optimizer)
         tensors |= {f"policy_optimizer/{k}": v for k, v in mine.items()}
         facts["policy"] = groups
-    tensors |= {f"rng/{k}": v for k, v in generators.states().items()}
-    return checkpoint.save(run.folder / "checkpoints", step, tensors, facts, run.config.train.keep)
+    checkpoint.save(run.folder / "checkpoints", step, tensors | streams, facts, run.config.train.keep)
 
 
 def restore_state(run: Run) -> int:
     """Load the newest valid checkpoint; returns the step to go on with (0 when there is none yet)."""
-    path = checkpoint.latest(run.folder / "checkpoints")
-    if path is None:
+    tensors, (name, facts) = tensors_from_first(lambda: _newest(run.folder / "checkpoints"))
+    if name is None:
         say("no checkpoint yet; starting from the beginning")
         return 0
-    tensors, facts = checkpoint.load_generation(path)
+    path = run.folder / "checkpoints" / name
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -97,8 +106,55 @@ def restore_state(run: Run) -> int:
     state.weights.update(facts["weights"])
     state.balance.table[:], state.balance.norms = facts["balance"], facts["norms"]
     state.best = float("-inf") if facts["best"] is None else facts["best"]
-    generators.restore(part("rng/"))
-    return int(path.name.removeprefix("step-"))
+    restore_streams(part("rng/"))
+    return int(name.removeprefix("step-"))
+
+
+def _newest(folder: Path) -> tuple[dict[str, Tensor], list[Any]]:
+    """(tensors, [name, facts]) of the newest valid checkpoint; no tensor and no name where there is none."""
+    path = checkpoint.latest(folder)
+    if path is None:
+        return {}, [None, None]
+    tensors, facts = checkpoint.load_generation(path)
+    return tensors, [path.name, facts]
+
+
+def streams_of_all() -> dict[str, Tensor]:
+    """The generators' states under `rng/`: the shared stream, and under `rng/K/` that of process K's own."""
+    states = generators.states()
+    own = {name: state for name, state in states.items() if name.startswith(generators.OWN)}
+    rows = gathered([state[None] for state in own.values()])
+    apart = {f"rng/{k}/{name}": row[k] for name, row in zip(own, rows, strict=True) for k in range(len(row))}
+    return {f"rng/{name}": state for name, state in states.items() if name not in own} | apart
+
+
+def restore_streams(kept: dict[str, Tensor]) -> None:
+    """Set the generators; a process that had no stream of its own then, or not this many processes, begins a new one."""
+    mine = {name.partition("/")[2]: state for name, state in kept.items() if name.startswith(f"{rank()}/")}
+    shared = {name: state for name, state in kept.items() if "/" not in name}
+    if (
+        world() > 1
+        and f"{world() - 1}/{generators.OWN}torch" in kept
+        and f"{world()}/{generators.OWN}torch" not in kept
+    ):
+        generators.restore(shared | mine)
+    else:
+        generators.restore(shared)
+
+
+def refuse_divergence(learner: Learner, step: int) -> None:
+    """Raise IntegrityError where a process has other weights than the first: what follows would be of no use."""
+    if world() == 1:
+        return
+    total = torch.stack([_bits(p.detach()) for p in learner.parameters()]).sum()
+    sums = gathered([total[None]])[0].tolist()
+    wrong = [k for k, value in enumerate(sums) if value != sums[0]]
+    if wrong:
+        raise IntegrityError(
+            f"step {step}: rank {wrong[0]} has other weights than rank 0, which different processors or a faulty "
+            "memory can cause; the checkpoint before is intact: --resume, without that machine if it "
+            "comes again"
+        )
 
 
 def refuse_other_model(path: Path, mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -109,3 +165,9 @@ def refuse_other_model(path: Path, mine: dict[str, Tensor], theirs: dict[str, Te
             f"checkpoint {path}: is of another model (tensor {wrong[0]} differs); put "
             f"the run's own checkpoints back, or move that folder away and resume from what is left"
         )
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The sum of a tensor's numbers read as integers: exact, whatever the order of the summands."""
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return tensor.contiguous().view(-1).view(integers).sum(dtype=torch.int64)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cmapkd.core.tree import map_tensors
 from cmapkd.core.types import Batch, Inputs, Needs, StudentOutputs, TeacherOutputs
+from cmapkd.distributed.collectives import own_rows
 from cmapkd.methods.objective import Objective
 from cmapkd.methods.stage import ActiveStage
 from cmapkd.pyramid.maps import level_vector
@@ -20,7 +21,8 @@ from cmapkd.train.learner import Learner
 class StepInputs:
     """Everything that one step's forward pass takes.
 
-    weights: [B, 8], the policy's level weights, None for uniform; coupling: its factor [B, 4, 4] on the level pairs.
+    batch, teacher: of this process's rows. weights: the policy's level weights [B, 8], None for uniform; coupling: its factor
+    on the level pairs, [B, 4, 4]; both for the samples of all processes.
     """
 
     batch: Batch
@@ -29,6 +31,11 @@ class StepInputs:
     needs: Needs
     weights: Tensor | None = None
     coupling: Tensor | None = None
+
+    @property
+    def own_weights(self) -> Tensor | None:
+        """The level weights of this process's rows."""
+        return None if self.weights is None else own_rows(self.weights)
 
 
 def forward(
@@ -61,9 +68,11 @@ def losses_of(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(the weighted sum, the raw losses) of a batch, over the rows of all processes."""
     teacher = None if given.teacher is None else teacher_for_terms(given.teacher, given.needs)
-    outputs, teacher, batch, coupling = exchange((outputs, teacher, given.batch, given.coupling))
+    inputs = given.batch.teacher if given.needs.teacher_inputs else None
+    outputs, teacher, samples, inputs = exchange((outputs, teacher, given.batch.samples, inputs))
     prompts = learner.class_prompts() if given.needs.class_prompts else None
-    view = objective.view(outputs, learner.student.similarity.scale, teacher, batch, given.stage, coupling, prompts)
+    scale = learner.student.similarity.scale
+    view = objective.view(outputs, scale, teacher, samples, given.stage, given.coupling, prompts, inputs)
     losses = objective.losses(view, given.stage)
     return (objective.total(losses, given.stage) if losses else learner.errors.unit.new_zeros(())), losses
 
@@ -72,7 +81,7 @@ def backward(
     objective: Objective, learner: Learner, given: StepInputs, precision: torch.dtype
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Forward and backward of the batch at once; gives (the total, the raw losses)."""
-    outputs = forward(learner, given.batch.student, given.teacher, given.needs, given.weights, precision)
+    outputs = forward(learner, given.batch.student, given.teacher, given.needs, given.own_weights, precision)
     total, losses = losses_of(objective, learner, outputs, given)
     total.backward()
     return total.detach(), losses

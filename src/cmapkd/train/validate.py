@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from cmapkd.distributed.collectives import values_of_all
+from cmapkd.distributed.group import alone, is_first
 from cmapkd.export.run import export_student
 from cmapkd.train.card_facts import facts
 from cmapkd.train.centre import centred
@@ -23,4 +25,9 @@ def evaluate(run: Run, step: int, recorder: Recorder) -> None:
         if score > run.state.best:
             run.state.best = score
             best = f"{run.config.eval.metric} {score:.4f}, at step {step}"
-            export_student(run.state.learner.student, run.folder / "best", facts(run, metrics, share, best=best))
+            if is_first():
+                with alone():
+                    export_student(
+                        run.state.learner.student, run.folder / "best", facts(run, metrics, share, best=best)
+                    )
+            values_of_all(None)

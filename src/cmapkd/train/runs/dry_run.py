@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import resource
 import sys
 from dataclasses import replace
@@ -23,9 +22,9 @@ EVALUATED = 32  # samples of each task
 CALIBRATED = 256
 
 
-def shortened(config: Config) -> Config:
+def shortened(config: Config, number: int) -> Config:
     """Two steps in a folder of its own; a cache that is not there yet is replaced by the live teacher."""
-    run = config.run.with_name(f"{config.run.name}-dry-{os.getpid()}")
+    run = config.run.with_name(f"{config.run.name}-dry-{number}")
     small = {"steps": STEPS, "epochs": None, "checkpoint_every": STEPS, "track": (), "centre": False}
     live = {"path": None, "ensemble": (), "calibration_samples": min(config.cache.calibration_samples, CALIBRATED)}
     cache = config.cache if cached(config) else structs.replace(config.cache, **live)

@@ -6,40 +6,55 @@ from typing import Any
 
 from cmapkd.config.tree import plain
 from cmapkd.core.log import say
+from cmapkd.distributed.group import alone, is_first
 from cmapkd.export.run import export_student
 from cmapkd.methods import served_term
 from cmapkd.tasks.trained_head import TrainedHead, write_head
 from cmapkd.train.card_facts import facts
 from cmapkd.train.centre import centred
+from cmapkd.train.ledgers import ledger_of_all
 from cmapkd.train.runs.saving import measure_saving, saying
 from cmapkd.train.served import write_method_tensors
 from cmapkd.train.state import Run
 
 
 def finish(run: Run) -> dict[str, Any]:
-    """Validate and write the student; gives the figures of the final row."""
-    student, folder = run.state.learner.student, run.folder
+    """Validate and write the student; gives the figures of the final row. The first process writes, all validate."""
     uncentred = run.validate()
     with centred(run) as share:
         metrics = run.validate() if share else uncentred
-        done = None if run.task is None else run.task.result(student)
-        export_student(student, folder / "student", facts(run, metrics, share, done))
+        done = None
+        if is_first():
+            with alone():
+                done = write(run, metrics, share)
     saving = measure_saving(run)
     if saving:
         say(saying(saving))
-    task = run.config.task.name
-    figures = {} if done is None else {f"{task}/{k}": v for k, v in done.metrics.items() if v is not None}
-    ledger = run.loader.ledger
+    seen, quarantined = ledger_of_all(run)
+    return {
+        **metrics, **figures_of(run, done), "centred": share,
+        **({f"plain/{k}": v for k, v in uncentred.items()} if share else {}),
+        "ledger": {"seen": seen, "quarantined": len(quarantined)},
+        **({"saving": saving} if saving else {}),
+        **({} if run.task is None else {"task_unreadable": run.task.unreadable}),
+    }  # fmt: skip
+
+
+def write(run: Run, metrics: dict[str, float], share: float) -> TrainedHead | None:
+    """Write the student and what belongs beside it; gives the task's head."""
+    student, folder = run.state.learner.student, run.folder
+    done = None if run.task is None else run.task.result(student)
+    export_student(student, folder / "student", facts(run, metrics, share, done))
     say(f"student: {folder / 'student'} (open_clip local-dir)")
     if done is not None:
         keep_head(run, done)
     keep_method_tensors(run)
-    return {
-        **metrics, **figures, "centred": share, **({f"plain/{k}": v for k, v in uncentred.items()} if share else {}),
-        "ledger": {"seen": ledger.seen, "quarantined": len(ledger.quarantined)},
-        **({"saving": saving} if saving else {}),
-        **({} if run.task is None else {"task_unreadable": run.task.unreadable}),
-    }  # fmt: skip
+    return done
+
+
+def figures_of(run: Run, done: TrainedHead | None) -> dict[str, float]:
+    """The figures of the task's head."""
+    return {} if done is None else {f"{run.config.task.name}/{k}": v for k, v in done.metrics.items() if v is not None}
 
 
 def keep_head(run: Run, done: TrainedHead) -> None:

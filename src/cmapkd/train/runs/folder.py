@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from msgspec import structs
+
 from cmapkd.config.load import dump_config, load_config
-from cmapkd.config.schema import Config
+from cmapkd.config.schema import Config, TrainConfig
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
 
@@ -42,13 +44,19 @@ def prepare_folder(config: Config, resume: bool) -> Path:
 
 def refuse_other_config(folder: Path, config: Config, what: str, way_out: str) -> None:
     """Raise IntegrityError where a run's config is not `config`; keys that are new since have their defaults."""
-    was = load_config(folder / "config.yaml")
+    was, config = (elsewhere(one) for one in (load_config(folder / "config.yaml"), config))
     if was == config:
         return
-    old, new = dict(_lines(dump_config(was))), _lines(dump_config(config))
+    old, new = dict(leaves(dump_config(was))), leaves(dump_config(config))
     lost = [(key, "not set") for key in old if key not in dict(new)]
     key, value = next((k, v) for k, v in [*new, *lost] if old.get(k) != v)
     raise IntegrityError(f"run {folder}: {what}'{key}' is now {value} but was {old.get(key, 'not set')}; {way_out}")
+
+
+def elsewhere(config: Config) -> Config:
+    """The config without what may be another one when a run goes on: on how many devices, and how long one waits for another."""
+    same = TrainConfig(steps=1)
+    return structs.replace(config, train=structs.replace(config.train, devices=same.devices, timeout=same.timeout))
 
 
 def trim_metrics(path: Path, step: int) -> None:
@@ -59,7 +67,7 @@ def trim_metrics(path: Path, step: int) -> None:
     fsio.write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
 
 
-def _lines(text: str) -> list[tuple[str, str]]:
+def leaves(text: str) -> list[tuple[str, str]]:
     """(dotted key, value) of each leaf of a dumped config."""
     import yaml
 

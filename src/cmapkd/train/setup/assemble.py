@@ -19,6 +19,8 @@ from cmapkd.data.loader import InputSpec, Loader
 from cmapkd.data.open_loader import open_loader
 from cmapkd.data.pixels import open_pixels
 from cmapkd.data.samples import Samples
+from cmapkd.distributed.collectives import first_before_others, share_
+from cmapkd.distributed.group import rank, world
 from cmapkd.methods import reading
 from cmapkd.methods.objective import Facts, Objective
 from cmapkd.methods.term import TermSizes
@@ -49,7 +51,8 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     plan = plan_run(config, evaluated)
     opened = open_teacher(config, plan.method.weights, plan.samples, plan.device)
     torch.manual_seed(config.seed)
-    student = build_student(config, plan, opened, folder / "tokenizer")
+    with first_before_others():  # it may write a tokenizer, and what the student inherits
+        student = build_student(config, plan, opened, folder / "tokenizer")
     require_text_levels(student, "student.model", level_readers(config, plan.method.weights))
     texts = class_texts_of(plan, opened)
     learner = learner_of(config, plan, student, opened, texts)
@@ -80,6 +83,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
         state=TrainState(learner, optimizer, weights, balance, policy, policy_optimizer),
     )
     learn_from_first_batches(run, plan.method.inherits(config.student.inherit))
+    share_(module_state for module in (learner, policy) for module_state in module.state_dict().values())
     return run
 
 
@@ -106,7 +110,9 @@ def class_texts_of(plan: Plan, opened: OpenedTeacher | None) -> ClassTexts | Non
     """The teacher's class texts, where a term reads them."""
     if opened is None or not reading("class_texts", plan.method.weights):
         return None
-    return open_class_texts(plan.samples, opened.tower, opened.teacher)
+    texts = open_class_texts(plan.samples, opened.tower, opened.teacher)
+    share_([texts.embeddings, texts.labels])
+    return texts
 
 
 def learner_of(
@@ -165,9 +171,10 @@ def loaders(
         theirs = InputSpec(opened.tower.size, opened.tower.tokenizer)
     stored = open_pixels(plan.samples, config.data, config.cache, student.size)
     loading = partial(open_loader, plan.samples, config.data, config.corrupt, mine, theirs)
-    loader, held_out = loading(config.train.batch, config.seed, plan.pool, stored), None
-    if len(plan.held):
-        held_out = loading(min(config.train.batch, len(plan.held)), config.seed, plan.held, stored)
+    stripe = rank(), world()
+    loader, held_out = loading(config.train.batch, config.seed, plan.pool, stored, stripe), None
+    if most := len(plan.held) // world() * world():
+        held_out = loading(min(config.train.batch, most), config.seed, plan.held, stored, stripe)
     return loader, held_out
 
 

@@ -10,6 +10,7 @@ from cmapkd.core.tree import move
 from cmapkd.core.types import LEVELS
 from cmapkd.policy.base import Learning
 from cmapkd.train.batches import inputs_of
+from cmapkd.train.exchange import exchange
 from cmapkd.train.schedule import stage_at
 from cmapkd.train.setup.start_projectors import fit_projectors
 from cmapkd.train.state import Run
@@ -31,6 +32,7 @@ def learn_from_first_batches(run: Run, inherits: bool) -> None:
         fit_projectors(learner, found)
     if not levels:
         return
+    found = [(batch, exchange(teacher)) for batch, teacher in found]
     learner.errors.measure_units([teacher.levels for _, teacher in found])
     if isinstance(run.state.policy, Learning):
         first = found[0][1].levels

@@ -16,6 +16,7 @@ from cmapkd.core.log import say
 from cmapkd.data.holdout import Pool, split_holdout
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
+from cmapkd.distributed.group import world
 from cmapkd.methods import METHODS, TERMS, check_options, resolve
 from cmapkd.methods.method import Method
 from cmapkd.methods.objective import TASK
@@ -26,6 +27,7 @@ from cmapkd.tasks.validation import Validation, open_validation
 from cmapkd.teacher.faults import check_fault
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.named import identity
+from cmapkd.train.runs.differences import refuse_other_data
 from cmapkd.train.runs.dry_run import few
 
 
@@ -70,8 +72,23 @@ def plan_run(config: Config, evaluated: int | None = None) -> Plan:
     validation = few(
         open_validation(config.data, config.eval), evaluated
     )  # a wrong data.val is told before the teacher runs
+    refuse_other_data(samples)
+    refuse_uneven(config, world())
     pool, held = split_holdout(len(samples), config.data.holdout)
     return Plan(method, stages, samples, validation, pool, held, pick_device(config.train.device), task)
+
+
+def refuse_uneven(config: Config, processes: int) -> None:
+    """Raise UsageError where a batch cannot be divided into equal stripes."""
+    batch, parts = config.train.batch, config.train.accumulate
+    if batch % processes:
+        raise UsageError(
+            f"train.batch is {batch}, which {processes} processes cannot share equally; give a multiple of {processes}"
+        )
+    if processes > 1 and parts > batch // processes:
+        raise UsageError(
+            f"train.accumulate is {parts}, but a process has {batch // processes} samples of each batch; lower it, or raise train.batch"
+        )
 
 
 def check_student(config: Config, method: Method) -> None:

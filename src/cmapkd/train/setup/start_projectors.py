@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cmapkd.core.tree import rows
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Features, Pair, TeacherOutputs, Tokens
+from cmapkd.distributed.collectives import sum_
 from cmapkd.towers.dual import evaluating
 from cmapkd.train.learner import Learner
 
@@ -32,6 +33,11 @@ class Fit:
         """Rows x [..., d] and y [..., e], as many of each."""
         x, y = x.flatten(0, -2).double(), y.flatten(0, -2).double()
         self.gram, self.cross = self.gram + x.T @ x, self.cross + x.T @ y
+
+    def join(self) -> None:
+        """Take in the rows of the other processes."""
+        assert isinstance(self.gram, Tensor) and isinstance(self.cross, Tensor)
+        sum_([self.gram, self.cross])
 
     def weight(self) -> Tensor:
         """[e, d], as nn.Linear has it."""
@@ -53,6 +59,7 @@ def fit_projectors(learner: Learner, batches: Iterable[tuple[Batch, TeacherOutpu
                 for linear, x, y in _pairs(learner, learner.student(inputs), teacher):
                     fits.setdefault(linear, Fit()).add(x, y)
     for linear, fit in fits.items():
+        fit.join()
         linear.weight.copy_(fit.weight())
         nn.init.zeros_(linear.bias)
 

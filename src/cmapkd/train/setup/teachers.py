@@ -11,6 +11,7 @@ from cmapkd.config.schema import Config
 from cmapkd.core.device import pick_precision
 from cmapkd.core.errors import UsageError
 from cmapkd.data.samples import Samples
+from cmapkd.distributed.collectives import share_
 from cmapkd.methods import TERMS, needs_teacher, reading
 from cmapkd.policy import POLICIES
 from cmapkd.pyramid.levels import Shape
@@ -61,6 +62,7 @@ def open_teacher(config: Config, terms: Iterable[str], samples: Samples, device:
             corrupted(FinalTeacher(tower, precision), config.corrupt, samples), None, tower.shape, tower
         )
     targets = fit_targets(config.data, config.cache, tower, samples).to(device)
+    share_(targets.tensors().values())
     live = LiveTeacher(tower, targets, precision)
     return OpenedTeacher(corrupted(live, config.corrupt, samples), targets, tower.shape, tower)
 
