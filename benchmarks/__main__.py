@@ -32,6 +32,7 @@ SUITES = {
     "f": "benchmarks.startup:run",
     "g": "benchmarks.memory:run",
     "i": "benchmarks.loader:run benchmarks.feeding:run",
+    "j": "benchmarks.scale_of_data:run",
     "l": "benchmarks.several_processes:run",
 }
 BETTER: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}

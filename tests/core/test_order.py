@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmapkd.core.order import ShardOrder, keyed_hash, permute
+from cmapkd.core.order import ShardOrder, keyed_hash, permute, positions
 
 GOLDEN_ORDER = [4, 7, 3, 1, 6, 2, 0, 5]
 SHARDS_GOLDEN = [2, 5, 1, 0, 8, 3, 7, 6, 4]
@@ -18,6 +18,12 @@ seeds = st.integers(0, 2**63)
 @given(n=st.integers(1, 700), seed=seeds, epoch=st.integers(0, 10_000))
 def test_every_sample_comes_exactly_once_an_epoch(n: int, seed: int, epoch: int) -> None:
     assert sorted(permute(np.arange(n), n, seed, epoch)) == list(range(n))
+
+
+@settings(max_examples=150, deadline=None)
+@given(n=st.integers(1, 700), seed=seeds, epoch=st.integers(0, 10_000))
+def test_the_position_of_every_sample_is_found_again(n: int, seed: int, epoch: int) -> None:
+    assert positions(permute(np.arange(n), n, seed, epoch), n, seed, epoch).tolist() == list(range(n))
 
 
 @settings(max_examples=50, deadline=None)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cmapkd.core.errors import DataError
+from cmapkd.core.order import permute
 from cmapkd.data.boxes import Boxes
-from cmapkd.data.holdout import hold_out, split_holdout
+from cmapkd.data.holdout import Pool, hold_out, split_holdout
 from cmapkd.data.questions import Questions
 
 
@@ -29,6 +30,19 @@ def boxes(n: int) -> Boxes:
 def test_the_split_keeps_its_share_out_and_loses_nothing() -> None:
     pool, held = split_holdout(48, 0.2)
     assert len(held) == 10 and not set(pool) & set(held) and len(set(pool) | set(held)) == 48
+
+
+@pytest.mark.parametrize("without", [[], [0], [4], [0, 1, 4], [1, 2], [0, 1, 2, 3, 4]])
+def test_a_pool_is_the_numbers_that_are_not_left_out(without: list[int]) -> None:
+    pool, rest = Pool(5, np.array(without, np.int64)), sorted(set(range(5)) - set(without))
+    assert list(pool) == rest and len(pool) == len(rest)
+    assert pool[np.arange(len(rest))[::-1]].tolist() == rest[::-1]
+
+
+def test_the_split_is_that_of_a_sorted_permutation() -> None:
+    order = permute(np.arange(101), 101, 0, 0)
+    pool, held = split_holdout(101, 0.3)
+    assert list(pool) == sorted(order[:71].tolist()) and held.tolist() == sorted(order[71:].tolist())
 
 
 def test_questions_of_one_image_stay_together_and_none_is_lost() -> None:

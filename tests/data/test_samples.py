@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmapkd.core.errors import DataError
-from cmapkd.data.samples import clean, gather
+from cmapkd.data.duplicates import distinct_captions, shared_captions
+from cmapkd.data.gathering import clean, gather
 from pictures import picture, samples
 
 
@@ -34,6 +35,20 @@ def test_offsets_address_every_caption(tmp_path: Path) -> None:
     found = samples(tmp_path, 4, captions=2).subset(np.array([2, 0]))
     assert found.caption_offsets.tolist() == [0, 2, 4] and found.caption_offsets.dtype == np.int64
     assert found.flat_captions()[found.caption_offsets[1] + 1] == "0 1" and found.n_captions == 4 and len(found) == 2
+
+
+def test_captions_at_several_images_are_counted_however_they_stand(tmp_path: Path) -> None:
+    found = samples(tmp_path, 4).with_captions((("a", "a", "b"), ("b", "c"), ("d",), ("b", "d", "d")))
+    assert (shared_captions(found), distinct_captions(found)) == (6, 4)
+    assert (shared_captions(found.subset(np.array([0, 1]))), distinct_captions(found.subset(np.array([2])))) == (2, 1)
+
+
+def test_spans_are_those_of_the_offsets_in_a_whole_and_in_a_subset(tmp_path: Path) -> None:
+    whole = samples(tmp_path, 4).with_captions((("a",), (), ("b", "c"), ("d",)))
+    for found in (whole, whole.subset(np.array([2, 0, 3]))):
+        first, count = found.caption_spans(np.array([2, 0]))
+        assert first.tolist() == found.caption_offsets[[2, 0]].tolist()
+        assert count.tolist() == [len(found.captions[2]), len(found.captions[0])]
 
 
 def test_the_fingerprint_sees_ids_captions_order_and_file_sizes(tmp_path: Path) -> None:

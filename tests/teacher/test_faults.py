@@ -35,7 +35,7 @@ def test_the_named_level_and_its_row_of_the_bridge_are_another_samples_and_nothi
     own, found = teacher.outputs(batch, ALL), CorruptedTeacher(teacher, level, swap).outputs(batch, ALL)
     first = torch.from_numpy(samples.caption_offsets)
     partner = teacher.outputs(
-        replace(batch, samples=swap.other[batch.samples], captions=first[swap.other[batch.samples]] + 1), ALL
+        replace(batch, samples=swap.partners(batch.samples), captions=first[swap.partners(batch.samples)] + 1), ALL
     )
     for name in LEVELS:
         got, right = found.levels[name], (partner if name == level else own).levels[name]
@@ -52,11 +52,10 @@ def test_the_named_level_and_its_row_of_the_bridge_are_another_samples_and_nothi
     assert torch.equal(found.final.image, own.final.image) and torch.equal(found.final.text, own.final.text)
 
 
-def test_samples_that_are_not_affected_keep_their_own(taught):
+def test_samples_that_are_not_affected_keep_their_own(taught, monkeypatch):
     samples, teacher, batch = taught
     swap = Swap(samples, 0.5)
-    swap.hit[:] = False
-    swap.hit[7] = True
+    monkeypatch.setattr(swap, "affected", lambda rows: rows == 7)
     own, found = (
         t.outputs(batch, replace(ALL, levels=("P4",))) for t in (teacher, CorruptedTeacher(teacher, "P4", swap))
     )

@@ -49,7 +49,7 @@ def test_a_credit_event_whose_held_out_batch_is_trained_on_stops_the_run(root, t
     over = {"policy__name": "veto", "policy__every": 1, "data__holdout": 0.2, "cache__path": None}
     config = world.config(root, run=str(tmp_path / "run"), **over)
     run = assembling.assemble(config, prepare_folder(config, False))
-    held, trained = set(run.held_out.pool.tolist()), set(run.loader.pool.tolist())
+    held, trained = set(run.held_out.pool.tolist()), set(run.loader.pool)
     assert held and trained and not held & trained
     run = replace(run, held_out=run.loader)
     with pytest.raises(RuntimeError, match="both trained on and held out"):

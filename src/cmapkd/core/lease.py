@@ -15,10 +15,10 @@ from cmapkd.core.errors import IntegrityError
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`; the system releases it when the process ends, however that happens.
 
-    Raises IntegrityError naming the holder, or DiskError where the file system has no locks.
+    wait: until another holder releases it, instead of an error. Raises IntegrityError naming the holder, or DiskError where the file system has no locks.
     """
     fsio.make_folder(path.parent)
     try:
@@ -26,17 +26,17 @@ def exclusive(path: Path) -> Iterator[None]:
     except OSError as error:
         raise fsio.disk_error(path, error) from None
     try:
-        _lock(path, descriptor)
+        _lock(path, descriptor, wait)
         yield
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
 
-def _lock(path: Path, descriptor: int) -> None:
+def _lock(path: Path, descriptor: int, wait: bool) -> None:
     me = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, me.encode(), 0)
     except BlockingIOError:

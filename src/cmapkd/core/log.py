@@ -16,7 +16,7 @@ from cmapkd.core import fsio
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 TERMINAL_EVERY = 0.2
 ERASE = "\r\x1b[K"
-quiet = False  # True in the processes of a run that leave the talking to its first one
+silent = False  # True in the processes of a run that leave the talking to its first one
 
 
 def clean(text: str) -> str:
@@ -25,8 +25,8 @@ def clean(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print one line on stderr, over the progress line if a terminal shows one; nothing in a quiet process."""
-    if quiet:
+    """Print one line on stderr, over the progress line if a terminal shows one; nothing in a silent process."""
+    if silent:
         return
     print(f"{ERASE if sys.stderr.isatty() else ''}{clean(text)}", file=sys.stderr, flush=True)
 
@@ -43,7 +43,7 @@ class Progress:
         self.started = self.shown = time.monotonic()
         self.show_after, self.printed = self.started + quiet, False
         self.first: int | None = None
-        self.terminal = sys.stderr.isatty() and not quiet
+        self.terminal = sys.stderr.isatty() and not silent
 
     def update(self, done: int, note: str = "") -> None:
         now = time.monotonic()

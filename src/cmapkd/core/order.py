@@ -18,12 +18,26 @@ def keyed_hash(seed: int, *values: int) -> int:
 
 def permute(indices: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
     """The images of positions 0 ≤ i < n under a keyed permutation of 0..n-1 (Feistel network with cycle walking)."""
-    half = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
-    keys = [np.uint64(keyed_hash(seed, epoch, r)) for r in range(ROUNDS)]
+    half, keys = _rounds(n, seed, epoch)
     out = _feistel(indices.astype(np.uint64), half, keys)
     while (outside := out >= n).any():
         out[outside] = _feistel(out[outside], half, keys)
     return out.astype(np.int64)
+
+
+def positions(images: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
+    """The positions that `permute` maps to these images: its inverse."""
+    half, keys = _rounds(n, seed, epoch)
+    out = _feistel_back(images.astype(np.uint64), half, keys)
+    while (outside := out >= n).any():
+        out[outside] = _feistel_back(out[outside], half, keys)
+    return out.astype(np.int64)
+
+
+def _rounds(n: int, seed: int, epoch: int) -> tuple[int, list[np.uint64]]:
+    """(bits of a half, keys of the rounds)."""
+    half = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
+    return half, [np.uint64(keyed_hash(seed, epoch, r)) for r in range(ROUNDS)]
 
 
 def fingerprint(columns: np.ndarray, first: int = 0, of: int = 1) -> int:
@@ -42,6 +56,14 @@ def _feistel(x: np.ndarray, half: int, keys: list[np.uint64]) -> np.ndarray:
     left, right = x >> np.uint64(half), x & mask
     for key in keys:
         left, right = right, left ^ (_mix(right ^ key) & mask)
+    return (left << np.uint64(half)) | right
+
+
+def _feistel_back(x: np.ndarray, half: int, keys: list[np.uint64]) -> np.ndarray:
+    mask = np.uint64((1 << half) - 1)
+    left, right = x >> np.uint64(half), x & mask
+    for key in reversed(keys):
+        left, right = right ^ (_mix(left ^ key) & mask), left
     return (left << np.uint64(half)) | right
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from cmapkd.data.samples import Samples
 from cmapkd.data.stored import Member, Picture, stored_length
@@ -36,5 +38,26 @@ def same_bytes(pictures: Sequence[Picture], most: int = MOST) -> tuple[int, int,
 
 def shared_captions(samples: Samples) -> int:
     """Number of captions that occur, word for word, at another image too."""
-    images = Counter(caption for captions in samples.captions for caption in set(captions))
-    return sum(images[caption] > 1 for captions in samples.captions for caption in captions)
+    known = samples.known
+    return known.shared if known is not None and known.shared is not None else count_captions(samples)[0]
+
+
+def distinct_captions(samples: Samples) -> int:
+    """Number of different captions."""
+    known = samples.known
+    return known.distinct if known is not None and known.distinct is not None else count_captions(samples)[1]
+
+
+def count_captions(samples: Samples) -> tuple[int, int]:
+    """(captions that occur at another image too, different captions), by 64-bit hashes: 32 bytes a caption."""
+    captions = samples.flat_captions()
+    hashes = np.fromiter(map(hash, captions), np.int64, len(captions))
+    order = np.argsort(hashes, kind="stable")
+    hashes = hashes[order]
+    images = np.searchsorted(samples.caption_offsets, order, side="right") - 1
+    first = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))  # of each different caption
+    other = np.concatenate([[0], images[1:] != images[:-1]])
+    other[first] = 0
+    several = np.add.reduceat(other, first) > 0
+    counts = np.diff(np.append(first, len(hashes)))
+    return int(counts[several].sum()), len(first)

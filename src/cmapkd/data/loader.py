@@ -18,19 +18,22 @@ from cmapkd.core.order import keyed_hash
 from cmapkd.core.prefetch import prefetch, processor_share
 from cmapkd.core.types import Batch, Inputs
 from cmapkd.data.decoders import rendered, simplejpeg
+from cmapkd.data.holdout import Pool
 from cmapkd.data.images import Unreadable, decode
+from cmapkd.data.index.stamps import require_unchanged
 from cmapkd.data.remote.ahead import Ahead
 from cmapkd.data.samples import Samples
 from cmapkd.data.sequence import order_of
+from cmapkd.data.tokens import CaptionTokens, Tokenize
 from cmapkd.data.views import plain, view_of
 from cmapkd.data.workers.job import Job, Pixels, Shown
 from cmapkd.data.workers.pool import Decode, decode_here, decoding
 
 PREFETCH = 2  # steps prepared while the current one trains
+CHECKED = 1000  # steps between two looks whether the files of indexed data have changed
 IMAGES_PER_WORKER = 500  # to start a process takes the time of decoding about 60
 SHOWN = 5  # unreadable images named in an error
 CAPTION, VIEW = 7, 11  # hash keys: the random draws of captions and of views are independent
-Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
 StoredPixels = Callable[[int, int], np.ndarray | None]  # (sample, view) → uint8 [3, size, size]
 Bad = dict[int, str]  # sample → why its image is unreadable
 Made = TypeVar("Made")
@@ -91,10 +94,10 @@ class Loader:
 
     def __init__(
         self, samples: Samples, data: DataConfig, student: InputSpec, teacher: InputSpec | None, batch: int, seed: int,
-        pool: np.ndarray | None = None, stored_pixels: StoredPixels | None = None, stripe: tuple[int, int] = (0, 1),
+        pool: Pool | np.ndarray | None = None, stored_pixels: StoredPixels | None = None, stripe: tuple[int, int] = (0, 1),
     ) -> None:  # fmt: skip
         self.samples, self.data, self.student, self.teacher, self.seed = samples, data, student, teacher, seed
-        self.pool = np.arange(len(samples)) if pool is None else pool
+        self.pool = Pool(len(samples)) if pool is None else pool
         self.order = order_of(samples, data, self.pool)
         self.stored_pixels, self.stripe = None if teacher else stored_pixels, stripe
         if data.decoder == "simplejpeg":
@@ -102,9 +105,8 @@ class Loader:
         if batch > len(self.pool):
             raise UsageError(f"train.batch is {batch}, but there are only {len(self.pool)} images; lower train.batch")
         self.size, self.steps_per_epoch = batch, len(self.pool) // batch
-        captions = samples.flat_captions()
-        self.tokens = student.tokenize(captions)
-        self.teacher_tokens = teacher.tokenize(captions) if teacher else None
+        self.tokens = CaptionTokens(samples.flat_captions(), student.tokenize)
+        self.teacher_tokens = CaptionTokens(samples.flat_captions(), teacher.tokenize) if teacher else None
         self.ledger = Ledger()
         self._decoded: dict[tuple[int, int], list[np.ndarray]] = {}
         self._cache_bytes_left = data.ram_mb * 2**20
@@ -116,20 +118,21 @@ class Loader:
 
     def make(self, step: int, decode: Decode) -> tuple[Batch | None, Bad]:
         """(batch of a step, its unreadable images); no batch where these alone are more than the budget. Leaves the ledger alone."""
+        if step % CHECKED == 0:
+            require_unchanged(self.samples.sources)
         epoch, position = divmod(step, self.steps_per_epoch)
         first, of = self.stripe
         slots = np.arange(position * self.size + first, (position + 1) * self.size, of)
         rows, pixels, bad = self._readable(slots, epoch, decode)
         if len(bad) > self.ledger.allowed(self.samples, self.data):
             return None, bad
-        offsets = self.samples.caption_offsets
-        first, counts = offsets[rows], np.diff(offsets)[rows]
+        first, counts = self.samples.caption_spans(rows)
         turn = np.array([keyed_hash(self.seed, row, CAPTION) % 2**31 for row in rows.tolist()]) + epoch
         captions = torch.from_numpy(first + turn % counts)
-        student = Inputs(_stack(pixels, 0), self.tokens[0][captions], self.tokens[1][captions])
+        student = Inputs(_stack(pixels, 0), *self.tokens(captions))
         teacher = None
         if self.teacher_tokens is not None:
-            teacher = Inputs(_stack(pixels, 1), self.teacher_tokens[0][captions], self.teacher_tokens[1][captions])
+            teacher = Inputs(_stack(pixels, 1), *self.teacher_tokens(captions))
         views = torch.tensor([self._view(row, epoch) for row in rows.tolist()])
         return Batch(torch.from_numpy(rows), captions, views, student, teacher), bad
 

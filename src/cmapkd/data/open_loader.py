@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from cmapkd.config.schema import CorruptConfig, DataConfig
 from cmapkd.core.types import Batch, Inputs
 from cmapkd.data.loader import Bad, Loader
 from cmapkd.data.noise import Swap
 from cmapkd.data.samples import Samples
+from cmapkd.data.tokens import CaptionTokens
 from cmapkd.data.workers.pool import Decode
 
 
@@ -29,8 +28,8 @@ class NoisyLoader(Loader):
             return None, bad
         captions = self.swap.mix(batch.samples, batch.captions, self.swap.captions(batch.samples, batch.captions))
 
-        def with_captions(inputs: Inputs, tokens: tuple[Tensor, Tensor]) -> Inputs:
-            return Inputs(inputs.images, *(table[captions] for table in tokens))
+        def with_captions(inputs: Inputs, tokens: CaptionTokens) -> Inputs:
+            return Inputs(inputs.images, *tokens(captions))
 
         student, teacher = with_captions(batch.student, self.tokens), None
         if batch.teacher is not None and self.teacher_tokens is not None:

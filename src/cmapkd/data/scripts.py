@@ -34,5 +34,5 @@ def _only(samples: Samples, scripts: list[list[str]], name: str) -> Samples:
         tuple(caption for caption, its in zip(own, named, strict=True) if its == name)
         for own, named in zip(samples.captions, scripts, strict=True)
     )
-    part = replace(samples, name=f"{samples.name}, captions in {name}", captions=kept)
+    part = replace(samples.with_captions(kept), name=f"{samples.name}, captions in {name}")
     return part.subset(np.array([i for i, captions in enumerate(kept) if captions]))

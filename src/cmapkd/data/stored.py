@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -31,7 +33,7 @@ class Member:
     size: int
 
     def length(self) -> int:
-        return self.size if self.path.is_file() else -1
+        return self.size if file_length(self.path) >= 0 else -1
 
     def read(self) -> bytes:
         """The encoded bytes. Raises OSError when the file ends too early."""
@@ -77,14 +79,13 @@ Picture = Path | Stored | Region
 def stored_length(picture: Picture) -> int:
     """Number of bytes of an image, used in fingerprints; -1 when its file is gone."""
     path = picture.path if isinstance(picture, Region) else picture
-    if isinstance(path, Path):
-        return path.stat().st_size if path.is_file() else -1
-    return path.length()
+    return file_length(path) if isinstance(path, Path) else path.length()
 
 
-def is_there(picture: Picture) -> bool:
-    """Whether the file of an image exists; False for impossible names (with a NUL, or too long)."""
+def file_length(path: Path | str) -> int:
+    """Number of bytes of a file; -1 when there is none of this name."""
     try:
-        return stored_length(picture) >= 0
-    except (OSError, ValueError):
-        return False
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1

@@ -82,7 +82,7 @@ def joined(timeout: float, gpus: bool = False) -> Iterator[None]:
         yield
         return
     _group = _join(place, timeout, gpus and torch.cuda.is_available())
-    log.quiet = place.rank > 0
+    log.silent = place.rank > 0
     try:
         yield
     except BaseException as error:
@@ -91,7 +91,7 @@ def joined(timeout: float, gpus: bool = False) -> Iterator[None]:
             error.told = _group.heartbeat.said_by_first(error)
         raise
     finally:
-        mine, _group, log.quiet = _group, None, False
+        mine, _group, log.silent = _group, None, False
         _leave(mine)
 
 

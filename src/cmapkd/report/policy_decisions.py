@@ -11,6 +11,8 @@ from cmapkd.policy.base import Policy
 from cmapkd.report.plots import Matrix
 from cmapkd.teacher.protocol import Teacher
 
+SEEN = 100_000  # samples whose captions are measured, at most, evenly spread
+
 
 def policy_decisions(
     policy: Policy, teacher: Teacher, samples: Samples, count: int
@@ -19,9 +21,11 @@ def policy_decisions(
 
     The samples run from short to long captions, evenly spread over the split.
     """
-    order = np.argsort([np.mean([len(caption.split()) for caption in own]) for own in samples.captions], kind="stable")
-    rows = torch.from_numpy(order[np.linspace(0, len(samples) - 1, count).astype(np.int64)])
-    captions = torch.from_numpy(samples.caption_offsets[rows.numpy()])
+    seen = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), SEEN)).astype(np.int64))
+    words = [np.mean([len(caption.split()) for caption in samples.captions[i]]) for i in seen]
+    order = seen[np.argsort(words, kind="stable")]
+    rows = torch.from_numpy(order[np.linspace(0, len(order) - 1, count).astype(np.int64)])
+    captions = torch.from_numpy(samples.caption_spans(rows.numpy())[0])
     nothing = torch.empty(0)
     batch = Batch(rows, captions, torch.zeros_like(rows), Inputs(nothing, nothing, nothing))
     needs = Needs(teacher=True, teacher_bridge=policy.reads_bridge)

@@ -69,7 +69,7 @@ def teacher_inputs(tower: DualEncoder, samples: Samples, data: DataConfig, indic
     """Calibration batches: view 0.. of each sample in turn, with its first caption."""
     captions, ledger = samples.flat_captions(), Ledger()
     for chunk in np.array_split(indices, max(1, -(-len(indices) // BATCH))):
-        ids, words = tower.tokenizer([captions[samples.caption_offsets[k]] for k in chunk])
+        ids, words = tower.tokenizer([captions[k] for k in samples.caption_spans(chunk)[0]])
         pixels = view_pixels(samples, data, chunk * data.views + chunk % data.views, tower.size, ledger)
         yield Inputs(pixels.to(tower.device), ids.to(tower.device), words.to(tower.device))
 

@@ -18,6 +18,8 @@ from cmapkd.teacher.protocol import Teacher
 from cmapkd.towers.dual import DualEncoder
 
 PSEUDO_CLASSES = 64
+FITTED = 2**17  # images that pseudo-classes are fitted on, at most
+PART = 2**13  # captions that are encoded at a time
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,35 @@ def open_class_texts(samples: Samples, tower: DualEncoder | None, teacher: Teach
     assert tower is not None, "class texts need the teacher itself"
     if samples.labels is not None and samples.classes is not None:
         texts = tower.encode_texts([CLASS_PROMPT.format(name) for name in samples.classes]).clone().cpu()
-        return ClassTexts(texts, torch.tensor(samples.labels), False)
-    first = samples.caption_offsets[: len(samples)]
+        return ClassTexts(texts, torch.tensor(list(samples.labels)), False)
+    n, count = len(samples), min(PSEUDO_CLASSES, len(samples))
+    fitted = np.unique(np.linspace(0, n - 1, min(n, FITTED)).astype(np.int64))
+    some = f", fitted on {len(fitted)} of {n} images, evenly spread" if len(fitted) < n else ""
+    say(
+        f"class texts: {samples.name} has no classes; {count} pseudo-classes by k-means of the teacher's caption embeddings"
+        + some
+    )
+    rows = [_first_captions(samples, tower, teacher, part) for part in _parts(fitted)]
+    centres, labels = spherical_kmeans(torch.cat(rows), count)
+    if some:
+        each = (_first_captions(samples, tower, teacher, part) @ centres.T for part in _parts(np.arange(n)))
+        labels = torch.cat([scores.argmax(1) for scores in each])
+    return ClassTexts(centres, labels, True)
+
+
+def _first_captions(samples: Samples, tower: DualEncoder, teacher: Teacher, images: np.ndarray) -> Float[Tensor, "b e"]:
+    """The teacher's unit embeddings of the first captions of these images."""
+    first = samples.caption_spans(images)[0]
     if isinstance(teacher, CachedTeacher):
         rows = torch.from_numpy(teacher.text.read_float("final", first))
     else:
-        rows = tower.encode_texts([captions[0] for captions in samples.captions]).clone().cpu()
-    count = min(PSEUDO_CLASSES, len(samples))
-    say(
-        f"class texts: {samples.name} has no classes; {count} pseudo-classes by k-means of the teacher's caption embeddings"
-    )
-    centres, labels = spherical_kmeans(F.normalize(rows.float(), dim=-1), count)
-    return ClassTexts(centres, labels, True)
+        captions = samples.flat_captions()
+        rows = tower.encode_texts([captions[k] for k in first]).clone().cpu()
+    return F.normalize(rows.float(), dim=-1)
+
+
+def _parts(indices: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(indices, -(-len(indices) // PART))
 
 
 def spherical_kmeans(

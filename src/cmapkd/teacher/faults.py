@@ -29,7 +29,7 @@ class CorruptedTeacher:
         if name not in own.levels and own.bridge is None:
             return own
         captions = swap.captions(samples, batch.captions)
-        other = replace(batch, samples=swap.other.to(samples.device)[samples], captions=captions)
+        other = replace(batch, samples=swap.partners(samples), captions=captions)
         wanted = tuple(level for level in needs.levels if level == name)
         partner = self.teacher.outputs(other, replace(needs, levels=wanted))
         levels = {**own.levels, **{k: self._mixed(samples, own.levels[k], partner.levels[k]) for k in wanted}}

@@ -1,7 +1,7 @@
 """Tokenizers that return the index of the word of each token, so that models with different vocabularies can be compared.
 
-Text is cleaned as the model's own tokenizer cleans it and split at white space; each distinct word is encoded once and
-kept. CLIP-type tokenizers never merge across white space, so the concatenation equals encoding the whole text;
+Text is cleaned as the model's own tokenizer cleans it and split at white space; the ids of the first
+200,000 different words are kept. CLIP-type tokenizers never merge across white space, so the concatenation equals encoding the whole text;
 `from_open_clip` checks that on a probe sentence.
 """
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
 
+WORDS = 200_000  # different words whose ids are kept; a web-scale set has millions, most of which come once
 PROBE = "A small dog, wearing 2 red collars, doesn't look at the camera ."
 
 
@@ -44,9 +45,12 @@ class Tokenizer:
 
     def word(self, word: str) -> list[int]:
         """The ids of one word."""
-        if word not in self._known:
-            self._known[word] = self._encode(word)
-        return self._known[word]
+        if (known := self._known.get(word)) is not None:
+            return known
+        ids = self._encode(word)
+        if len(self._known) < WORDS:
+            self._known[word] = ids
+        return ids
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids int64 [n, L] and words int64 [n, L] (index of each token's word, -1 for start, end and padding)."""

@@ -133,7 +133,7 @@ def head_accuracy(service: Service, samples: Samples, size: int, batch: int) -> 
     """Share of the images whose highest logit is their own class; unlabelled ones are left out."""
     assert service.logits is not None and samples.labels is not None and samples.classes is not None
     place = torch.tensor([*(service.classes.index(name) for name in samples.classes), -1])
-    truth = place[torch.tensor(samples.labels)]
+    truth = place[torch.tensor(list(samples.labels))]
     chunks = [service.logits(read_images(samples, span, size)).argmax(1).cpu() for span in spans(len(samples), batch)]
     known = truth >= 0
     return float((torch.cat(chunks) == truth)[known].double().mean())

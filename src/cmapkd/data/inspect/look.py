@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from cmapkd.config.schema import DataConfig
 from cmapkd.config.tree import read
 from cmapkd.core.errors import UsageError
+from cmapkd.data.duplicates import distinct_captions
 from cmapkd.data.inspect.blocks import Found, blocks
 from cmapkd.data.inspect.others import box_facts, lost, question_facts, repeated_images, spread
 from cmapkd.data.readers import OTHERS, open_samples
@@ -109,32 +112,33 @@ def splits_of(kind: str, path: Path) -> dict[str, int]:
 
 def _samples(found: Found) -> Iterable[str]:
     """Facts of the first split, and its overlap with the held-out one. No number of unreadable images is an error here."""
-    tree = {"train": str(found.path), "images": found.images, "bad_budget": 1.0, **found.extra}
+    tree = {"train": str(found.path), "images": found.images, **found.extra}
+    if found.kind == "webdataset":
+        tree["bad_budget"] = 1.0
     data = read(DataConfig, tree, f"data {found.path}")
     samples = open_samples(str(found.path), data, found.first)
     yield from facts(samples)
     if found.held and found.kind not in ("webdataset", "hf", "folder"):  # formats that may list a file in both splits
         held = open_samples(str(found.path), data, found.held)
-        shared = set(samples.paths) & set(held.paths)
-        yield f"images of {found.held} that {found.first} has too: {len(shared)} of {len(held)}"
+        ours, theirs = (np.fromiter(map(hash, part.paths), np.int64, len(part)) for part in (samples, held))
+        yield f"images of {found.held} that {found.first} has too: {len(np.intersect1d(ours, theirs))} of {len(held)}"
 
 
 def facts(samples: Samples) -> Iterable[str]:
     """Lines on counts, duplicates, dropped entries, and the first samples."""
     yield f"images: {len(samples)}"
     yield f"captions: {samples.n_captions}"
-    yield f"captions per image: {spread([len(captions) for captions in samples.captions])}"
+    yield f"captions per image: {spread(np.diff(samples.caption_offsets))}"
     if samples.classes is not None:
         yield f"classes: {len(samples.classes)} ({', '.join(samples.classes[:SHOWN])}, …)"
     else:
-        repeated = Counter(samples.flat_captions())
-        yield f"duplicate captions: {samples.n_captions - len(repeated)}"
+        yield f"duplicate captions: {samples.n_captions - distinct_captions(samples)}"
     yield from repeated_images(samples.paths)
     yield f"missing files: {lost(samples.notes)}"
     yield from (f"note: {note}" for note in samples.notes or ("nothing dropped",))
     yield f"fingerprint: {samples.fingerprint()[:12]}"
     yield "samples:"
-    for name, captions in list(zip(samples.ids, samples.captions, strict=True))[:SHOWN]:
+    for name, captions in zip(samples.ids[:SHOWN], samples.captions[:SHOWN], strict=True):
         yield f"  {name}: {captions[0]}"
 
 

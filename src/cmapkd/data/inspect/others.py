@@ -97,8 +97,8 @@ def lost(notes: Iterable[str]) -> int:
     return sum(int(found[1]) for note in notes if (found := MISSING.match(note)))
 
 
-def spread(counts: list[int]) -> str:
-    return f"min {min(counts)}, mean {sum(counts) / len(counts):.2f}, max {max(counts)}" if counts else "none"
+def spread(counts: Sequence[int] | np.ndarray) -> str:
+    return f"min {min(counts)}, mean {sum(counts) / len(counts):.2f}, max {max(counts)}" if len(counts) else "none"
 
 
 def shares(kinds: Iterable[str]) -> str:

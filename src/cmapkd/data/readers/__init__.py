@@ -8,9 +8,11 @@ from pathlib import Path
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
 from cmapkd.data.boxes import Boxes
+from cmapkd.data.index.opening import Reading, open_indexed
 from cmapkd.data.questions import Questions
 from cmapkd.data.readers.builtin import read_scene_boxes, read_scene_questions, read_scenes
 from cmapkd.data.readers.coco import read_coco
+from cmapkd.data.readers.files_read import files_read
 from cmapkd.data.readers.flickr import read_flickr
 from cmapkd.data.readers.folders.folder import read_folder
 from cmapkd.data.readers.hf.reader import read_hf
@@ -49,13 +51,26 @@ def open_samples(location: str, data: DataConfig, split: str | None = None) -> S
         return read_scenes(location, data, split)
     if is_remote(location):
         return read_remote(location, data, split)
+    return open_indexed(reading(location, data, split))
+
+
+def reading(location: str, data: DataConfig, split: str | None = None) -> Reading:
+    """How the samples at a path are read."""
     path = Path(location).expanduser()
-    kind, found = sniff(path) if data.format == "auto" or not path.exists() else (data.format, path)
-    if kind in OTHERS:
-        raise DataError(f"{path}: holds {OTHERS[kind]}, not captions; give a captions file{neighbours(path)}")
-    if kind == "coco" and found.is_dir():
-        found = choose(found, kind, split)
-    return READERS[kind](found, data, split)
+
+    def detect() -> tuple[str, Path]:
+        kind, found = sniff(path) if data.format == "auto" or not path.exists() else (data.format, path)
+        if kind in OTHERS:
+            raise DataError(f"{path}: holds {OTHERS[kind]}, not captions; give a captions file{neighbours(path)}")
+        return kind, choose(found, kind, split) if kind == "coco" and found.is_dir() else found
+
+    def listing(kind: str, found: Path) -> list[Path]:
+        return files_read(kind, found, data, split)
+
+    def read(kind: str, found: Path) -> Samples:
+        return READERS[kind](found, data, split)
+
+    return Reading(path, data, split, detect, listing, read)
 
 
 def open_questions(

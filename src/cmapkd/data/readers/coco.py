@@ -6,10 +6,11 @@ from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
+from cmapkd.data.gathering import gather
 from cmapkd.data.readers.image_paths import locate
 from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.text import field, identity, listing, read_json
-from cmapkd.data.samples import Samples, gather
+from cmapkd.data.samples import Samples
 
 
 def read_coco(path: Path, data: DataConfig, split: str | None = None) -> Samples:

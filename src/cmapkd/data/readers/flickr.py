@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.gathering import gather
 from cmapkd.data.readers.image_paths import locate
 from cmapkd.data.readers.text import read_text
-from cmapkd.data.samples import Samples, gather
+from cmapkd.data.samples import Samples
 
 TOKEN = re.compile(r"^(?P<name>[^\t]+)#\d+\t(?P<caption>.*)$")
 COMMENT = re.compile(r"^\s*\d+\s+")
@@ -36,7 +37,7 @@ def read_flickr(path: Path, data: DataConfig, split: str | None) -> Samples:
     notes = [f"{len(malformed)} malformed rows dropped (first: line {malformed[0]})"] if malformed else []
     names = list(captions)
     if split not in (None, "all"):
-        listed = set(_split_names(path, split))  # the lists of Flickr30k Entities omit `.jpg`
+        listed = set(_names(split_list(path, split)))  # the lists of Flickr30k Entities omit `.jpg`
         names = [name for name in captions if name in listed or name.rsplit(".", 1)[0] in listed]
         if absent := len(listed) - len(names):
             notes.append(f"{absent} names of split '{Path(split).name}' without a caption dropped")
@@ -73,15 +74,15 @@ def is_header(line: str) -> bool:
     return bool(re.match(r"^\s*(image|image_name|filename|file)\s*[|,]", line, re.IGNORECASE))
 
 
-def _split_names(path: Path, split: str) -> list[str]:
-    """The names in a split's list file, given by path, by name beside the captions, or by the name of the split."""
+def split_list(path: Path, split: str) -> Path:
+    """The list file of a split, given by path, by name beside the captions, or by the name of the split."""
     for candidate in (Path(split).expanduser(), path.parent / split):
         if candidate.is_file():
-            return _names(candidate)
+            return candidate
     for word in SYNONYMS.get(split, (split,)):
         for pattern in (f"*[._]{word}Images.txt", f"{word}Images.txt", f"{word}.txt", f"*[._-]{word}.txt"):
             if found := sorted(path.parent.glob(pattern)):
-                return _names(found[0])
+                return found[0]
     lists = ", ".join(sorted(p.name for p in path.parent.glob("*.txt") if p != path)[:6]) or "none"
     raise UsageError(f"{path}: no list file for split '{split}' beside it; lists there: {lists}; give the list's path")
 

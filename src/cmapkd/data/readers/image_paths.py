@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cmapkd.core.errors import DataError
 from cmapkd.data.samples import is_file
+from cmapkd.data.stored import file_length
 
 FOLDERS = (
     "", "images", "Images", "train2017", "val2017", "train2014", "val2014", "train", "val",
@@ -19,8 +21,13 @@ COCO_2014 = re.compile(r"^COCO_(?:train|val)2014_")
 PROBES = 64
 
 
-def locate(captions: Path, images: Path | None, names: Sequence[str]) -> list[Path]:
-    """One path per image name; an image that is not found gets its most likely path, and readers count it as missing.
+def locate(captions: Path, images: Path | None, names: Sequence[str]) -> Iterator[Path]:
+    """Yield one path per image name, see `locate_sized`."""
+    return (Path(path) for path, _ in locate_sized(captions, images, names))
+
+
+def locate_sized(captions: Path, images: Path | None, names: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield (path, size in bytes) per image name; one that is not found gets its most likely path, and −1.
 
     Names are tried unchanged, without their folder, and without COCO's 2014 prefix. Raises DataError when none of a
     sample of the names is found.
@@ -47,16 +54,25 @@ def locate(captions: Path, images: Path | None, names: Sequence[str]) -> list[Pa
             f"{captions}: none of its images, such as {names[0]!r}, is in {tried}; set data.images (--images) to their folder"
         )
     places.sort(key=lambda place: -place[0])
-    return [_first(places, name) for name in names]
+    return (_first(places, name) for name in names)
 
 
 def _hits(root: Path, spell: Callable[[str], str], probes: Sequence[str]) -> int:
     return sum(is_file(root / spell(name)) for name in probes)
 
 
-def _first(places: list[tuple[int, Path, Callable[[str], str]]], name: str) -> Path:
-    paths = [root / spell(name) for _, root, spell in places]
-    return next((path for path in paths if is_file(path)), paths[0])
+def _first(places: list[tuple[int, Path, Callable[[str], str]]], name: str) -> tuple[str, int]:
+    likely = ""
+    for _, root, spell in places:
+        path = os.path.join(root, spell(name))  # noqa: PTH118: several times faster
+        likely = likely or path
+        try:
+            length = file_length(path)
+        except (OSError, ValueError):  # a name that no file can have
+            continue
+        if length >= 0:
+            return path, length
+    return likely, -1
 
 
 def _as_given(name: str) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.gathering import gather
 from cmapkd.data.readers.image_paths import locate
 from cmapkd.data.readers.text import field, listing, read_json
-from cmapkd.data.samples import Samples, gather
+from cmapkd.data.samples import Samples
 
 MEMBERS = {"train": {"train", "restval"}, "dev": {"val"}}
 

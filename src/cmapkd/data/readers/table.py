@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
-from cmapkd.data.readers.image_paths import locate
+from cmapkd.data.columns.grouping import NamedCaptions
+from cmapkd.data.gathering import SCRATCH, Gathering
+from cmapkd.data.readers.image_paths import locate_sized
 from cmapkd.data.readers.split_files import refuse_split
-from cmapkd.data.readers.text import read_text
-from cmapkd.data.samples import Samples, gather
+from cmapkd.data.readers.text import lines
+from cmapkd.data.samples import Samples
 
 SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
 IMAGE_NAMES = ("filepath", "image", "image_path", "file_name", "filename", "path", "file", "img")
@@ -25,38 +28,64 @@ def read_table(path: Path, data: DataConfig, split: str | None = None) -> Sample
 
     Raises DataError for missing columns.
     """
-    text = read_text(path)
-    separator = data.separator.replace("\\t", "\t") if data.separator else guess_separator(text, data)
-    rows = parse(text, separator)
-    if not rows:
+    first = next(lines(path), "").rstrip("\n")
+    separator = data.separator.replace("\\t", "\t") if data.separator else guess_separator(first, data)
+    try:
+        return _read(path, data, split, separator, csv.QUOTE_MINIMAL)
+    except _OpenQuote:
+        return _read(path, data, split, separator, csv.QUOTE_NONE)
+
+
+class _OpenQuote(Exception):
+    """A quote in a TSV that closes in another line, or never: it is plain text."""
+
+
+def _read(path: Path, data: DataConfig, split: str | None, separator: str, quoting: Any) -> Samples:
+    rows = _rows(path, separator, quoting)
+    names = next(rows, None)
+    if names is None:
         raise DataError(f"{path}: the file is empty; give a table with a header row")
-    header = [name.strip() for name in rows[0]]
+    header = [name.strip() for name in names]
     image, words = (_column(path, header, key, separator) for key in (data.image_key, data.text_key))
     chosen = header.index("split") if split not in (None, "all") and "split" in header else None
     if chosen is None:
         refuse_split(path, split)
-    captions: dict[str, list[str]] = {}
-    short = 0
-    for row in rows[1:]:
+    captions, short = NamedCaptions(SCRATCH.get()), 0
+    for row in rows:
         if len(row) <= max(image, words):
             short += 1
         elif chosen is None or (len(row) > chosen and row[chosen].strip() == split):
-            captions.setdefault(row[image].strip(), []).extend(_captions(row[words]))
+            captions.add(row[image].strip(), _captions(row[words]))
     notes = [f"{short} rows with too few columns dropped"] if short else []
-    if not captions:
+    if not captions.rows:
         raise DataError(
             f"{path}: has a header but no usable row" + (f" of split '{split}'" if chosen is not None else "")
         )
-    paths = locate(path, data.images, list(captions))
-    return gather(path.name, {n: (p, captions[n]) for n, p in zip(captions, paths, strict=True)}, notes)
+    return gather_named(path, data, captions, notes)
 
 
-def parse(text: str, separator: str) -> list[list[str]]:
-    """The rows of a table. In a TSV, an unclosed quote is plain text."""
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
-    if separator == "\t" and any("\n" in cell for row in rows for cell in row):
-        rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator, quoting=csv.QUOTE_NONE) if row]
-    return rows
+def gather_named(path: Path, data: DataConfig, captions: NamedCaptions, notes: Sequence[str] = ()) -> Samples:
+    """The samples of image names with their captions; a name is the id of its image."""
+    found, (names, texts) = Gathering(), captions.grouped()
+    for name, (place, length), own in zip(names, locate_sized(path, data.images, names), texts, strict=True):
+        found.add(name, place, own, length)
+    return found.samples(path.name, notes)
+
+
+def _rows(path: Path, separator: str, quoting: Any) -> Iterator[list[str]]:
+    """Yield the rows of a table that are not empty. Raises _OpenQuote for a cell of several lines in a TSV."""
+    reader = csv.reader(lines(path), delimiter=separator, quoting=quoting)
+    tabbed = separator == "\t" and quoting != csv.QUOTE_NONE
+    try:
+        for row in reader:
+            if tabbed and any("\n" in cell for cell in row):
+                raise _OpenQuote
+            if row:
+                yield row
+    except csv.Error as error:
+        if tabbed:
+            raise _OpenQuote from None
+        raise DataError(f"{path}: no table after line {reader.line_num} ({error}); is a quote left open?") from None
 
 
 def _captions(cell: str) -> list[str]:

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: is an incomplete gzip file; download it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file with their ends, unpacked if it ends in .gz; errors as of `read_text`."""
+    try:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+            yield from file
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error):
+        read_text(path)  # names the place
+        raise
 
 
 def read_json(path: Path) -> Any:

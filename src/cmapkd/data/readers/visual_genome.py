@@ -7,10 +7,11 @@ from typing import Any
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
+from cmapkd.data.gathering import gather
 from cmapkd.data.readers.image_paths import locate
 from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.text import listing, number, read_json, whole
-from cmapkd.data.samples import Samples, gather
+from cmapkd.data.samples import Samples
 from cmapkd.data.stored import Region
 
 IDS = ("image_id", "id")

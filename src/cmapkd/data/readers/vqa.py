@@ -8,11 +8,12 @@ from typing import Any
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
+from cmapkd.data.gathering import clean
 from cmapkd.data.questions import Questions
 from cmapkd.data.readers.image_paths import locate
 from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.text import field, listing, neighbours, read_json, whole
-from cmapkd.data.samples import clean, is_file
+from cmapkd.data.samples import is_file
 
 OTHER_KINDS = {"caption": "captions", "bbox": "boxes", "multiple_choice_answer": "the answers"}
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from cmapkd.core.errors import CmapkdError
 from cmapkd.core.order import ShardOrder
+from cmapkd.data.holdout import Pool
 from cmapkd.data.remote.member import RemoteMember
 from cmapkd.data.samples import Samples
 from cmapkd.data.sequence import Order
@@ -20,9 +21,9 @@ AT_ONCE = 2  # downloads
 class Ahead:
     """Downloads in the order in which windows will need their shards; does nothing for other data and other orders."""
 
-    def __init__(self, samples: Samples, pool: np.ndarray, order: Order, seed: int) -> None:
+    def __init__(self, samples: Samples, pool: Pool | np.ndarray, order: Order, seed: int) -> None:
         self.samples, self.pool, self.seed = samples, pool, seed
-        remote = isinstance(samples.paths[int(pool[0])], RemoteMember)
+        remote = isinstance(samples.paths[int(pool[np.array([0])][0])], RemoteMember)
         self.order = order if remote and isinstance(order, ShardOrder) else None
         self.window = -1
         self._threads: ThreadPoolExecutor | None = None
@@ -51,8 +52,8 @@ class Ahead:
             return
         self.window = window
         later, number = divmod(window + 1, per_epoch)
-        for first in self.order.shards_of(number, self.seed, later).tolist():
-            member = self.samples.paths[int(self.pool[first])]
+        for first in self.pool[self.order.shards_of(number, self.seed, later)].tolist():
+            member = self.samples.paths[first]
             if isinstance(member, RemoteMember):
                 self._coming.append(self._threads.submit(_fetch, member))
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from cmapkd.core.errors import DataError
 from cmapkd.core.tree import move
 from cmapkd.core.types import IMAGE_LEVELS, Batch
+from cmapkd.data.gathering import clean
 from cmapkd.data.questions import Questions
-from cmapkd.data.samples import Samples, clean
+from cmapkd.data.samples import Samples
 from cmapkd.tasks.frozen_probe import Fitting
 from cmapkd.tasks.task_loss import Plan, ReadByLoader
 from cmapkd.tasks.trained_head import TrainedHead

@@ -24,7 +24,7 @@ def score_zeroshot(encoder: Encoder, samples: Samples, read: Pixels, batch: int,
             f"zeroshot: {samples.name} has no class labels; give an image folder with one sub-folder a class"
         )
     weights = classifier(encoder, samples.classes, templates(protocol), batch)
-    image, labels = embed_images(encoder, read, len(samples), batch), torch.as_tensor(samples.labels)
+    image, labels = embed_images(encoder, read, len(samples), batch), torch.tensor(list(samples.labels))
     return Score(
         "zeroshot", protocol, accuracies(image, weights, labels), samples.name, len(samples), 0,
         samples.fingerprint(), notes=(f"{len(samples.classes)} classes", *samples.notes),

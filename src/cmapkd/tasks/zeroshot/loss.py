@@ -36,7 +36,7 @@ class ClassificationLoss(ReadByLoader):
         train = plan.train
         assert train.labels is not None and train.classes is not None
         super().__init__(plan, train, student)
-        self.labels = torch.tensor(train.labels)
+        self.labels = torch.tensor(list(train.labels))
         self.class_ids = student.tokenizer([CLASS_PROMPT.format(name) for name in train.classes])[0]
         self.says = f"{len(train)} images, {len(train.classes)} classes"
 

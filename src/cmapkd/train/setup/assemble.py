@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cmapkd.config.schema import Config
 from cmapkd.core.device import pick_precision
 from cmapkd.core.errors import UsageError
+from cmapkd.core.log import say
 from cmapkd.data.class_prompt import CLASS_PROMPT
 from cmapkd.data.loader import InputSpec, Loader
 from cmapkd.data.open_loader import open_loader
@@ -36,6 +39,8 @@ from cmapkd.train.setup.plan import Plan, plan_run
 from cmapkd.train.setup.start_student import start_from_teacher
 from cmapkd.train.setup.teachers import OpenedTeacher, level_readers, open_teacher
 from cmapkd.train.state import Run, TrainState
+
+TOKENIZED = 1_000_000  # captions that a tokenizer is trained on, at most
 
 
 def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
@@ -84,12 +89,21 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
 
 def build_student(config: Config, plan: Plan, opened: OpenedTeacher | None, tokenizer: Path) -> DualEncoder:
     """The student on its device, from its weights, at random, or from the teacher's weights."""
-    captions = plan.samples.flat_captions() if config.student.tokenizer.startswith("train:") else ()
+    captions = tokenizer_captions(plan.samples) if config.student.tokenizer.startswith("train:") else ()
     student = load_tower(config.student, captions, tokenizer, config.teacher, config.cache.words)
     student.to(plan.device).channels_last().requires_grad_(plan.method.student == "trained")
     if plan.method.inherits(config.student.inherit):
         start_from_teacher(config, student, plan.samples, opened.tower if opened else None)
     return student
+
+
+def tokenizer_captions(samples: Samples) -> Iterable[str]:
+    """The captions that a `train:N` tokenizer is trained on: all, or TOKENIZED evenly spread ones of more."""
+    captions = samples.flat_captions()
+    if len(captions) <= TOKENIZED:
+        return captions
+    say(f"student.tokenizer: trained on {TOKENIZED} of {len(captions)} captions, evenly spread")
+    return captions.pick(np.linspace(0, len(captions) - 1, TOKENIZED).astype(np.int64))
 
 
 def class_texts_of(plan: Plan, opened: OpenedTeacher | None) -> ClassTexts | None:
@@ -131,7 +145,7 @@ def facts_of(plan: Plan, opened: OpenedTeacher | None, texts: ClassTexts | None)
     """
     labels = None if texts is None else texts.labels
     if reading("class_prompts", plan.term_weights):
-        labels = torch.tensor(plan.samples.labels)
+        labels = torch.tensor(list(plan.samples.labels or ()))
     pairs = None if opened is None or opened.targets is None else opened.targets.pairs
     on = plan.device
     return Facts(pairs, None if labels is None else labels.to(on), None if texts is None else texts.embeddings.to(on))

@@ -13,7 +13,7 @@ from cmapkd.config.schema import Config, StageConfig
 from cmapkd.core.device import pick_device
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
-from cmapkd.data.holdout import split_holdout
+from cmapkd.data.holdout import Pool, split_holdout
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from cmapkd.distributed.group import world
@@ -42,7 +42,7 @@ class Plan:
     stages: tuple[StageConfig, ...]
     samples: Samples
     validation: Validation
-    pool: np.ndarray
+    pool: Pool
     held: np.ndarray
     device: torch.device
     open_task: Callable[[DualEncoder], TaskLoss] | None

@@ -112,6 +112,6 @@ def _inputs(tower: DualEncoder, config: Config, samples: Samples, images: np.nda
     rows = images * views + images % views
     parts = np.array_split(rows, max(1, -(-len(rows) // BATCH)))
     pixels = torch.cat([view_pixels(samples, config.data, part, tower.size, Ledger()) for part in parts])
-    first, counts = samples.caption_offsets[texts], np.diff(samples.caption_offsets)[texts]
+    first, counts = samples.caption_spans(texts)
     ids, words = tower.tokenizer([captions[k] for k in first + np.arange(len(texts)) % counts])
     return Inputs(pixels.to(tower.device), ids.to(tower.device), words.to(tower.device))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.gathering import gather
 from cmapkd.data.readers.folders.class_names import class_names, readable, repeated
 from cmapkd.data.readers.folders.imagenet import flat_validation, is_flat
 from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.text import read_text
-from cmapkd.data.samples import Samples, gather
+from cmapkd.data.samples import Samples
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 CAPTION = "a photo of a {}"

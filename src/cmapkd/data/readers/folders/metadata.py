@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from msgspec import structs
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
+from cmapkd.data.columns.grouping import NamedCaptions
+from cmapkd.data.gathering import SCRATCH
 from cmapkd.data.readers.hf.columns import texts
-from cmapkd.data.readers.image_paths import locate
-from cmapkd.data.readers.table import guess_keys, read_table
-from cmapkd.data.readers.text import read_text
-from cmapkd.data.samples import Samples, gather
+from cmapkd.data.readers.table import gather_named, guess_keys, read_table
+from cmapkd.data.readers.text import lines
+from cmapkd.data.samples import Samples
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 
@@ -22,22 +24,27 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 def read_metadata(path: Path, data: DataConfig, split: str | None = None) -> Samples:
     """The samples of a metadata file; rows of the same image are its captions. Raises DataError for missing keys or bad JSON."""
     if path.suffix == ".csv":
-        header = [name.strip().strip('"') for name in read_text(path).split("\n", 1)[0].rstrip("\r").split(",")]
+        header = [name.strip().strip('"') for name in next(lines(path), "").rstrip("\r\n").split(",")]
         return read_table(path, structs.replace(data, **_keys(header, data)), split)
-    rows = [_row(path, number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
-    if not rows:
+    header = list(dict.fromkeys(key for row in _rows(path) for key in row))
+    if not header:
         raise DataError(f'{path}: the file is empty; give JSON lines such as {{"file_name": …, "text": …}}')
-    header = list(dict.fromkeys(key for row in rows for key in row))
     keys = {"image_key": data.image_key, "text_key": data.text_key} | _keys(header, data)
     for key, name in keys.items():
         if name not in header:
             raise DataError(f"{path}: no row has '{name}'; keys found: {', '.join(header[:12])}; set data.{key}")
-    captions: dict[str, list[str]] = {}
-    for row in rows:
+    captions = NamedCaptions(SCRATCH.get())
+    for row in _rows(path):
         if row.get(keys["image_key"]) is not None:
-            captions.setdefault(str(row[keys["image_key"]]), []).extend(texts(row.get(keys["text_key"])))
-    paths = locate(path, data.images, list(captions))
-    return gather(path.name, {n: (p, captions[n]) for n, p in zip(captions, paths, strict=True)})
+            captions.add(str(row[keys["image_key"]]), texts(row.get(keys["text_key"])))
+    return gather_named(path, data, captions)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON lines file."""
+    for number, line in enumerate(lines(path), 1):
+        if line.strip():
+            yield _row(path, number, line)
 
 
 def _keys(header: list[str], data: DataConfig) -> dict[str, str]:

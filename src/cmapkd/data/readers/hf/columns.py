@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cmapkd.config.schema import DataConfig
-from cmapkd.core.errors import DataError, UsageError
+from cmapkd.core.errors import DataError
+from cmapkd.data.parquet import arrow
 from cmapkd.data.readers.table import guess_keys
 
 LABELS = ("label", "labels", "fine_label", "class")
@@ -25,14 +25,6 @@ class Columns:
     label: str | None
     classes: tuple[str, ...]
     embedded: bool
-
-
-def arrow(module: str) -> Any:
-    """A submodule of pyarrow. Raises UsageError when pyarrow is not installed."""
-    try:
-        return importlib.import_module(f"pyarrow{module}")
-    except ImportError:
-        raise UsageError("Hugging Face's parquet and arrow files need pyarrow: pip install 'cmapkd[hf]'") from None
 
 
 def pick(path: Path, schema: Any, data: DataConfig) -> Columns:

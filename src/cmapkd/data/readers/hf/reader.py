@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.gathering import gather
 from cmapkd.data.readers.folders.class_names import class_names, repeated
 from cmapkd.data.readers.folders.folder import CAPTION
 from cmapkd.data.readers.folders.metadata import METADATA, read_metadata
@@ -16,7 +17,7 @@ from cmapkd.data.readers.hf.columns import texts
 from cmapkd.data.readers.hf.tables import Table, read_arrow, read_parquet
 from cmapkd.data.readers.image_paths import locate
 from cmapkd.data.readers.text import read_json
-from cmapkd.data.samples import Samples, gather
+from cmapkd.data.samples import Samples
 from cmapkd.data.stored import Picture
 
 SHARD = re.compile(r"^(?P<split>[A-Za-z][\w.]*?)(?:-\d{4,}(?:-of-\d+)?.*)?$")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +11,11 @@ import numpy as np
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError
-from cmapkd.data.readers.hf.columns import Columns, arrow, pick
+from cmapkd.data.parquet import Cell, arrow
+from cmapkd.data.readers.hf.columns import Columns, pick
 from cmapkd.data.stored import Member, Picture
 
 HEAVY = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Cell:
-    """An image in a parquet file: row `row` of row group `group` in column `column`; the last two groups are cached."""
-
-    path: Path
-    column: str
-    group: int
-    row: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.path.name}/{self.column}[{self.group}:{self.row}]"
-
-    def length(self) -> int:
-        return self.path.stat().st_size if self.path.is_file() else -1
-
-    def read(self) -> bytes:
-        cell = _row_group(self.path, self.column, self.group)[self.row].as_py()
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
-        if data is None and isinstance(cell, dict) and cell.get("path"):
-            return (self.path.parent / cell["path"]).read_bytes()
-        if data is None:
-            raise OSError("the cell is empty")
-        return data
-
-    def __str__(self) -> str:
-        return f"{self.path.parent / self.name}"
 
 
 @dataclass(frozen=True)
@@ -114,11 +85,6 @@ def _light(columns: Columns) -> list[str]:
     """The columns read immediately: all but the image bytes."""
     wanted = (None if columns.embedded else columns.image, columns.text, columns.label)
     return [name for name in wanted if name]
-
-
-@lru_cache(maxsize=2)
-def _row_group(path: Path, column: str, group: int) -> Any:
-    return arrow(".parquet").ParquetFile(path).read_row_group(group, columns=[column]).column(0)
 
 
 def _broken(path: Path, error: Exception) -> DataError:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
+from cmapkd.data.gathering import Gathering
 from cmapkd.data.readers.split_files import refuse_split
 from cmapkd.data.readers.tar.shards import Shard, expand, is_pattern, read_shard
-from cmapkd.data.samples import Samples, gather
-from cmapkd.data.stored import Stored
+from cmapkd.data.samples import Samples
 
 SHOWN = 3
 
@@ -21,7 +22,7 @@ def read_webdataset(path: Path, data: DataConfig, split: str | None = None) -> S
     path: a tar, a folder of them, or a pattern such as `{00000..00331}.tar`; a folder may hold one folder per split.
     Raises DataError when missing or truncated shards lose more samples than data.bad_budget allows.
     """
-    location = str(_split_folder(path, split))
+    location = str(split_folder(path, split))
     files = expand(location)
     if not any(file.is_file() for file in files):
         first = f"; the first would be {files[0]}" if files else ""
@@ -33,14 +34,16 @@ def read_webdataset(path: Path, data: DataConfig, split: str | None = None) -> S
 
 
 def samples_of_shards(title: str, location: str, shards: Iterable[Shard], data: DataConfig) -> Samples:
-    """The samples of shards that were read, within data.bad_budget."""
-    rows: dict[str, tuple[Stored, list[str]]] = {}
+    """The samples of shards that were read, one shard in memory at a time, within data.bad_budget."""
+    gathering, images = Gathering(), 0
     broken: list[Shard] = []
     for shard in shards:
-        broken += [shard] if shard.why else []
+        broken += [replace(shard, pictures={}, texts={})] if shard.why else []
+        images += len(shard.pictures)
         for key, picture in shard.pictures.items():
-            rows[f"{shard.path.stem}/{key}"] = picture, [shard.texts.get(key, "")] if key in shard.texts else []
-    return gather(title, rows, _within_budget(location, broken, len(rows), data))
+            texts = [shard.texts.get(key, "")] if key in shard.texts else []
+            gathering.add(f"{shard.path.stem}/{key}", picture, texts, picture.length())
+    return gathering.samples(title, _within_budget(location, broken, images, data))
 
 
 def _within_budget(location: str, broken: list[Shard], found: int, data: DataConfig) -> list[str]:
@@ -65,7 +68,7 @@ def split_folders(path: Path) -> list[str]:
     return sorted(p.name for p in path.iterdir() if p.is_dir() and any(f.suffix == ".tar" for f in p.iterdir()))
 
 
-def _split_folder(path: Path, split: str | None) -> Path:
+def split_folder(path: Path, split: str | None) -> Path:
     splits = split_folders(path)
     if not splits:
         refuse_split(path, split)
