@@ -113,24 +113,6 @@ def test_wrong_shapes_rows_and_fields_are_refused(tmp_path):
         StoreWriter(tmp_path, {"../x": FIELDS["id"]}, ROWS, SHARD, KEY)
 
 
-def test_of_two_writers_the_second_is_refused_by_the_firsts_name(tmp_path):
-    ready = tmp_path / "ready"
-    pid = os.fork()
-    if pid == 0:
-        with StoreWriter(tmp_path / "store", FIELDS, ROWS, SHARD, KEY):
-            ready.touch()
-            signal.pause()
-    try:
-        assert until(ready.exists)
-        with pytest.raises(IntegrityError, match=f"in use by process {pid} on "):
-            write(tmp_path / "store")
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    write(tmp_path / "store")
-    read_all(tmp_path / "store")
-
-
 def test_kill_9_in_a_build_loses_at_most_the_shard_in_work_and_the_end_is_byte_identical(made, tmp_path, monkeypatch):
     def build() -> None:
         with StoreWriter(path, FIELDS, ROWS, SHARD, KEY) as writer:
