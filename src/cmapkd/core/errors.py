@@ -43,7 +43,7 @@ class NonFiniteError(CmapkdError):
 
 
 class PeerLostError(CmapkdError):
-    """A process of a comparison with several jobs died."""
+    """A process of a comparison with several jobs died, or all workers of a cache."""
 
     code = 7
 

@@ -183,6 +183,7 @@ class StoreWriter:
         """
         with self._claims.turn("store", f"the end of {self.path}"):
             if not self.unfinished():
+                self._clear()  # its writer may have died before it did
                 return
             self._done.clear()  # a shard whose files were damaged meanwhile has no record any more
             missing = self.missing_shards()
