@@ -58,7 +58,7 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
     if config.cache.pixels:
         write_pixels(samples, config.data, config.cache, image_size(config.student), check)
     with shared.turn("seal", f"the end of {folder}"):
-        fsio.sweep_temporaries(folder)
+        _sweep(folder)
         seal_features(config, samples, tower, check)
     if ledger.quarantined:
         say(f"{len(ledger.quarantined)} unreadable images, which are not trained on: {ledger.shown()}")
@@ -75,6 +75,13 @@ def worker_device(name: str) -> torch.device:
     device = torch.device("cuda", int(rank) % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what dead workers of any machine left in a complete cache: temporary files, and claims of finished work."""
+    for file in [*folder.iterdir(), *(folder / "build").iterdir()]:
+        if fsio.LEFT_BEHIND.fullmatch(file.name) or file.match("build/*") and not file.match("build/seal.*"):
+            fsio.discard(file)
 
 
 def _calibrated(config: Config, samples: Samples, tower: DualEncoder, shared: Claims) -> Targets:

@@ -69,7 +69,7 @@ def start_from_teacher(
             if not (refused.image if name.startswith("visual.") else refused.text)
         }
         about = {"sha256": _digest(inherited), "image": refused.image, "text": refused.text}
-        fsio.write_bytes(path, save(inherited, metadata=about))
+        fsio.write_bytes(path, _sorted_header(save(inherited, metadata=about)))
 
 
 def inherited_file(config: Config, samples: Samples) -> Path | None:
@@ -83,6 +83,14 @@ def inherited_file(config: Config, samples: Samples) -> Path | None:
     )
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     return config.cache.path / f"inherited-{digest}.safetensors"
+
+
+def _sorted_header(file: bytes) -> bytes:
+    """A safetensors file with its metadata in the order of their names, so that equal weights are equal files."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[end:]
 
 
 def _tell(refused: Pair[str]) -> None:
