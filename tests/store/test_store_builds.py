@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from cmapkd.store.store import Field, Store, StoreWriter, estimate_bytes
 from tests.core.dying import Unsynced, killed, points, primitives_of
 from tests.core.failing import every_failure
 from tests.store.records import FIELDS, KEY, ROWS, SCALE, SHARD, arrays, files, read_all, write
-from waiting import until
 
 
 def test_a_store_that_is_missing_or_unfinished_does_not_open(tmp_path):

@@ -16,7 +16,7 @@ from cmapkd.store.shards import Field, map_shard, npy_header, shard_files
 
 WAY_OUT = f"delete that file and {AGAIN}"
 MOST = 1 << 16  # files or maps of a process; Linux allows 65530 maps
-PART = 8  # a store may use this part of them: a run reads several stores, and opens other files too
+PART = 6  # a store may use this part of them: a run reads several stores, and opens other files too
 SUMS = 1 << 30  # bytes of checksums in memory, per store
 
 
@@ -106,14 +106,12 @@ class OpenShards:
 
 
 def most_open(plain: bool) -> int:
-    """Number of shards that one store may have open: files where they are read, two maps each where they are mapped.
+    """Number of shards that one store may have open: one file each where they are read, two where they are mapped.
 
-    The limit of open files is raised to what the system lets this process have.
+    A map keeps its file open, too. The limit of open files is raised to what the system lets this process have.
     """
-    if not plain:
-        return MOST // (2 * PART)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST if hard == resource.RLIM_INFINITY else min(MOST, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted // PART
+    return wanted // (PART if plain else 2 * PART)

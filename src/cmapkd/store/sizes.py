@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from cmapkd.store.shards import Field
 
 LARGEST, FEWEST_ROWS = 1 << 29, 64  # bytes of a shard, which its writer holds in memory; rows
-MOST_SHARDS, HUGE = 4096, 1 << 30  # a store of more shards doubles them, up to so many bytes
+MOST_SHARDS, HUGE = 2048, 1 << 30  # a store of more shards doubles them, up to so many bytes: a reader opens them all
 FEWEST_SHARDS, SMALL_ROWS = 16, 256  # so that several workers have something to share even on small data
 
 
