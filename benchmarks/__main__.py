@@ -32,6 +32,7 @@ SUITES = {
     "f": "benchmarks.startup:run",
     "g": "benchmarks.memory:run",
     "i": "benchmarks.loader:run",
+    "k": "benchmarks.cache_workers:run",
 }
 BETTER: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 RESULTS = Path(__file__).parent / "results"

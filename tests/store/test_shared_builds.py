@@ -151,7 +151,7 @@ def test_records_that_a_kill_while_sealing_left_are_swept(made, path):
 def test_shards_hold_4096_rows_unless_rows_are_large_few_or_very_many_and_a_begun_store_keeps_its_own(tmp_path):
     row = {"x": Field((20_000,), "int8")}
     assert rows_of_a_shard(row, 10**6) == 4096
-    assert rows_of_a_shard({"x": Field((2**20,), "int8")}, 10**6) == 256, "512 MiB of records"
+    assert rows_of_a_shard({"x": Field((2**20,), "int8")}, 10**5) == 256, "512 MiB of records"
     assert rows_of_a_shard(row, 4 * 8000) == 1024 and rows_of_a_shard(row, 100) == 256
     many = rows_of_a_shard(row, 200_000_000)
     assert many == 32768 and many * 20_008 <= 2**30
