@@ -33,6 +33,7 @@ SUITES = {
     "g": "benchmarks.memory:run",
     "i": "benchmarks.loader:run benchmarks.feeding:run",
     "j": "benchmarks.scale_of_data:run",
+    "k": "benchmarks.cache_workers:run",
     "l": "benchmarks.several_processes:run",
 }
 BETTER: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}

@@ -53,7 +53,7 @@ def test_only_what_is_asked_for_is_read(made):
     store.read("half", np.array([1, 2, 3]))
     store.read_float("level", np.array([1]))
     assert dict(store.bytes_read) == {"half": 36, "level": 12}
-    assert {field for field, shards in store._mapped.items() if shards} == {"half", "level"}
+    assert {field for field, shards in store._opened.by_field.items() if shards} == {"half", "level"}
 
 
 def test_the_estimate_is_the_size_of_records_and_checksums(made):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from cmapkd.store.store import Field, Store, StoreWriter, estimate_bytes
 from tests.core.dying import Unsynced, killed, points, primitives_of
 from tests.core.failing import every_failure
 from tests.store.records import FIELDS, KEY, ROWS, SCALE, SHARD, arrays, files, read_all, write
-from waiting import until
 
 
 def test_a_store_that_is_missing_or_unfinished_does_not_open(tmp_path):
@@ -111,24 +109,6 @@ def test_wrong_shapes_rows_and_fields_are_refused(tmp_path):
             Field(shape, dtype, scale)
     with pytest.raises(ValueError):
         StoreWriter(tmp_path, {"../x": FIELDS["id"]}, ROWS, SHARD, KEY)
-
-
-def test_of_two_writers_the_second_is_refused_by_the_firsts_name(tmp_path):
-    ready = tmp_path / "ready"
-    pid = os.fork()
-    if pid == 0:
-        with StoreWriter(tmp_path / "store", FIELDS, ROWS, SHARD, KEY):
-            ready.touch()
-            signal.pause()
-    try:
-        assert until(ready.exists)
-        with pytest.raises(IntegrityError, match=f"in use by process {pid} on "):
-            write(tmp_path / "store")
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    write(tmp_path / "store")
-    read_all(tmp_path / "store")
 
 
 def test_kill_9_in_a_build_loses_at_most_the_shard_in_work_and_the_end_is_byte_identical(made, tmp_path, monkeypatch):

@@ -90,6 +90,9 @@ COMMANDS: dict[str, Command] = {
             argument("what", nargs="?", choices=["verify"], help="check every stored file against its SHA-256"),
             CONFIG,
             flag("--estimate", "print the size and write nothing"),
+            argument(
+                "--workers", type=int, help="processes on this machine that share the work; default: cache.workers"
+            ),
         ),
         overrides=True,
         several=True,

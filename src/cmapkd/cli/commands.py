@@ -67,6 +67,14 @@ def cache(got: Namespace) -> None:
 
         print(verify_cache(got.config.cache.path))
         return
+    workers = got.config.cache.workers if got.workers is None else got.workers
+    if workers < 1:
+        raise UsageError(f"cache --workers {workers}: give a number of processes, 1 or more")
+    if workers > 1 and not got.estimate:
+        from cmapkd.train.setup.cache_workers import cache_by_workers
+
+        print(cache_by_workers(got.config, workers))
+        return
     from cmapkd.train.setup.prepare import build_cache
 
     print(build_cache(got.config, got.estimate))

@@ -1,7 +1,7 @@
 """The command line: runs one command and turns errors into one line and an exit code. Imports no torch.
 
 Exit codes: 0 ok, 1 a bug (with its traceback), 2 usage or config, 3 data, 4 integrity or stale, 5 disk,
-6 non-finite, 7 a process of a run or a comparison was lost, 130 interrupted, 141 output pipe closed, 143 terminated.
+6 non-finite, 7 a process of a run, a comparison or a cache was lost, 130 interrupted, 141 output pipe closed, 143 terminated.
 """
 
 from __future__ import annotations

@@ -100,7 +100,9 @@ class CacheConfig(Section, frozen=True, kw_only=True):
     similarity to the summary token (pps; unbiased, a separate sample for each view), or the most similar ones (topk).
     ensemble: finished caches of further teachers over the same data and views, for methods with several teachers
     (mobileclip_dr). pixels: also store every view at the student's size, 3 bytes a pixel, so that training decodes no
-    image. words: most words of a text that the levels L1 and L2 keep.
+    image. words: most words of a text that the levels L1 and L2 keep. shard_rows: records of a file; by default chosen
+    by size (store/sizes.py). workers: processes of `cmapkd cache` on this machine. read: how training reads the files:
+    by memory map, or plain (a read call for each record); auto is plain on network disks.
     """
 
     path: Path | None = None
@@ -112,7 +114,9 @@ class CacheConfig(Section, frozen=True, kw_only=True):
     dtype: Literal["int8", "fp16"] = "int8"
     pixels: bool = False
     calibration_samples: Annotated[int, Meta(ge=16)] = 2048
-    shard_rows: Annotated[int, Meta(ge=1)] = 4096
+    shard_rows: Annotated[int, Meta(ge=1)] | None = None
+    workers: Annotated[int, Meta(ge=1)] = 1
+    read: Literal["auto", "map", "plain"] = "auto"
     words: Annotated[int, Meta(ge=1, le=256)] = 24
 
     def __post_init__(self) -> None:

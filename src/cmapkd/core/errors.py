@@ -47,7 +47,7 @@ class NonFiniteError(CmapkdError):
 
 
 class PeerLostError(CmapkdError):
-    """A process of a run on several devices, or of a comparison with several jobs, died or does not answer."""
+    """A process of a run on several devices or of a comparison with several jobs, or all workers of a cache, died or do not answer."""
 
     code = 7
 

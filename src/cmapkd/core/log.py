@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from cmapkd.core import fsio
 
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 TERMINAL_EVERY = 0.2
+NO_PROGRESS = "CMAPKD_NO_PROGRESS"  # set for worker processes whose parent shows the progress of all
 ERASE = "\r\x1b[K"
 silent = False  # True in the processes of a run that leave the talking to its first one
 
@@ -50,6 +52,8 @@ class Progress:
         if self.first is None:
             self.first = done - 1 if done == 1 else done
             self.started = self.started if done == 1 else now
+        if NO_PROGRESS in os.environ:
+            return
         soon = now - self.shown < (TERMINAL_EVERY if self.terminal else PLAIN_EVERY) and done < self.total
         if soon or now < self.show_after:
             return

@@ -23,20 +23,22 @@ from cmapkd.store.store import Store, StoreWriter
 FIELDS = ("pixels", "readable")
 
 
-def write_pixels(samples: Samples, data: DataConfig, cache: CacheConfig, size: int) -> Path:
-    """Store every view as uint8 [3, size, size]; resumes by shard. An unreadable image is marked as such."""
+def write_pixels(samples: Samples, data: DataConfig, cache: CacheConfig, size: int, check: bool = True) -> Path:
+    """Store every view as uint8 [3, size, size], together with all other workers. An unreadable image is marked as such.
+
+    check: verify every record of a store that is finished.
+    """
     folder, key = pixels_folder(cache, size), pixels_key(data, samples, size)
     fields = {"pixels": Field((3, size, size), "uint8"), "readable": Field((1,), "uint8")}
     rows = len(samples) * data.views
-    with StoreWriter(folder, fields, rows, cache.shard_rows, key) as writer:
-        missing = writer.missing_shards()
-        progress, done = Progress(sum(map(len, missing)), "pixels of views"), 0
-        for shard in missing:
-            records = []
+    with StoreWriter(folder, fields, rows, cache.shard_rows, key, check) as writer:
+        progress = Progress(rows, "pixels of views")
+        for shard in writer.work():
+            records, before = [], writer.rows_done()
+            note = f"{writer.done()} of {writer.shards} shards done by all workers"
             for record in prefetch(partial(_record, data, samples, size), shard, reader_threads()):
                 records.append(record)
-                done += 1
-                progress.update(done)
+                progress.update(before + len(records), note)
             pixels, readable = (np.stack(column) for column in zip(*records, strict=True))
             writer.write_shard(shard, dict(zip(FIELDS, (pixels, readable), strict=True)))
         writer.finish()
@@ -61,7 +63,7 @@ def open_pixels(samples: Samples, data: DataConfig, cache: CacheConfig, size: in
     """
     if not cache.pixels or cache.path is None:
         return None
-    store = Store(pixels_folder(cache, size), pixels_key(data, samples, size))
+    store = Store(pixels_folder(cache, size), pixels_key(data, samples, size), how=cache.read)
 
     def read(sample: int, view: int) -> np.ndarray | None:
         row = np.array([sample * data.views + view])

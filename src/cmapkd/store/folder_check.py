@@ -8,7 +8,7 @@ from pathlib import Path
 from cmapkd.core import fsio
 from cmapkd.core.errors import DiskError, UsageError
 
-OURS = re.compile(r"(image|text|pixels-\d+|calibration\.(json|safetensors)|teacher\.json|scores\.json)(\..+)?")
+OURS = re.compile(r"(image|text|pixels-\d+|calibration\.(json|safetensors)|teacher\.json|scores\.json|build)(\..+)?")
 BEGUN = "calibration.json"  # the first file of a cache
 
 

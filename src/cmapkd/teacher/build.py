@@ -39,8 +39,13 @@ def feature_bytes(config: Config, samples: Samples, tower: DualEncoder) -> tuple
     )
 
 
-def write_features(config: Config, samples: Samples, tower: DualEncoder, targets: Targets) -> Ledger:
-    """Write both stores of `config.cache.path`, or what of them is missing; returns the ledger of unreadable images."""
+def write_features(
+    config: Config, samples: Samples, tower: DualEncoder, targets: Targets, check: bool = True
+) -> Ledger:
+    """Write both stores of `config.cache.path`, or what of them is missing, together with all other workers.
+
+    check: verify every record of a store that is finished. Returns the ledger of unreadable images.
+    """
     folder, key = config.cache.path, cache_key(config.teacher, config.data, config.cache, samples)
     assert folder is not None
     image_fields, text_fields = fields(tower.shape, tower.text.words, config.cache)
@@ -52,7 +57,7 @@ def write_features(config: Config, samples: Samples, tower: DualEncoder, targets
         torch.autocast(tower.device.type, precision, enabled=precision != torch.float32),
     ):
         rows = len(samples) * config.data.views
-        with StoreWriter(folder / "image", image_fields, rows, config.cache.shard_rows, key) as writer:
+        with StoreWriter(folder / "image", image_fields, rows, config.cache.shard_rows, key, check) as writer:
             _fill(
                 writer,
                 "images",
@@ -60,7 +65,9 @@ def write_features(config: Config, samples: Samples, tower: DualEncoder, targets
                 lambda inputs: _image_records(tower, targets, config.data.views, *inputs),
             )
         captions = samples.flat_captions()
-        with StoreWriter(folder / "text", text_fields, samples.n_captions, config.cache.shard_rows, key) as writer:
+        with StoreWriter(
+            folder / "text", text_fields, samples.n_captions, config.cache.shard_rows, key, check
+        ) as writer:
             _fill(
                 writer,
                 "captions",
@@ -70,18 +77,18 @@ def write_features(config: Config, samples: Samples, tower: DualEncoder, targets
     return ledger
 
 
-def seal_features(config: Config, samples: Samples, tower: DualEncoder) -> None:
-    """Mark the cache as finished; one that was finished before is compared with images encoded anew."""
+def seal_features(config: Config, samples: Samples, tower: DualEncoder, check: bool) -> None:
+    """Mark the cache as finished. check: one that was finished before is compared with images encoded anew."""
     folder = config.cache.path
     assert folder is not None
-    finished = (folder / "teacher.json").is_file()
     facts = {
         "key": cache_key(config.teacher, config.data, config.cache, samples),
         "scale": float(tower.similarity.scale.detach()),
         "shape": asdict(tower.shape),
     }
-    fsio.write_json(folder / "teacher.json", facts)
-    if finished:
+    if check or not (folder / "teacher.json").is_file():
+        fsio.write_json(folder / "teacher.json", facts)
+    if check:
         worst = check_canaries(
             open_cached_teacher(config.teacher, config.data, config.cache, samples)[0], tower, samples, config.data
         )
@@ -95,16 +102,15 @@ def _fill(
     records: Callable[[Read], dict[str, np.ndarray]],
 ) -> None:
     """Every missing shard: records(read(rows)) batch by batch; other threads read ahead of the teacher."""
-    missing = writer.missing_shards()
-    progress, done = Progress(sum(len(rows) for rows in missing), f"teacher on {what}"), 0
-    for rows in missing:
+    progress = Progress(writer.rows, f"teacher on {what}")
+    for rows in writer.work():
+        before, note = writer.rows_done(), f"{writer.done()} of {writer.shards} shards done by all workers"
         chunks = [range(start, min(start + BATCH, rows.stop)) for start in range(rows.start, rows.stop, BATCH)]
         parts: list[dict[str, np.ndarray]] = []
         for chunk, inputs in zip(chunks, prefetch(read, chunks, reader_threads()), strict=True):
-            parts.append(records(inputs))
-            done += len(chunk)
-            progress.update(done, "")
-        writer.write_shard(rows, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+            parts.append(writer.encode(chunk, records(inputs)))
+            progress.update(before + chunk.stop - rows.start, note)
+        writer.write_encoded(rows, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     writer.finish()
     progress.close()
 

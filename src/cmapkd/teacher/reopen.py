@@ -34,8 +34,8 @@ def open_cached_teacher(
     if targets is None:
         raise IntegrityError(f"cache {folder}: calibration.json is missing; delete {folder} and run `cmapkd cache`")
     teacher = CachedTeacher(
-        Store(folder / "image", key),
-        Store(folder / "text", key),
+        Store(folder / "image", key, how=cache.read),
+        Store(folder / "text", key, how=cache.read),
         data.views,
         known["scale"],
         known["shape"]["grids"][2],

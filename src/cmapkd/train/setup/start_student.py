@@ -45,20 +45,12 @@ def start_from_teacher(
         raise UsageError(
             f"student.inherit: {config.student.model} has weights of its own; drop student.inherit, or name an architecture"
         )
-    path = None
-    if config.cache.path is not None:
-        key = (
-            cache_key(config.teacher, config.data, config.cache, samples)
-            | identity(config.student)
-            | {"inherited": VERSION}
-        )
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        path = config.cache.path / f"inherited-{digest}.safetensors"
-        if path.is_file():
-            inherited, refused = _read(path)
-            student.native.load_state_dict(inherited, strict=False)  # without a tower that does not inherit
-            _tell(refused)
-            return
+    path = inherited_file(config, samples)
+    if path is not None and path.is_file():
+        inherited, refused = _read(path)
+        student.native.load_state_dict(inherited, strict=False)  # without a tower that does not inherit
+        _tell(refused)
+        return
     with torch.random.fork_rng():  # what is drawn after this is the same whether the teacher was built or not
         tower = teacher or load_tower(config.teacher, words=config.cache.words).to(student.device)
     pool, _ = split_holdout(len(samples), reserved(config.data))
@@ -77,7 +69,28 @@ def start_from_teacher(
             if not (refused.image if name.startswith("visual.") else refused.text)
         }
         about = {"sha256": _digest(inherited), "image": refused.image, "text": refused.text}
-        fsio.write_bytes(path, save(inherited, metadata=about))
+        fsio.write_bytes(path, _sorted_header(save(inherited, metadata=about)))
+
+
+def inherited_file(config: Config, samples: Samples) -> Path | None:
+    """The file of this student's inherited weights in the cache folder; None without a cache."""
+    if config.cache.path is None:
+        return None
+    key = (
+        cache_key(config.teacher, config.data, config.cache, samples)
+        | identity(config.student)
+        | {"inherited": VERSION}
+    )
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return config.cache.path / f"inherited-{digest}.safetensors"
+
+
+def _sorted_header(file: bytes) -> bytes:
+    """A safetensors file with its metadata in the order of their names, so that equal weights are equal files."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[end:]
 
 
 def _tell(refused: Pair[str]) -> None:
