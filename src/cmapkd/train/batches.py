@@ -10,8 +10,11 @@ import torch
 
 from cmapkd.core.order import fingerprint
 from cmapkd.core.tree import move
-from cmapkd.core.types import Batch, Needs, TeacherOutputs
+from cmapkd.core.types import Batch, Inputs, Needs, TeacherOutputs
+from cmapkd.distributed.group import world
 from cmapkd.methods.stage import ActiveStage
+from cmapkd.teacher.live import LiveTeacher
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.train.schedule import stage_at
 from cmapkd.train.state import Run
 from cmapkd.train.step import StepInputs
@@ -35,8 +38,11 @@ def training_batches(run: Run, start: int) -> Iterator[tuple[int, Prepared]]:
 
 
 def step_inputs(run: Run, prepared: Prepared, step: int) -> StepInputs:
-    """The inputs of a step: read ahead, or made now."""
-    return prepared.given or inputs_of(run, prepared.batch, active_stage(run, step))
+    """The inputs of a step: read ahead, or made now where a live teacher has to run or the levels that sleep have changed."""
+    stage = active_stage(run, step)
+    if prepared.given is not None and prepared.given.stage == stage:
+        return prepared.given
+    return inputs_of(run, prepared.batch, stage)
 
 
 def inputs_of(run: Run, batch: Batch, stage: ActiveStage) -> StepInputs:
@@ -58,14 +64,26 @@ def active_stage(run: Run, step: int, probing: bool = False) -> ActiveStage:
     return replace(stage, levels=run.state.policy.awake(stage.levels, probing))
 
 
+def on_device(run: Run, batch: Batch) -> Batch:
+    """The batch on the device that trains; texts are trimmed before, since their length on a GPU is a number to wait for."""
+    teacher = batch.teacher
+    if teacher is not None and isinstance(run.teacher, LiveTeacher) and world() == 1:  # else rows of all come together
+        teacher = trimmed(run.teacher.tower, teacher)
+    student = trimmed(run.state.learner.student, batch.student)
+    return move(replace(batch, student=student, teacher=teacher), run.state.learner.device)
+
+
+def trimmed(tower: DualEncoder, inputs: Inputs) -> Inputs:
+    """The inputs without the padding that no text of the batch needs."""
+    return replace(inputs, ids=tower.text.trim(inputs.ids), trimmed=True)
+
+
 def _prepare(run: Run, step: int, batch: Batch) -> Prepared:
-    """Called by the loader's thread. A live teacher runs in the step itself, and a policy that learns decides only then
-    which levels sleep.
-    """
-    moved = move(batch, run.state.learner.device)
+    """Called by the loader's thread. A live teacher runs in the step itself."""
+    moved = on_device(run, batch)
     drawn = torch.stack([batch.samples, batch.captions, batch.views], 1).numpy()
     order = fingerprint(drawn, *run.loader.stripe)
-    if run.teacher is None or run.teacher.needs_inputs or run.state.policy.learns:
+    if run.teacher is None or run.teacher.needs_inputs:
         return Prepared(moved, order)
     stage = active_stage(run, step)
     needs = run.objective.needs(stage, run.state.policy.reads_bridge)
