@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
 from cmapkd.core.order import fingerprint
 from cmapkd.core.tree import move
 from cmapkd.core.types import Batch, Inputs, Needs, TeacherOutputs
+from cmapkd.core.upload import await_upload, uploaded
 from cmapkd.distributed.group import world
 from cmapkd.methods.stage import ActiveStage
 from cmapkd.teacher.live import LiveTeacher
@@ -25,11 +27,13 @@ class Prepared:
     """A batch, and its step's inputs where they could be read ahead.
 
     order: fingerprint of its samples, captions and views in their order, of this process's part of them.
+    ready: the event after which all of it is on the GPU; None on a CPU.
     """
 
     batch: Batch
     order: int
     given: StepInputs | None = None
+    ready: Any = None
 
 
 def training_batches(run: Run, start: int) -> Iterator[tuple[int, Prepared]]:
@@ -39,6 +43,7 @@ def training_batches(run: Run, start: int) -> Iterator[tuple[int, Prepared]]:
 
 def step_inputs(run: Run, prepared: Prepared, step: int) -> StepInputs:
     """The inputs of a step: read ahead, or made now where a live teacher has to run or the levels that sleep have changed."""
+    await_upload((prepared.batch, prepared.given), prepared.ready)
     stage = active_stage(run, step)
     if prepared.given is not None and prepared.given.stage == stage:
         return prepared.given
@@ -80,12 +85,17 @@ def trimmed(tower: DualEncoder, inputs: Inputs) -> Inputs:
 
 def _prepare(run: Run, step: int, batch: Batch) -> Prepared:
     """Called by the loader's thread. A live teacher runs in the step itself."""
-    moved = on_device(run, batch)
     drawn = torch.stack([batch.samples, batch.captions, batch.views], 1).numpy()
     order = fingerprint(drawn, *run.loader.stripe)
+    (moved, given), ready = uploaded(partial(_on_device, run, step, batch), run.state.learner.device)
+    return Prepared(moved, order, given, ready)
+
+
+def _on_device(run: Run, step: int, batch: Batch) -> tuple[Batch, StepInputs | None]:
+    moved = on_device(run, batch)
     if run.teacher is None or run.teacher.needs_inputs:
-        return Prepared(moved, order)
+        return moved, None
     stage = active_stage(run, step)
     needs = run.objective.needs(stage, run.state.policy.reads_bridge)
     teacher = teacher_outputs(run, batch, needs)  # rows are looked up by indices that are still on the CPU
-    return Prepared(moved, order, StepInputs(moved, teacher, stage, needs))
+    return moved, StepInputs(moved, teacher, stage, needs)

@@ -58,6 +58,8 @@ def train(run: Run, start: int, recorder: Recorder) -> None:
                 group["lr"] = rate * group.get("factor", 1.0)
             state.optimizer.step()
             state.learner.student.similarity.clamp_()
+            if state.ema is not None:
+                state.ema.update(step)
 
             recorder.step(step, given, total, losses, norm, rate)
             if due(step, config.train.checkpoint_every, run.steps) or stop.asked:
