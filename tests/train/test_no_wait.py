@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import world
 from cmapkd.core.log import MetricsLog
+from cmapkd.train import grad_cache
 from cmapkd.train.batches import step_inputs, training_batches
 from cmapkd.train.loop import gradients, trainable
 from cmapkd.train.policy_step import with_policy
@@ -75,7 +76,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_asks_no_tensor_for_a_number(root, tmp_path, waits, case):
+def test_a_step_asks_no_tensor_for_a_number(root, tmp_path, waits, monkeypatch, case):
+    monkeypatch.setattr(grad_cache, "looking_is_free", lambda _: False)  # as on a GPU
     run, recorder = opened(root, tmp_path, method=case.split()[0], **CASES[case])
     batches = training_batches(run, 3)
     (first, warm), (second, prepared) = next(batches), next(batches)
