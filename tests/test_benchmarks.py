@@ -9,6 +9,7 @@ import types
 import pytest
 
 from benchmarks import __main__ as runner
+from benchmarks import on_gpu
 
 
 @pytest.fixture
@@ -52,7 +53,6 @@ def test_an_unknown_letter_is_refused(suite):
 
 
 def test_the_benchmark_for_a_gpu_runs_small_on_a_cpu_and_says_what_repeats_each_line(capsys):
-    from benchmarks import on_gpu
 
     on_gpu.main(["--toy"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
