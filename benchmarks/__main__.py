@@ -24,7 +24,7 @@ from typing import Any
 Row = dict[str, Any]
 
 SUITES = {
-    "a": "benchmarks.step:run",
+    "a": "benchmarks.step:run benchmarks.small_step:run",
     "b": "benchmarks.step:run",
     "c": "benchmarks.step:run",
     "d": "benchmarks.feature_store:run",

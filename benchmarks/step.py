@@ -176,10 +176,10 @@ def timed(rounds: int, contenders: Mapping[str, Callable[[], object]]) -> dict[s
     return interleaved(rounds, contenders)
 
 
-def cached_teacher(folder: Path, words: int, rows: int = ROWS) -> CachedTeacher:
-    """A teacher on a store of random records in ViT-L/14's layout, written and read like a real cache."""
+def cached_teacher(folder: Path, words: int, rows: int = ROWS, shape: Shape = LARGE) -> CachedTeacher:
+    """A teacher on a store of random records in the layout of `shape`, written and read like a real cache."""
     rng = np.random.default_rng(0)
-    for name, layout in zip(("image", "text"), fields(LARGE, words, CONFIG), strict=True):
+    for name, layout in zip(("image", "text"), fields(shape, words, CONFIG), strict=True):
         writer = StoreWriter(folder / name, layout, rows, rows, {"random": "yes"})
         arrays = {
             k: np.ones((rows, *f.shape)) if f.dtype == "uint8" else rng.standard_normal((rows, *f.shape))
@@ -190,18 +190,18 @@ def cached_teacher(folder: Path, words: int, rows: int = ROWS) -> CachedTeacher:
     return CachedTeacher(Store(folder / "image"), Store(folder / "text"), 1, 100.0)
 
 
-def cmapkd_learner(student: DualEncoder) -> tuple[Learner, Objective]:
+def cmapkd_learner(student: DualEncoder, shape: Shape = LARGE) -> tuple[Learner, Objective]:
     tensors: dict[str, Tensor] = {f"pairs/{k}": torch.full((4, 4), v) for k, v in
                                   (("temperatures", 0.05), ("information", 1.0), ("recall", 0.5), ("alpha", 1 / 16))}  # fmt: skip
-    for name, width in zip(IMAGE_LEVELS + TEXT_LEVELS, LARGE.image_widths + LARGE.text_widths, strict=True):
+    for name, width in zip(IMAGE_LEVELS + TEXT_LEVELS, shape.image_widths + shape.text_widths, strict=True):
         tensors[f"{name}/mean"], tensors[f"{name}/basis"] = (
             torch.zeros(width),
             torch.zeros(width, rank_for(width, CONFIG.rank)),
         )
     targets = Targets(tensors, CONFIG.grid)
     method = METHODS["cmapkd"]
-    terms = build_terms(method.weights, TermSizes(student.shape, LARGE))
-    learner = build_learner(terms, student, LARGE, targets).train()
+    terms = build_terms(method.weights, TermSizes(student.shape, shape))
+    learner = build_learner(terms, student, shape, targets).train()
     return learner, Objective(method, learner.terms_by_name, dict(method.weights), Facts(targets.pairs))
 
 

@@ -9,6 +9,7 @@ import types
 import pytest
 
 from benchmarks import __main__ as runner
+from benchmarks import on_gpu
 
 
 @pytest.fixture
@@ -49,3 +50,15 @@ def test_a_letter_may_stand_for_several_and_each_runs_once(suite, tmp_path, caps
 def test_an_unknown_letter_is_refused(suite):
     with pytest.raises(SystemExit):
         runner.main(["--only", "z"])
+
+
+def test_the_benchmark_for_a_gpu_runs_small_on_a_cpu_and_says_what_repeats_each_line(capsys):
+
+    on_gpu.main(["--toy"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    plain = [row["kind"] for row in rows if "kind" in row and not row.get("compiled")]
+    assert plain == ["plain", "cached", "online", "teacher", "end to end"]
+    assert [row["kind"] for row in rows if row.get("compiled") and "kind" in row] == plain[:4]
+    assert all(row["ms"] > 0 for row in rows if "kind" in row) and all("on_gpu" in row["command"] for row in rows)
+    real = next(row for row in rows if row.get("kind") == "end to end")
+    assert 0 <= real["waiting_for_data"] < 1 and real["steps"] >= 2

@@ -76,6 +76,7 @@ def test_every_learnable_parameter_gets_a_gradient(tmp_path, method):
             torch.nn.init.normal_(module.weight, std=0.05)
     if (pairs := world.objective.facts.pairs) is not None:
         pairs.alpha.fill_(1 / 16)  # an untrained teacher's pairs know nothing, and those heads would be left alone
+        world.objective = toy.objective(world.learner, world.method, pairs)
     for moment in world.moments:
         world.total(moment=moment).backward()
     silent = [n for n, p in world.learner.named_parameters() if p.grad is None]

@@ -84,7 +84,9 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     """Optimisation: length, batch, learning rate, precision, checkpoints.
 
     accumulate: number of parts in which a batch is computed; the loss stays that of the whole batch. warmup: share of the
-    steps with a rising learning rate. clip: largest gradient norm. centre: subtract the mean image embedding from the
+    steps with a rising learning rate. ema: decay of an exponential moving average of the student's weights, which is validated
+    and written instead of the last ones; 0 is off. compile: on compiles the blocks of the towers (torch.compile).
+    checkpoint_activations: recompute the towers' blocks in the backward pass, which takes less memory and more time. clip: largest gradient norm. centre: subtract the mean image embedding from the
     written student where that raises the recall of training images (train/centre.py). precision: auto is bf16 on a GPU
     that computes in it, else fp32. keep: number of checkpoints kept. threads: CPU threads of torch. track: tools that
     also receive the rows of metrics.jsonl. devices: number of processes that are started, each with a GPU of its own where
@@ -100,6 +102,9 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     weight_decay: Weight = 0.1
     warmup: Fraction = 0.05
     clip: Positive = 1.0
+    ema: Decay = 0.0
+    compile: Literal["off", "on"] = "off"
+    checkpoint_activations: bool = False
     centre: bool = True
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

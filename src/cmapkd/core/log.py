@@ -47,7 +47,8 @@ class Progress:
         self.first: int | None = None
         self.terminal = sys.stderr.isatty() and not silent
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: int, note: str | Callable[[], str] = "") -> None:
+        """note: the text, or a function that makes it, called only where a line is printed."""
         now = time.monotonic()
         if self.first is None:
             self.first = done - 1 if done == 1 else done
@@ -64,7 +65,8 @@ class Progress:
             if steps and seconds
             else "…"
         )
-        line = f"{self.label} {done}/{self.total}  {pace}  {note}".rstrip()
+        text = note if isinstance(note, str) else note()
+        line = f"{self.label} {done}/{self.total}  {pace}  {text}".rstrip()
         if self.terminal:
             print(f"{ERASE}{clean(line)}", end="", file=sys.stderr, flush=True)
         else:

@@ -41,12 +41,13 @@ class Inputs:
 
     images: uint8 [B, 3, H, W], normalised inside the tower with its own mean and std.
     ids: int64 [B, L] token ids. words: int64 [B, L] index of the word each token belongs to, -1 for
-    start, end and padding.
+    start, end and padding. trimmed: the ids have no column of padding that the longest text does not need.
     """
 
     images: Tensor
     ids: Tensor
     words: Tensor
+    trimmed: bool = False
 
 
 @dataclass(frozen=True)

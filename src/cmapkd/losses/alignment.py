@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -15,17 +15,17 @@ def pyramid_align(
     teacher_text: Float[Tensor, "b j e"],
     temperatures: Float[Tensor, "i j"],
     coupling: Float[Tensor, "b i j"] | Float[Tensor, "i j"],
+    pairs: tuple[Int[Tensor, " p"], Int[Tensor, " p"]] | None = None,
 ) -> Float[Tensor, ""]:
     """mean_b Σ_ij α_ij(b) ½ [KL(sg P_ij^T ‖ P_ij^S) + the same over texts].
 
     P_ij = softmax_b'( cos(v_i(b), l_j(b')) / τ_ij ); the teacher's temperatures serve both sides; pairs whose coupling
-    is zero for every sample are not computed.
+    is zero for every sample are not computed. pairs: (i, j) of all others; without it the host waits to look for them.
     """
     coupling = coupling.detach().expand(len(student_image), -1, -1)
-    used = coupling.abs().sum(0).nonzero()
-    if len(used) == 0:
+    i, j = coupling.abs().sum(0).nonzero().unbind(1) if pairs is None else pairs
+    if len(i) == 0:
         return student_image.sum() * 0
-    i, j = used.unbind(1)
     teacher = _pair_logits(teacher_image.detach(), teacher_text.detach(), i, j, temperatures)
     student = _pair_logits(student_image, student_text, i, j, temperatures)
     rows = _kl(teacher, student, 2)
@@ -41,7 +41,7 @@ def pair_divergence(
     temperatures: Float[Tensor, "i j"],
 ) -> Float[Tensor, "b i j"]:
     """½ [KL(P_ij^T ‖ P_ij^S) + the same over texts] of every sample and pair: what α_ij(b) weighs in L_pyramid_align."""
-    i, j = torch.ones_like(temperatures).nonzero().unbind(1)
+    i, j = (at.flatten() for at in torch.meshgrid(*map(torch.arange, temperatures.shape), indexing="ij"))
     teacher = _pair_logits(teacher_image.detach(), teacher_text.detach(), i, j, temperatures)
     student = _pair_logits(student_image, student_text, i, j, temperatures)
     both = 0.5 * (_kl(teacher, student, 2) + _kl(teacher, student, 1))

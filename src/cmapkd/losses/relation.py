@@ -20,8 +20,7 @@ def relation(student: Float[Tensor, "b d"], teacher: Float[Tensor, "b e"]) -> Fl
     if size < 2:
         return student.sum() * 0
     difference = similarity_matrix(teacher.detach()) - similarity_matrix(student)
-    off_diagonal = ~torch.eye(size, dtype=torch.bool, device=student.device)
-    return difference[off_diagonal].square().mean()
+    return _off_diagonal(difference).square().sum() / (size * (size - 1))
 
 
 def level_similarity(bridge: Float[Tensor, "b k e"]) -> Float[Tensor, "b k k"]:
@@ -33,5 +32,10 @@ def level_similarity(bridge: Float[Tensor, "b k e"]) -> Float[Tensor, "b k k"]:
 def layer_relation(student: Float[Tensor, "b k e"], teacher: Float[Tensor, "b k f"]) -> Float[Tensor, ""]:
     """mean over samples and k ≠ l of (R_T − R_S)²; invariant to a rotation of either shared space."""
     difference = level_similarity(teacher.detach()) - level_similarity(student)
-    off_diagonal = ~torch.eye(difference.shape[-1], dtype=torch.bool, device=student.device)
-    return difference[:, off_diagonal].square().mean()
+    size = difference.shape[-1]
+    return _off_diagonal(difference).square().sum() / (len(difference) * size * (size - 1))
+
+
+def _off_diagonal(square: Float[Tensor, "*b n n"]) -> Float[Tensor, "*b n n"]:
+    """The matrix with zeros on the diagonal; taking the other entries out by a mask would make the host wait."""
+    return square.masked_fill(torch.eye(square.shape[-1], dtype=torch.bool, device=square.device), 0.0)

@@ -41,7 +41,7 @@ def coupling_of(prior: Tensor, levels: tuple[str, ...], factor: Tensor | None) -
     if factor is None and set(levels) == set(LEVELS):
         return prior
     image, text = levels_on(levels)
-    alpha = prior * (image[:, None] & text[None, :]).to(prior)
+    alpha = prior * (image[:, None] & text[None, :]).to(prior, non_blocking=True)
     alpha = alpha if factor is None else alpha * factor
     return alpha / alpha.sum((-2, -1), keepdim=True).clamp_min(1e-9)
 
@@ -64,6 +64,7 @@ class Objective:
         self.facts = facts or Facts()
         pairs = self.facts.pairs
         self._prior = [] if pairs is None else pairs.alpha.tolist()  # on the CPU, so that no step waits for a device
+        self._pairs: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
 
     def active(self, stage: ActiveStage) -> list[str]:
         """The terms that have a weight in this stage and something to compare at its levels."""
@@ -74,8 +75,23 @@ class Objective:
             return False
         if "coupling" not in term.reads or not any(map(any, self._prior)):
             return True
-        image, text = (on.nonzero().flatten().tolist() for on in levels_on(stage.levels))
-        return any(self._prior[i][j] > 0 for i in image for j in text)
+        return bool(self._pairs_on(stage.levels))
+
+    def _pairs_on(self, levels: tuple[str, ...]) -> list[tuple[int, int]]:
+        """The level pairs (i, j) that are on and have a prior."""
+        image, text = ([k for k, name in enumerate(names) if name in levels] for names in (IMAGE_LEVELS, TEXT_LEVELS))
+        return [(i, j) for i in image for j in text if self._prior[i][j] > 0]
+
+    def pairs(self, levels: tuple[str, ...]) -> tuple[Tensor, Tensor] | None:
+        """(i, j) of the level pairs that are on and have a prior, on its device, made once; None without a bridge."""
+        if self.facts.pairs is None:
+            return None
+        if levels not in self._pairs:
+            places = (
+                torch.tensor(self._pairs_on(levels), dtype=torch.int64).reshape(-1, 2).to(self.facts.pairs.alpha.device)
+            )
+            self._pairs[levels] = places[:, 0], places[:, 1]
+        return self._pairs[levels]
 
     def needs(self, stage: ActiveStage, policy_reads_bridge: bool = False) -> Needs:
         """The needs of the active terms in this stage; asked once a step."""
@@ -125,7 +141,7 @@ class Objective:
         return View(
             student, scale, samples[:, None] == samples[None, :], samples, stage.levels, teacher,
             alpha, None if pairs is None else pairs.temperatures, None if labels is None else labels[samples],
-            class_prompts, self.facts.class_texts, inputs, stage.progress,
+            class_prompts, self.facts.class_texts, inputs, stage.progress, self.pairs(stage.levels),
         )  # fmt: skip
 
     def losses(self, view: View, stage: ActiveStage) -> dict[str, Tensor]:

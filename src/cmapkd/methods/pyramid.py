@@ -55,7 +55,7 @@ class PyramidAlign(Term):
     def forward(self, view: View) -> Tensor:
         mine, teacher = view.bridges
         return alignment.pyramid_align(
-            mine.image, mine.text, teacher.image, teacher.text, view.temperatures, view.coupling
+            mine.image, mine.text, teacher.image, teacher.text, view.temperatures, view.coupling, view.pairs
         )
 
 
@@ -86,8 +86,9 @@ class LayerRelation(Term):
         mine, teacher = (torch.cat([rows.image, rows.text], 1) for rows in view.bridges)
         if view.levels == LEVELS:
             return relation.layer_relation(mine, teacher)
-        on = torch.tensor([LEVELS.index(name) for name in view.levels], device=mine.device)
-        return relation.layer_relation(mine[:, on], teacher[:, on])
+        on = [LEVELS.index(name) for name in view.levels]
+        mine, teacher = (torch.stack([rows[:, k] for k in on], 1) for rows in (mine, teacher))
+        return relation.layer_relation(mine, teacher)
 
 
 TERMS = {

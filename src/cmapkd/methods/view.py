@@ -20,6 +20,7 @@ class View:
     levels: the active levels. coupling: α_ij [4, 4], or [B, 4, 4] per sample. temperatures: τ_ij [4, 4]. labels: int64 [B],
     −1 where unknown. class_prompts: the student's embeddings of the class prompts [C, E_s]. class_texts: the teacher's, unit
     rows [C, E]. inputs: the teacher's own pixels and ids. progress: share of the training that is done.
+    pairs: int64 (i, j) of the level pairs that may have a coupling above zero, None where that is not known.
 
     A field is None where no active term reads it; the properties without `_or_none` give what a term has declared to read.
     """
@@ -37,6 +38,7 @@ class View:
     class_texts_or_none: Tensor | None = None
     inputs_or_none: Inputs | None = None
     progress: float = 0.0
+    pairs: tuple[Tensor, Tensor] | None = None
 
     @property
     def teacher(self) -> TeacherOutputs:

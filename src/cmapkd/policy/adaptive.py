@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from cmapkd.config.schema import PolicyConfig
 from cmapkd.core.types import LEVELS, Pair, TeacherOutputs
 from cmapkd.policy.base import Credit, Learning, share_of_new
-from cmapkd.policy.fixed import draw
 
 HIDDEN = 64
 ROOM = 0.2  # share of every weight that stays uniform
@@ -70,14 +69,14 @@ class Adaptive(Learning):
         return scores.softmax(-1)
 
     def forward(self, teacher: TeacherOutputs, progress: float) -> tuple[Tensor | None, Tensor | None]:
-        if not bool(self.fitted):
+        if not self.told("fitted")[0]:
             return None, None
         with torch.no_grad():
             levels, pairs = self.scores(self.state(teacher, progress), teacher)
             trusted, paired = self.trust.clamp(0, 1).split([len(LEVELS), 16])
             p = self.act((trusted.view(2, 4) * levels).flatten(0, 1)).unflatten(0, (-1, 2))
             weights = (4 * ((1 - ROOM) * p + ROOM / 4)).flatten(1)
-            if float(self.pairs.events.max()) == 0:
+            if max(self.told("pairs.events")) == 0:
                 return weights, None
             q = self.act(paired * pairs)
             return weights, (16 * ((1 - ROOM) * q + ROOM / 16)).unflatten(1, (4, 4))
@@ -167,7 +166,7 @@ class Adaptive(Learning):
 
     def _recall(self) -> tuple[TeacherOutputs, Tensor, Credit, Tensor]:
         """A quarter of the memory, drawn anew."""
-        order = draw(self.draws, (len(self.seen_weight),)).argsort()[: len(self.seen_weight) // 4]
+        order = self.drawn((len(self.seen_weight),)).argsort()[: len(self.seen_weight) // 4]
         bridge = None
         if self.reads_bridge:
             bridge = Pair(self.seen_bridge[order, :4], self.seen_bridge[order, 4:])

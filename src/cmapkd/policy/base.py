@@ -36,6 +36,25 @@ class Policy(nn.Module):
     def __init__(self, config: PolicyConfig, embedding: int) -> None:
         super().__init__()
         self.config, self.embedding = config, embedding
+        self._told: dict[str, tuple[tuple[int, int], list[float]]] = {}
+
+    def told(self, name: str) -> list[float]:
+        """The numbers of a buffer (a dotted name, any shape, flattened), read once after each of its changes.
+
+        Buffers change when a policy learns, every so many steps; in all others the host does not wait for a device.
+        """
+        buffer = self.get_buffer(name)
+        version = id(buffer), buffer._version
+        if name not in self._told or self._told[name][0] != version:
+            self._told[name] = version, buffer.detach().flatten().tolist()
+        return self._told[name][1]
+
+    def drawn(self, shape: tuple[int, ...]) -> Tensor:
+        """N(0, 1) of `shape` on the CPU: a new draw, the same after a resume. Needs a buffer `draws`, the draws so far."""
+        count = int(self.told("draws")[0])
+        buffer = self.get_buffer("draws").add_(1)
+        self._told["draws"] = (id(buffer), buffer._version), [count + 1]
+        return draw(count, shape)
 
     def forward(self, teacher: TeacherOutputs, progress: float) -> tuple[Tensor | None, Tensor | None]:
         raise NotImplementedError
@@ -49,6 +68,11 @@ class Policy(nn.Module):
     ) -> dict[str, float]:
         """Learn from one credit event; returns figures for the log."""
         raise NotImplementedError
+
+
+def draw(count: int, shape: tuple[int, ...]) -> Tensor:
+    """The count-th draw of N(0, 1) of `shape`, from a generator of its own."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1_000_003 * count + 17))
 
 
 class Running(nn.Module):
@@ -120,7 +144,7 @@ class Learning(Policy):
     def awake(self, levels: tuple[str, ...], probing: bool = False) -> tuple[str, ...]:
         if probing and int(self.count) % self.config.probe == 0:
             return levels
-        off = self.asleep.tolist()
+        off = self.told("asleep")
         return tuple(name for name in levels if not off[LEVELS.index(name)])
 
     def standardise(self, credit: Credit) -> Credit:

@@ -32,7 +32,8 @@ class Manual(Policy):
         return self.level.expand(len(teacher.final.image), -1), None
 
     def awake(self, levels: tuple[str, ...], probing: bool = False) -> tuple[str, ...]:
-        return tuple(name for name in levels if float(self.level[LEVELS.index(name)]) > 0)
+        weights = self.told("level")
+        return tuple(name for name in levels if weights[LEVELS.index(name)] > 0)
 
 
 class Random(Policy):
@@ -51,15 +52,8 @@ class Random(Policy):
 
     def forward(self, teacher: TeacherOutputs, progress: float) -> tuple[Tensor | None, Tensor | None]:
         size = len(teacher.final.image)
-        z = draw(self.draws, (size, 2, 4)).to(teacher.final.image.device)
+        z = self.drawn((size, 2, 4)).to(teacher.final.image.device, non_blocking=True)
         return (4 * z.softmax(-1)).flatten(1), None
-
-
-def draw(count: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """N(0, 1) of `shape` from a generator that is seeded by `count`, which moves on by one."""
-    generator = torch.Generator().manual_seed(1_000_003 * int(count) + 17)
-    count.add_(1)
-    return torch.randn(shape, generator=generator)
 
 
 POLICIES = {"uniform": Uniform, "manual": Manual, "random": Random}

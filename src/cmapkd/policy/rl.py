@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from cmapkd.policy.fixed import draw
 from cmapkd.policy.gating import Gating
 
 SPREAD = 0.5
@@ -38,11 +37,11 @@ class RL(Gating):
         return (actions.softmax(-1) * advantage).sum(-1).mean(0)
 
     def act(self, scores: Tensor) -> Tensor:
-        spread = SPREAD * float(self.trust.clamp(0, 1).mean())
+        spread = SPREAD * self.trust.clamp(0, 1).mean()
         return (scores + spread * self._noise(1, scores)[0]).softmax(-1)
 
     def _noise(self, tries: int, like: Tensor) -> Tensor:
-        return draw(self.draws, (tries, *like.shape)).to(like)
+        return self.drawn((tries, *like.shape)).to(like, non_blocking=True)
 
 
 def log_normal(u: Tensor, mean: Tensor) -> Tensor:

@@ -23,11 +23,11 @@ class Veto(Learning):
 
     def forward(self, teacher: TeacherOutputs, progress: float) -> tuple[Tensor | None, Tensor | None]:
         size = len(teacher.final.image)
-        if float(self.levels.events.max()) < LEAST or progress < self.config.collect:
+        if max(self.told("levels.events")) < LEAST or progress < self.config.collect:
             return None, None
         level = _vetoed(self.levels.t_statistic(self.config.cost * self.cost), self.config.floor).view(2, 4)
         pairs = None
-        if float(self.pairs.events.max()) >= LEAST:
+        if max(self.told("pairs.events")) >= LEAST:
             pair = _vetoed(self.pairs.t_statistic(), self.config.floor)
             pairs = (pair / pair.mean()).view(4, 4).expand(size, -1, -1)
         weights = (level / level.mean(1, keepdim=True)).clamp_max(BOUND).flatten()

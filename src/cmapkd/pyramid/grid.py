@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +24,31 @@ class GridError:
     left: Tensor  # [h, n_s], Λ or the pooling matrix of the student
     target: Tensor  # [h, n_t], Λ P or the pooling matrix of the teacher
     cells: int  # H², the number of positions the mean is over
+    same: bool = False  # both matrices are 1: maps of one grid are compared on that grid
+    _placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __call__(self, student: Float[Tensor, "b n d"], teacher: Float[Tensor, "b m d"]) -> Float[Tensor, " b"]:
         """Mean squared error over the H·H positions and d channels, per sample (without c(T))."""
         if self.left is self.target:  # grids of one side: P = 1, and the difference is mapped once
-            difference = both_axes(self.left, student - teacher.detach())
+            difference = student - teacher.detach()
+            if not self.same:
+                difference = both_axes(self.matrices(student)[0], difference)
         else:
-            difference = both_axes(self.left, student) - both_axes(self.target, teacher.detach())
-        return difference.square().sum((1, 2, 3)) / (self.cells * student.shape[-1])
+            left, target = self.matrices(student)
+            difference = both_axes(left, student) - both_axes(target, teacher.detach())
+        return difference.square().flatten(1).sum(1) / (self.cells * student.shape[-1])
+
+    def matrices(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(left, target) on the device of `like` in its dtype; copied there once, since a copy would make each step wait."""
+        key = like.device, like.dtype
+        if key not in self._placed:
+            with torch.inference_mode(False):
+                self._placed[key] = self.left.to(*key), self.target.to(*key)
+        return self._placed[key]
 
     def power(self, teacher: Float[Tensor, "b m d"]) -> Float[Tensor, " b"]:
         """The error of S = 0: what the teacher's own map weighs under the same metric."""
-        return both_axes(self.target, teacher).square().sum((1, 2, 3)) / (self.cells * teacher.shape[-1])
+        return both_axes(self.matrices(teacher)[1], teacher).square().sum((1, 2, 3)) / (self.cells * teacher.shape[-1])
 
 
 def grid_error(n_student: int, n_teacher: int, side: int) -> GridError:
@@ -44,7 +57,7 @@ def grid_error(n_student: int, n_teacher: int, side: int) -> GridError:
     gram = to_student.T @ to_student
     if n_student == n_teacher:
         left = (to_student if side <= n_student else torch.linalg.cholesky(gram).T).float()
-        return GridError(left, left, side * side)
+        return GridError(left, left, side * side, same=side == n_student)
     if side <= n_student:
         return GridError(to_student.float(), to_teacher.float(), side * side)
     projection = torch.linalg.solve(gram, to_student.T @ to_teacher)

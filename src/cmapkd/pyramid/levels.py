@@ -44,8 +44,7 @@ def pool_words(
     tokens: Float[Tensor, "b l d"], words: Int[Tensor, "b l"], count: int, window: int = 1
 ) -> tuple[Float[Tensor, "b w d"], Bool[Tensor, "b w"]]:
     """Mean over the tokens of each word (or window of words); tokens of word -1 or beyond `count` enter nowhere."""
-    group = torch.where(words >= 0, words // window, torch.full_like(words, count))
-    member = F.one_hot(group.clamp_max(count), count + 1)[..., :count].to(tokens.dtype)
+    member = (words[..., None] // window == torch.arange(count, device=words.device)).to(tokens.dtype)
     size = member.sum(1)
     mean = torch.einsum("blw,bld->bwd", member, tokens) / size.clamp_min(1)[..., None]
     return mean, size > 0

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cmapkd.core.types import IMAGE_LEVELS
-from cmapkd.pyramid.resample import area_matrix, resample_grid
+from cmapkd.pyramid.resample import area_matrix_on, resample_grid
 
 EXTRA = {"P5": 2}  # tokens behind the map
 SUMMARY = -2  # place of the summary among a level's tokens
@@ -41,7 +41,7 @@ def pool_map(name: str, tokens: Float[Tensor, "b n d"], side: int) -> Float[Tens
     own = round(cells.shape[1] ** 0.5)
     if side >= own:
         return tokens
-    pooled = resample_grid(cells, area_matrix(own, side).to(cells))
+    pooled = resample_grid(cells, area_matrix_on(own, side, cells.device, cells.dtype))
     return pooled if extra is None else torch.cat([pooled, extra], 1)
 
 
@@ -62,7 +62,7 @@ def mean_tokens(tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None
 def last_level(patches: Float[Tensor, "b n d"], summary: Float[Tensor, "b d"] | None, side: int) -> Tensor:
     """P5 [b, side² + 2, d]: the map pooled to side × side, then the summary (cls, or the mean) and the mean."""
     n = round(patches.shape[1] ** 0.5)
-    grid = patches if n == side else resample_grid(patches, area_matrix(n, side).to(patches))
+    grid = patches if n == side else resample_grid(patches, area_matrix_on(n, side, patches.device, patches.dtype))
     mean = patches.mean(1)
     return torch.cat([grid, (mean if summary is None else summary)[:, None], mean[:, None]], dim=1)
 

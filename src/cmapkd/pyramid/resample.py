@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -14,6 +16,13 @@ def area_matrix(n: int, side: int) -> Tensor:
     upper = torch.minimum(edges_in[None, 1:], edges_out[1:, None])
     lower = torch.maximum(edges_in[None, :-1], edges_out[:-1, None])
     return (upper - lower).clamp_min(0) * side
+
+
+@cache
+def area_matrix_on(n: int, side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`area_matrix` on a device, made once: a copy from the host in every step would make the step wait."""
+    with torch.inference_mode(False):
+        return area_matrix(n, side).to(device, dtype)
 
 
 def resize_matrix(n: int, side: int) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmapkd.core.tree import move
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Needs, Pair, TeacherOutputs, Tokens
 from cmapkd.pyramid.maps import MAPS
 from cmapkd.store.store import Store
@@ -64,7 +65,7 @@ class CachedTeacher:
         return rows * sum(field.nbytes for store in stores for name, field in store.fields.items() if name in names)
 
     def _raw(self, store: Store, field: str, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(store.read(field, rows)).to(self.device)
+        return move(torch.from_numpy(store.read(field, rows)), self.device)
 
     def _floats(self, store: Store, field: str, rows: np.ndarray) -> Tensor:
         """float32; int8 records times their channels' steps."""

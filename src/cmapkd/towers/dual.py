@@ -73,12 +73,12 @@ class DualEncoder(nn.Module):
     def forward(self, inputs: Inputs) -> Pair[Features]:
         """Levels and final embeddings of both modalities."""
         image = self.image.levels(self.normalise(inputs.images))
-        return Pair(image, self.text.levels(inputs.ids, inputs.words))
+        return Pair(image, self.text.levels(inputs.ids, inputs.words, inputs.trimmed))
 
     def final(self, inputs: Inputs) -> Pair[Tensor]:
         """Final embeddings alone, [B, E] each, not normalised: the `final` of `forward`, without computing the levels."""
-        text = self.text.encode(self.text.trim(inputs.ids))
-        return Pair(self.image.encode(self.normalise(inputs.images)), text)
+        ids = inputs.ids if inputs.trimmed else self.text.trim(inputs.ids)
+        return Pair(self.image.encode(self.normalise(inputs.images)), self.text.encode(ids))
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:

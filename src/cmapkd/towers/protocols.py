@@ -65,8 +65,11 @@ class TextTower(Protocol):
     @property
     def native(self) -> nn.Module: ...
 
-    def levels(self, ids: Int[Tensor, "b l"], words: Int[Tensor, "b l"]) -> Features:
-        """L1..L4 and the final embedding; `words` is the index of the word of each token, as the tokenizer gives it."""
+    def levels(self, ids: Int[Tensor, "b l"], words: Int[Tensor, "b m"], trimmed: bool = False) -> Features:
+        """L1..L4 and the final embedding; `words` is the index of the word of each token, as the tokenizer gives it.
+
+        trimmed: the ids come from `trim`, which is not called again.
+        """
         ...
 
     def encode(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b e"]:

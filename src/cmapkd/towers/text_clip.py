@@ -47,9 +47,9 @@ class ClipText:
     def native(self) -> nn.Module:
         return self._text
 
-    def levels(self, ids: Int[Tensor, "b l"], words: Int[Tensor, "b l"]) -> Features:
+    def levels(self, ids: Int[Tensor, "b l"], words: Int[Tensor, "b m"], trimmed: bool = False) -> Features:
         """L1..L4 and the final embedding; padding enters no mean."""
-        ids = self.trim(ids)
+        ids = ids if trimmed else self.trim(ids)
         words = words[:, : ids.shape[1]]
         out = self._run(ids, partial(self._intermediates, ids))
         shallow, middle, deep = out["text_intermediates"]

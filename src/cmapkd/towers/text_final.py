@@ -29,7 +29,7 @@ class FinalText:
     def native(self) -> nn.Module:
         return text_part(self._clip)
 
-    def levels(self, ids: Int[Tensor, "b l"], words: Int[Tensor, "b l"]) -> Features:
+    def levels(self, ids: Int[Tensor, "b l"], words: Int[Tensor, "b m"], trimmed: bool = False) -> Features:
         raise UsageError(f"text tower {type(self.native).__name__} has no levels L1-L4; use its final embedding")
 
     def encode(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b e"]:

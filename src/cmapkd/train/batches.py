@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
 from cmapkd.core.order import fingerprint
 from cmapkd.core.tree import move
-from cmapkd.core.types import Batch, Needs, TeacherOutputs
+from cmapkd.core.types import Batch, Inputs, Needs, TeacherOutputs
+from cmapkd.core.upload import await_upload, uploaded
+from cmapkd.distributed.group import world
 from cmapkd.methods.stage import ActiveStage
+from cmapkd.teacher.live import LiveTeacher
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.train.schedule import stage_at
 from cmapkd.train.state import Run
 from cmapkd.train.step import StepInputs
@@ -22,11 +27,13 @@ class Prepared:
     """A batch, and its step's inputs where they could be read ahead.
 
     order: fingerprint of its samples, captions and views in their order, of this process's part of them.
+    ready: the event after which all of it is on the GPU; None on a CPU.
     """
 
     batch: Batch
     order: int
     given: StepInputs | None = None
+    ready: Any = None
 
 
 def training_batches(run: Run, start: int) -> Iterator[tuple[int, Prepared]]:
@@ -35,8 +42,12 @@ def training_batches(run: Run, start: int) -> Iterator[tuple[int, Prepared]]:
 
 
 def step_inputs(run: Run, prepared: Prepared, step: int) -> StepInputs:
-    """The inputs of a step: read ahead, or made now."""
-    return prepared.given or inputs_of(run, prepared.batch, active_stage(run, step))
+    """The inputs of a step: read ahead, or made now where a live teacher has to run or the levels that sleep have changed."""
+    await_upload((prepared.batch, prepared.given), prepared.ready)
+    stage = active_stage(run, step)
+    if prepared.given is not None and prepared.given.stage == stage:
+        return prepared.given
+    return inputs_of(run, prepared.batch, stage)
 
 
 def inputs_of(run: Run, batch: Batch, stage: ActiveStage) -> StepInputs:
@@ -58,16 +69,33 @@ def active_stage(run: Run, step: int, probing: bool = False) -> ActiveStage:
     return replace(stage, levels=run.state.policy.awake(stage.levels, probing))
 
 
+def on_device(run: Run, batch: Batch) -> Batch:
+    """The batch on the device that trains; texts are trimmed before, since their length on a GPU is a number to wait for."""
+    teacher = batch.teacher
+    if teacher is not None and isinstance(run.teacher, LiveTeacher) and world() == 1:  # else rows of all come together
+        teacher = trimmed(run.teacher.tower, teacher)
+    student = trimmed(run.state.learner.student, batch.student)
+    return move(replace(batch, student=student, teacher=teacher), run.state.learner.device)
+
+
+def trimmed(tower: DualEncoder, inputs: Inputs) -> Inputs:
+    """The inputs without the padding that no text of the batch needs."""
+    return replace(inputs, ids=tower.text.trim(inputs.ids), trimmed=True)
+
+
 def _prepare(run: Run, step: int, batch: Batch) -> Prepared:
-    """Called by the loader's thread. A live teacher runs in the step itself, and a policy that learns decides only then
-    which levels sleep.
-    """
-    moved = move(batch, run.state.learner.device)
+    """Called by the loader's thread. A live teacher runs in the step itself."""
     drawn = torch.stack([batch.samples, batch.captions, batch.views], 1).numpy()
     order = fingerprint(drawn, *run.loader.stripe)
-    if run.teacher is None or run.teacher.needs_inputs or run.state.policy.learns:
-        return Prepared(moved, order)
+    (moved, given), ready = uploaded(partial(_on_device, run, step, batch), run.state.learner.device)
+    return Prepared(moved, order, given, ready)
+
+
+def _on_device(run: Run, step: int, batch: Batch) -> tuple[Batch, StepInputs | None]:
+    moved = on_device(run, batch)
+    if run.teacher is None or run.teacher.needs_inputs:
+        return moved, None
     stage = active_stage(run, step)
     needs = run.objective.needs(stage, run.state.policy.reads_bridge)
     teacher = teacher_outputs(run, batch, needs)  # rows are looked up by indices that are still on the CPU
-    return Prepared(moved, order, StepInputs(moved, teacher, stage, needs))
+    return moved, StepInputs(moved, teacher, stage, needs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ def backward_in_parts(
 
     def run(piece: Tensor) -> StudentOutputs:
         inputs, teacher, weights = rows((given.batch.student, given.teacher, given.own_weights), piece)
+        if looking_is_free(inputs.ids):  # a part may have shorter texts than the batch
+            inputs = replace(inputs, trimmed=False)
         return forward(learner, inputs, teacher, given.needs, weights, precision)
 
     states, done = [], []
@@ -51,6 +54,11 @@ def backward_in_parts(
             torch.autograd.backward([out for out, _ in pairs], [gradient for _, gradient in pairs])
     generators.restore(after)
     return total.detach(), losses
+
+
+def looking_is_free(ids: Tensor) -> bool:
+    """Whether the length of the longest text is at hand, as on a CPU, or a number that the host has to wait for."""
+    return ids.device.type == "cpu"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from cmapkd.methods.objective import TASK
 from cmapkd.methods.stage import ActiveStage
 from cmapkd.tasks.task_loss import task_loss
 from cmapkd.train.batches import step_inputs, training_batches
+from cmapkd.train.finite import FiniteCheck
 from cmapkd.train.grad_cache import backward_in_parts
 from cmapkd.train.ledgers import join_ledgers
 from cmapkd.train.policy_step import with_policy
@@ -35,7 +37,7 @@ def train(run: Run, start: int, recorder: Recorder) -> None:
     """Train from step `start` to the end, or to a signal; the last step is in a checkpoint either way."""
     state, config = run.state, run.config
     state.learner.train()
-    task_batches = open_task_batches(run, start)
+    task_batches, finite = open_task_batches(run, start), FiniteCheck(state.optimizer)
     with Stop() as stop:
         for step, prepared in recorder.waiting.on(training_batches(run, start)):
             stop.agree()
@@ -50,20 +52,23 @@ def train(run: Run, start: int, recorder: Recorder) -> None:
             total, losses = gradients(run, given, task_batch)
             average_(p.grad for p in state.learner.parameters() if p.grad is not None)
             norm = torch.nn.utils.clip_grad_norm_(trainable(run, given.stage), config.train.clip)
-            if not bool(torch.isfinite(norm) & torch.isfinite(total)):
-                refuse_nonfinite(run, step, given, total, losses, norm)
+            finite.before_update(total, norm, partial(refuse_nonfinite, run, step, given, total, losses, norm))
             rate = config.train.lr * given.stage.lr * learning_rate(step, run.steps, config.train.warmup)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate * group.get("factor", 1.0)
             state.optimizer.step()
             state.learner.student.similarity.clamp_()
+            if state.ema is not None:
+                state.ema.update(step)
 
             recorder.step(step, given, total, losses, norm, rate)
             if due(step, config.train.checkpoint_every, run.steps) or stop.asked:
+                finite.settle()
                 recorder.flush()
                 join_ledgers(run)
                 save_state(run, step + 1)
             if config.eval.every and due(step, config.eval.every, run.steps):
+                finite.settle()
                 evaluate(run, step + 1, recorder)
             recorder.show(step, given.stage.name, total)
             if stop.asked:

@@ -12,5 +12,6 @@ def build_optimizer(learner: nn.Module, config: TrainConfig) -> torch.optim.Adam
     named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
     still = [p for name, p in named if p.ndim < 2 or "positional_embedding" in name or "logit_scale" in name]
     moving = [p for name, p in named if not (p.ndim < 2 or "positional_embedding" in name or "logit_scale" in name)]
+    fused = all(p.is_cuda for p in moving + still)  # one kernel, which also skips an update by a flag on the device
     groups = [{"params": moving, "weight_decay": config.weight_decay}, {"params": still, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, foreach=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, foreach=not fused, fused=fused)

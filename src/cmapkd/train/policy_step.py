@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from cmapkd.core.tree import move
 from cmapkd.core.types import Batch, TeacherOutputs
 from cmapkd.losses.alignment import pair_divergence
 from cmapkd.policy.credit import PAIRS, measure_credit
-from cmapkd.train.batches import active_stage, inputs_of
+from cmapkd.train.batches import active_stage, inputs_of, on_device
 from cmapkd.train.exchange import exchange
 from cmapkd.train.recorder import Recorder
 from cmapkd.train.state import Run
@@ -43,7 +42,7 @@ def improve_policy(run: Run, step: int, recorder: Recorder) -> None:
         return
     assert run.held_out is not None
     event = step // run.config.policy.every
-    held_batch, batch = (move(b, state.learner.device) for b in (run.held_out.batch(event), run.loader.batch(step)))
+    held_batch, batch = (on_device(run, b) for b in (run.held_out.batch(event), run.loader.batch(step)))
     refuse_shared_samples(held_batch, batch)
     held, given = inputs_of(run, held_batch, stage), inputs_of(run, batch, stage)
     assert given.teacher is not None and held.teacher is not None

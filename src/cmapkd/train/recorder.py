@@ -37,7 +37,7 @@ class Recorder:
         self.run, self.log, self.progress = run, log, Progress(run.steps, run.config.run.name)
         self.read, self.order, self.validating, self.warned = 0, 0, 0.0, False
         self.waiting = Waiting()
-        self._pending: list[tuple[int, int, dict[str, Tensor]]] = []
+        self._pending: list[tuple[int, int, dict[str, Tensor], dict[str, float]]] = []
 
     def write(self, row: dict[str, Any]) -> None:
         """One row, at once."""
@@ -58,26 +58,26 @@ class Recorder:
         if weights is not None:
             row |= {f"weight/{name}": weights[:, k].mean() for k, name in enumerate(LEVELS)}
             row |= {f"spread/{name}": weights[:, k].std() for k, name in enumerate(LEVELS)}
-        row["lr"], row["levels"] = torch.tensor(rate), torch.tensor(len(given.needs.levels))
-        row["bytes"] = torch.tensor(float(self.read * world()))
-        row["waited"] = torch.tensor(self.waiting.share())
-        row["stage"] = torch.tensor([stage.name for stage in run.stages].index(given.stage.name))
-        self._pending.append((step, self.order, row))
+        known = {"lr": rate, "levels": float(len(given.needs.levels)), "bytes": float(self.read * world())}
+        known["waited"] = self.waiting.share()
+        known["stage"] = float([stage.name for stage in run.stages].index(given.stage.name))
+        self._pending.append((step, self.order, row, known))
         if due(step, LOG_EVERY, run.steps):
             self.flush()
 
     def show(self, step: int, stage: str, total: Tensor) -> None:
-        """The progress line after a step."""
-        self.progress.update(step + 1, f"{stage} loss {float(total):.3f}  waited {self.waiting.recently():.0%}")
+        """The progress line after a step; the loss is looked at only where the line is printed."""
+        waited = self.waiting.recently()
+        self.progress.update(step + 1, lambda: f"{stage} loss {float(total):.3f}  waited {waited:.0%}")
 
     def flush(self) -> None:
         """Write the steps that are kept."""
         rows = []
-        orders = torch.tensor([order - 2**64 if order >= 2**63 else order for _, order, _ in self._pending])
+        orders = torch.tensor([order - 2**64 if order >= 2**63 else order for _, order, _, _ in self._pending])
         sum_([orders])  # fingerprints of all processes' parts
-        for (step, _, row), order in zip(self._pending, orders.tolist(), strict=True):
-            names, values = list(row), torch.stack([value.float().cpu() for value in row.values()]).tolist()
-            figures = dict(zip(names, values, strict=True))
+        for (step, _, row, known), order in zip(self._pending, orders.tolist(), strict=True):
+            values = torch.stack([value.float() for value in row.values()]).tolist()
+            figures = dict(zip(row, values, strict=True)) | known
             rows.append({"kind": "train", "step": step + 1, **figures, "order": f"{order % 2**64:016x}"})
             self.write(rows[-1])
         self._pending.clear()

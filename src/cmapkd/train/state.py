@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.teacher.protocol import Teacher
 from cmapkd.train import checkpoint
 from cmapkd.train.balance import Balance
+from cmapkd.train.ema import Ema
 from cmapkd.train.learner import Learner
 
 
@@ -30,7 +32,7 @@ from cmapkd.train.learner import Learner
 class TrainState:
     """The part of a run that changes while it trains; a checkpoint holds all of it.
 
-    weights: λ of each term, the dictionary that the objective reads. best: the best validation figure so far.
+    weights: λ of each term, the dictionary that the objective reads. ema: the average of the weights, None where it is off. best: the best validation figure so far.
     """
 
     learner: Learner
@@ -40,6 +42,11 @@ class TrainState:
     policy: Policy
     policy_optimizer: torch.optim.Optimizer | None
     best: float = float("-inf")
+    ema: Ema | None = None
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside the block the student has the averaged weights, where an average is kept."""
+        return nullcontext() if self.ema is None else self.ema.applied()
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ def save_state(run: Run, step: int) -> None:
         mine, groups = checkpoint.optimizer_tensors(state.policy_optimizer)
         tensors |= {f"policy_optimizer/{k}": v for k, v in mine.items()}
         facts["policy"] = groups
+    if state.ema is not None:
+        tensors |= {f"ema/{k}": v for k, v in state.ema.tensors().items()}
     checkpoint.save(run.folder / "checkpoints", step, tensors | streams, facts, run.config.train.keep)
 
 
@@ -103,6 +112,8 @@ def restore_state(run: Run) -> int:
     checkpoint.restore_optimizer(state.optimizer, part("optimizer/"), facts["optimizer"])
     if state.policy_optimizer is not None:
         checkpoint.restore_optimizer(state.policy_optimizer, part("policy_optimizer/"), facts["policy"])
+    if state.ema is not None:
+        state.ema.load(part("ema/"))
     state.weights.update(facts["weights"])
     state.balance.table[:], state.balance.norms = facts["balance"], facts["norms"]
     state.best = float("-inf") if facts["best"] is None else facts["best"]

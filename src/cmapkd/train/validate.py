@@ -16,7 +16,7 @@ from cmapkd.train.state import Run
 def evaluate(run: Run, step: int, recorder: Recorder) -> None:
     """Validation figures into the log; the best student by the chosen metric is kept in best/, an open_clip folder."""
     started = time.monotonic()
-    with centred(run) as share:
+    with run.state.averaged(), centred(run) as share:
         metrics = run.validate()
         recorder.validating += time.monotonic() - started
         recorder.flush()

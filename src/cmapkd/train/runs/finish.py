@@ -20,6 +20,11 @@ from cmapkd.train.state import Run
 
 def finish(run: Run) -> dict[str, Any]:
     """Validate and write the student; gives the figures of the final row. The first process writes, all validate."""
+    with run.state.averaged():
+        return _finish(run)
+
+
+def _finish(run: Run) -> dict[str, Any]:
     uncentred = run.validate()
     with centred(run) as share:
         metrics = run.validate() if share else uncentred

@@ -31,6 +31,8 @@ from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.text_final import require_text_levels
 from cmapkd.train.balance import Balance
+from cmapkd.train.blocks import compile_blocks, recompute_activations
+from cmapkd.train.ema import Ema
 from cmapkd.train.learner import Learner, build_learner, build_terms
 from cmapkd.train.optimizer import build_optimizer
 from cmapkd.train.served import validator
@@ -60,6 +62,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     if plan.open_task is not None:
         task = plan.open_task(student)
         add_head(learner, optimizer, task, config)
+    ema = ema_of(config, plan, learner)
     loader, held_out = loaders(config, plan, student, opened)
     policy = policy_of(config, learner, opened, held_out)
     weights = dict(plan.method.weights)
@@ -80,11 +83,33 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
         objective=objective,
         validate=validator(plan.validation, plan.method, learner, opened.tower if opened else None, classes),
         task=task,
-        state=TrainState(learner, optimizer, weights, balance, policy, policy_optimizer),
+        state=TrainState(learner, optimizer, weights, balance, policy, policy_optimizer, ema=ema),
     )
     learn_from_first_batches(run, plan.method.inherits(config.student.inherit))
     share_(module_state for module in (learner, policy) for module_state in module.state_dict().values())
+    prepare_blocks(student, config, run.precision)
+    if ema is not None:
+        ema.restart()
     return run
+
+
+def prepare_blocks(student: DualEncoder, config: Config, precision: torch.dtype) -> None:
+    """Recomputed activations and compiled blocks, where the config asks for them."""
+    if config.train.checkpoint_activations:
+        recompute_activations(student)
+    if config.train.compile == "on":
+        compile_blocks(student, precision)
+
+
+def ema_of(config: Config, plan: Plan, learner: Learner) -> Ema | None:
+    """The average of the student's weights and of the task's head. Raises UsageError where the student is not the result."""
+    if config.train.ema == 0:
+        return None
+    if plan.method.served is not None or plan.method.student == "frozen":
+        raise UsageError(
+            f"train.ema averages a student's weights, which are not the result of method '{config.method}'; drop it"
+        )
+    return Ema([module for module in (learner.student, learner.head) if module is not None], config.train.ema)
 
 
 def build_student(config: Config, plan: Plan, opened: OpenedTeacher | None, tokenizer: Path) -> DualEncoder:
