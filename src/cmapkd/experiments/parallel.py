@@ -31,7 +31,7 @@ def run_parallel(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     progress = Progress(len(tasks), "runs")
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_begin, initargs=(jobs,)) as pool:
         futures = [pool.submit(_logged, log, call, task) for log, task in zip(logs, tasks, strict=True)]
         try:
             waiting, done = set(futures), 0
@@ -67,6 +67,12 @@ def _logged(log: Path, call: Callable[..., Answer], task: tuple[Any, ...]) -> An
         return call(*task)
     except SystemExit as stop:
         os._exit(int(stop.code or 0))
+
+
+def _begin(jobs: int) -> None:
+    """Prepare a process: it takes its share of the processors for reading, and ends with its parent."""
+    os.environ["LOCAL_WORLD_SIZE"] = str(jobs)
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:

@@ -176,6 +176,16 @@ def test_a_silent_server_is_given_up_in_time(web: Served, tmp_path: Path, monkey
     assert web.gets["/0.tar"] == 3
 
 
+def test_a_server_that_is_not_there_is_not_taken_for_a_missing_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloading, "PAUSES", (0.01, 0.01))
+    with serving() as gone:
+        url = gone.url
+    with pytest.raises(DataError, match=r"x\.tar: Cannot connect to host 127.0.0.1.*; check the address"):
+        open_samples(f"{url}/x.tar", config("x", copies=str(tmp_path / "copies")))
+
+
 def test_a_server_that_fails_once_is_asked_again(
     web: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

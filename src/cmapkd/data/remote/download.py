@@ -73,7 +73,8 @@ def _sent(url: str) -> Iterator[bytes]:
         with file_system(url).open(url, "rb", **whole) as file:
             while chunk := file.read(CHUNK):
                 yield chunk
-    except OSError as error:
+    except OSError as told:
+        error = _cause(told)
         raise Wrong(_reason(error), isinstance(error, LASTING)) from None
 
 
@@ -84,7 +85,8 @@ def _attempts(url: str, act: Any) -> Any:
             return act()
         except CmapkdError:
             raise
-        except Exception as error:
+        except Exception as told:
+            error = _cause(told)
             reason = _reason(error)
             if pause is None or isinstance(error, LASTING) or getattr(error, "lasting", False):
                 raise DataError(f"{url}: {reason}; {WAY_OUT}") from None
@@ -95,7 +97,17 @@ def _attempts(url: str, act: Any) -> Any:
     raise AssertionError("unreachable")
 
 
-def _reason(error: Exception) -> str:
+def _cause(error: BaseException) -> BaseException:
+    """What lies behind the FileNotFoundError that fsspec makes of every failure to look at a URL, by the server's answer."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    status = getattr(error, "status", None)
+    if status in (404, 410):
+        return FileNotFoundError()
+    return PermissionError() if status in (401, 403) else error
+
+
+def _reason(error: BaseException) -> str:
     """One line on a failed transfer."""
     if isinstance(error, FileNotFoundError):
         return "no such file on the server"
