@@ -31,7 +31,7 @@ SUITES = {
     "e": "benchmarks.retrieval:run benchmarks.average_precision:run",
     "f": "benchmarks.startup:run",
     "g": "benchmarks.memory:run",
-    "i": "benchmarks.loader:run",
+    "i": "benchmarks.loader:run benchmarks.feeding:run",
     "j": "benchmarks.scale_of_data:run",
     "l": "benchmarks.several_processes:run",
 }

@@ -6,9 +6,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmapkd.core.order import keyed_hash, permute, positions
+from cmapkd.core.order import ShardOrder, keyed_hash, permute, positions
 
 GOLDEN_ORDER = [4, 7, 3, 1, 6, 2, 0, 5]
+SHARDS_GOLDEN = [2, 5, 1, 0, 8, 3, 7, 6, 4]
 GOLDEN_HASH = 3034334815109854690
 seeds = st.integers(0, 2**63)
 
@@ -73,3 +74,61 @@ def test_a_hash_depends_on_the_position_of_its_values() -> None:
         )
         == 6
     )
+
+
+bounds = st.lists(st.integers(1, 40), min_size=1, max_size=30).map(
+    lambda sizes: np.cumsum([0, *sizes]).astype(np.int64)
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(bounds=bounds, window=st.integers(1, 200), seed=seeds, epoch=st.integers(0, 1000))
+def test_an_order_by_shards_shows_every_sample_once_and_any_position_alone(
+    bounds: np.ndarray, window: int, seed: int, epoch: int
+) -> None:
+    order, n = ShardOrder(bounds, window), int(bounds[-1])
+    whole = order(np.arange(n), seed, epoch)
+    assert whole.dtype == np.int64 and sorted(whole.tolist()) == list(range(n))
+    fresh = ShardOrder(bounds, window)
+    for k in range(0, n, 7):
+        assert int(fresh(np.array([k]), seed, epoch)[0]) == whole[k]
+
+
+@settings(max_examples=60, deadline=None)
+@given(bounds=bounds, window=st.integers(1, 60), seed=seeds)
+def test_a_sample_moves_less_than_a_window_from_its_place_in_the_sequence_of_whole_shards(
+    bounds: np.ndarray, window: int, seed: int
+) -> None:
+    n = int(bounds[-1])
+    sequence = ShardOrder(bounds, 1)(np.arange(n), seed, 3)  # a window of one sample shuffles nothing
+    place = np.empty(n, np.int64)
+    place[sequence] = np.arange(n)
+    moved = np.abs(place[ShardOrder(bounds, window)(np.arange(n), seed, 3)] - np.arange(n))
+    assert moved.max() < window
+    shard = np.searchsorted(bounds, sequence, side="right")
+    assert (np.diff(shard) != 0).sum() == len(bounds) - 2  # each shard is one run
+    for run in np.split(sequence, np.flatnonzero(np.diff(shard)) + 1):
+        assert np.array_equal(run, np.arange(run[0], run[0] + len(run)))
+
+
+def test_a_window_touches_few_shards_where_a_random_order_touches_all() -> None:
+    bounds, window = np.arange(0, 50_001, 500), 2000
+    by_shards, shards = ShardOrder(bounds, window), []
+    for order in (lambda at: by_shards(at, 5, 2), lambda at: permute(at, 50_000, 5, 2)):
+        parts = [order(np.arange(first, first + window)) // 500 for first in range(0, 50_000, window)]
+        shards.append(max(len(np.unique(part)) for part in parts))
+    assert shards[0] == 4 and shards[1] == 100
+
+
+def test_another_seed_or_epoch_orders_shards_and_windows_anew() -> None:
+    order = ShardOrder(np.arange(0, 1001, 50), 200)
+    orders = [order(np.arange(1000), seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    for a in range(4):
+        for b in range(a):
+            assert (orders[a] == orders[b]).mean() < 0.1
+            assert (orders[a][::50] // 50 == orders[b][::50] // 50).mean() < 0.5
+
+
+def test_the_order_by_shards_is_the_same_in_every_version() -> None:
+    order = ShardOrder(np.array([0, 3, 5, 9]), 4)
+    assert order(np.arange(9), 1, 2).tolist() == SHARDS_GOLDEN

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections import Counter
 from pathlib import Path
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from cmapkd.core import prefetch as prefetching
 from cmapkd.core.errors import DataError, UsageError
 from cmapkd.core.types import Batch
-from cmapkd.data import loader as loading
+from cmapkd.data import decoders
 from cmapkd.data.images import decode
 from cmapkd.data.loader import InputSpec, Ledger, Loader, read_images, read_views
 from cmapkd.data.samples import Samples
@@ -93,8 +96,7 @@ def test_the_teacher_sees_the_same_crop_at_its_own_size(tmp_path: Path) -> None:
 
 def test_a_rendered_view_is_kept_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[Path] = []
-    real = loading.decode
-    monkeypatch.setattr(loading, "decode", lambda path: decoded.append(path) or real(path))
+    monkeypatch.setattr(decoders, "decode", lambda path: decoded.append(path) or decode(path))
     for room, expected in ((4, 4), (1, 7), (0, 8)):
         decoded.clear()
         it = loader(samples(tmp_path, 4), views=1)
@@ -116,12 +118,110 @@ def test_prefetched_batches_come_in_order_and_resume_anywhere(tmp_path: Path) ->
     assert all(same(a, b) for (_, a), (_, b) in zip(whole[3:], it.iterate(3, 7), strict=True))
 
 
-def test_leaving_early_ends_the_thread(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("keys", [{}, {"ram_mb": 0}])
+def test_batches_and_ledger_are_the_same_for_every_number_of_workers(
+    tmp_path: Path, workers: int, keys: dict[str, int]
+) -> None:
+    data = samples(tmp_path, 23)
+    for k in (2, 3, 11, 17):
+        data.paths[k].write_bytes(b"junk" * k)
+    one = loader(data, teacher=True, workers=1, bad_budget=0.3, **keys)
+    several = loader(data, teacher=True, workers=workers, bad_budget=0.3, **keys)
+    assert (one.workers, several.workers) == (1, workers)
+    steps = 0
+    for (step, a), (again, b) in zip(one.iterate(2, 14), several.iterate(2, 14), strict=True):
+        assert step == again and same(a, b)
+        assert a.teacher is not None and b.teacher is not None and torch.equal(a.teacher.images, b.teacher.images)
+        assert one.ledger.quarantined == several.ledger.quarantined
+        assert list(one.ledger.quarantined) == list(several.ledger.quarantined)
+        steps += 1
+        assert one.ledger.seen == several.ledger.seen == 4 * steps
+    assert steps == 12 and sorted(one.ledger.quarantined) == ["11", "17", "2", "3"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_budget_ends_a_run_at_the_step_that_exceeds_it_whichever_was_ready_first(
+    tmp_path: Path, workers: int
+) -> None:
+    data = samples(tmp_path, 40)
+    it = loader(data, workers=workers)
+    order = [s for step in range(10) for s in it.batch(step).samples.tolist()]
+    for place in (5, 17, 18):  # steps 1 and 4; the budget of 40 images is one
+        data.paths[order[place]].write_bytes(b"")
+    it, delivered = loader(data, workers=workers, ram_mb=0), []
+    with pytest.raises(DataError, match="2 unreadable images") as caught:
+        for step, _ in it.iterate(0, 10):
+            delivered.append(step)
+    assert delivered == [0, 1, 2, 3] and it.ledger.seen == 16
+    assert list(it.ledger.quarantined) == [str(order[5]), str(order[17])]
+    assert f"{order[5]} (" in str(caught.value)
+
+
+def test_waiting_for_a_batch_can_be_interrupted_by_a_signal(tmp_path: Path) -> None:
+    class Asked(Exception):
+        pass
+
+    def ask(*_: object) -> None:
+        raise Asked
+
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(step: int, batch: Batch) -> None:
+        entered.set()
+        leave.wait(60)
+
+    before = signal.signal(signal.SIGUSR1, ask)
+    try:
+        batches = loader(samples(tmp_path, 9), workers=2).iterate(0, 100, slow)
+
+        def interrupt() -> None:
+            entered.wait(60)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            leave.set()
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(Asked):
+            next(batches)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not [t for t in threading.enumerate() if t.name.startswith(("prefetch", "decoding"))]
+
+
+@pytest.mark.parametrize(("processors", "ranks", "images", "expected"), [(16, "", 10**6, 15), (16, "4", 10**6, 3), (2, "8", 10**6, 1), (16, "", 1600, 3), (16, "", 9, 1)])  # fmt: skip
+def test_workers_are_one_per_processor_but_one_divided_among_the_ranks_of_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processors: int, ranks: str, images: int, expected: int
+) -> None:
+    monkeypatch.setattr(prefetching, "processors", lambda: processors)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     it = loader(samples(tmp_path, 9))
+    it.pool = np.arange(images)
+    assert it.workers == expected
+
+
+def test_calls_of_then_do_not_overlap(tmp_path: Path) -> None:
+    inside, most = [0], [0]
+
+    def then(step: int, batch: Batch) -> int:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        threading.Event().wait(0.005)
+        inside[0] -= 1
+        return step
+
+    assert [made for _, made in loader(samples(tmp_path, 9), workers=2).iterate(0, 12, then)] == list(range(12))
+    assert most == [1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_leaving_early_ends_the_threads(tmp_path: Path, workers: int) -> None:
+    it = loader(samples(tmp_path, 9), workers=workers)
     batches = it.iterate(0, 1000)
     next(batches)
     batches.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]
+    assert not [t for t in threading.enumerate() if t.name.startswith(("prefetch", "decoding"))]
 
 
 def test_an_unreadable_image_is_named_and_replaced(tmp_path: Path) -> None:
@@ -140,7 +240,7 @@ def test_a_quarantined_image_is_not_opened_again(tmp_path: Path, monkeypatch: py
     it = loader(data, ram_mb=0)
     it.batch(0)
     monkeypatch.setattr(
-        loading, "decode", lambda path: pytest.fail("opened again") if path.stem == "3" else decode(path)
+        decoders, "decode", lambda path: pytest.fail("opened again") if path.stem == "3" else decode(path)
     )
     it.batch(1)
 

@@ -5,7 +5,7 @@ from msgspec import structs
 
 import world
 from cmapkd.core.errors import IntegrityError, UsageError
-from cmapkd.data import loader as loading
+from cmapkd.data import decoders
 from cmapkd.data.images import Unreadable
 from cmapkd.data.pixels import open_pixels, write_pixels
 from cmapkd.data.readers import open_samples
@@ -28,7 +28,7 @@ def test_training_from_stored_pixels_decodes_nothing_and_is_the_same_to_the_bit(
     def refuse(path):
         raise AssertionError(f"{path} was decoded")
 
-    monkeypatch.setattr(loading, "decode", refuse)
+    monkeypatch.setattr(decoders, "decode", refuse)
     assert losses(distill(config)) == losses(plain)
     assert final_row(config.run)["ledger"] == final_row(plain)["ledger"]
 
@@ -36,14 +36,14 @@ def test_training_from_stored_pixels_decodes_nothing_and_is_the_same_to_the_bit(
 def test_an_unreadable_image_has_no_stored_pixels(root, monkeypatch, tmp_path):
     config = world.config(root, cache__path=str(tmp_path / "cache"), cache__pixels=True, data__val=None)
     samples = open_samples(config.data.train, config.data)
-    real = loading.decode
+    real = decoders.decode
 
     def one_bad(path):
         if path == samples.paths[3]:
             raise Unreadable(path, "cut off")
         return real(path)
 
-    monkeypatch.setattr("cmapkd.data.pixels.decode", one_bad)
+    monkeypatch.setattr(decoders, "decode", one_bad)
     write_pixels(samples, config.data, config.cache, 32)
     read = open_pixels(samples, config.data, config.cache, 32)
     assert read is not None and read(3, 0) is None and read(3, 1) is None

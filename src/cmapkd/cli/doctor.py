@@ -27,6 +27,8 @@ EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "track": ("tensorboard", "wandb"),
     "hf": ("pyarrow",),
+    "fast": ("simplejpeg",),
+    "remote": ("fsspec", "aiohttp"),
     "detection": ("faster-coco-eval",),
     "captioning": ("pycocoevalcap",),
     "dev": ("pytest", "ruff", "import-linter"),

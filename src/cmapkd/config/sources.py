@@ -13,7 +13,8 @@ from cmapkd.config.section import Fraction, Section
 class DataConfig(Section, frozen=True, kw_only=True):
     """Image-text pairs: their place, and the making of training views from images.
 
-    train, val: a captions file, an image folder, tar shards (`{00000..00010}.tar`), a Hugging Face data set on disk, or
+    train, val: a captions file, an image folder, tar shards (`{00000..00010}.tar`, also behind
+    https://, s3://, gs:// or hf://), a Hugging Face data set on disk, or
     `scenes:N` for N images of the built-in world; `cmapkd data inspect` shows what a path holds.
     images: the folder that image names are relative to (default: searched beside the captions file).
     train_split, val_split: the split, for a file that holds several (Karpathy), or a split list file (Flickr).
@@ -21,6 +22,14 @@ class DataConfig(Section, frozen=True, kw_only=True):
     the whole image. views: number of fixed augmentations of each image; view v of image i has the same pixels in every
     epoch, so that cached teacher features fit it. bad_budget: largest share of unreadable images. ram_mb: memory for
     decoded images. holdout: share of the training images kept aside, for policies that learn and for validation.
+    workers: number of processes that decode images during training; by default one per processor but one. 1 decodes on a
+    thread of the training process. decoder: simplejpeg decodes JPEGs at a reduced scale (libjpeg-turbo's, in eighths) before
+    they are resized, up to three times as fast where images are much larger than the model's; pixels differ by about two
+    of 255 levels, so a cache belongs to its decoder. order: sequential reads shards one after the other, in a new order
+    each epoch, and shuffles inside windows of `window` samples, for disks that are slow at random reads: a sample then
+    moves less than `window` places from its place in its shard.
+    copies: the folder for copies of remote shards (default: data/copies); copies_gb: their largest size together, beyond which
+    the least recently used ones are deleted. checksums: a file as written by `sha256sum *.tar`, for remote shards.
     """
 
     train: str
@@ -42,6 +51,13 @@ class DataConfig(Section, frozen=True, kw_only=True):
     bad_budget: Fraction = 0.001
     ram_mb: Annotated[int, Meta(ge=0)] = 1024
     holdout: Annotated[float, Meta(ge=0.0, lt=0.5)] = 0.0
+    workers: Annotated[int, Meta(ge=1, le=256)] | None = None
+    decoder: Literal["pillow", "simplejpeg"] = "pillow"
+    order: Literal["random", "sequential"] = "random"
+    window: Annotated[int, Meta(ge=1)] = 32768
+    copies: Path | None = None
+    copies_gb: Annotated[float, Meta(gt=0.0)] = 50.0
+    checksums: Path | None = None
 
     def __post_init__(self) -> None:
         low, high = self.crop

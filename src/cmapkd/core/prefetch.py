@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ Made = TypeVar("Made")
 
 def prefetch(
     make: Callable[[Item], Made], items: Iterable[Item], threads: int = 1, depth: int | None = None
-) -> Iterator[Made]:
+) -> Generator[Made, None, None]:
     """Yield make(item) for each item in order, while threads compute the next `depth` of them (default: one per thread).
 
     An error in make(item) is raised when that item is due. Closing the iterator early cancels what has not begun and waits
@@ -37,8 +37,14 @@ def prefetch(
 
 
 def reader_threads() -> int:
-    """Number of threads for reading files: all available processors but one, at most eight."""
-    return max(1, min(8, processors() - 1))
+    """Number of threads for reading files: this process's share of the processors but one, at most eight."""
+    return max(1, min(8, processor_share() - 1))
+
+
+def processor_share() -> int:
+    """Number of processors for this process, where several processes of a run (LOCAL_WORLD_SIZE) share the machine."""
+    local = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, processors() // max(1, int(local) if local.isdecimal() else 1))
 
 
 def processors() -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cmapkd.core.errors import CmapkdError
 from cmapkd.data.stored import Picture, Region
 
 MAX_PIXELS = 50_000_000
@@ -51,10 +52,14 @@ def decode(path: Picture) -> Image.Image:
             upright.load()
             ImageOps.exif_transpose(upright, in_place=True)
             return upright if upright.mode == "RGB" else upright.convert("RGB")  # convert would copy an RGB image too
-    except Unreadable:
+    except (Unreadable, CmapkdError):
         raise
     except Exception as error:
-        if isinstance(error, UnidentifiedImageError) and not isinstance(path, Path):
-            raise Unreadable(path, "cannot identify image file") from None  # Pillow's message holds a memory address
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Unreadable(path, reason[:160]) from None
+        raise Unreadable(path, reason_of(path, error)) from None
+
+
+def reason_of(path: Picture, error: Exception) -> str:
+    """One line that says why an image could not be read."""
+    if isinstance(error, UnidentifiedImageError) and not isinstance(path, Path):
+        return "cannot identify image file"  # Pillow's message holds a memory address
+    return (str(error).splitlines()[0] if str(error) else type(error).__name__)[:160]

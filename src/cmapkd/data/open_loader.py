@@ -7,10 +7,11 @@ from typing import Any
 
 from cmapkd.config.schema import CorruptConfig, DataConfig
 from cmapkd.core.types import Batch, Inputs
-from cmapkd.data.loader import Loader
+from cmapkd.data.loader import Bad, Loader
 from cmapkd.data.noise import Swap
 from cmapkd.data.samples import Samples
 from cmapkd.data.tokens import CaptionTokens
+from cmapkd.data.workers.pool import Decode
 
 
 class NoisyLoader(Loader):
@@ -20,9 +21,11 @@ class NoisyLoader(Loader):
         super().__init__(*args, **options)
         self.swap = swap
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a global step, with noisy captions."""
-        batch = super().batch(step)
+    def make(self, step: int, decode: Decode) -> tuple[Batch | None, Bad]:
+        """As Loader.make, with noisy captions."""
+        batch, bad = super().make(step, decode)
+        if batch is None:
+            return None, bad
         captions = self.swap.mix(batch.samples, batch.captions, self.swap.captions(batch.samples, batch.captions))
 
         def with_captions(inputs: Inputs, tokens: CaptionTokens) -> Inputs:
@@ -31,7 +34,7 @@ class NoisyLoader(Loader):
         student, teacher = with_captions(batch.student, self.tokens), None
         if batch.teacher is not None and self.teacher_tokens is not None:
             teacher = with_captions(batch.teacher, self.teacher_tokens)
-        return replace(batch, captions=captions, student=student, teacher=teacher)
+        return replace(batch, captions=captions, student=student, teacher=teacher), bad
 
 
 def open_loader(samples: Samples, data: DataConfig, corrupt: CorruptConfig, *args: Any, **options: Any) -> Loader:

@@ -12,10 +12,11 @@ import cmapkd
 from cmapkd.config.schema import CacheConfig, DataConfig
 from cmapkd.core.log import Progress
 from cmapkd.core.prefetch import prefetch, reader_threads
-from cmapkd.data.images import Unreadable, decode
+from cmapkd.data.decoders import rendered, views_key
+from cmapkd.data.images import Unreadable
 from cmapkd.data.loader import StoredPixels
 from cmapkd.data.samples import Samples
-from cmapkd.data.views import render, view_of
+from cmapkd.data.views import view_of
 from cmapkd.store.shards import Field
 from cmapkd.store.store import Store, StoreWriter
 
@@ -48,7 +49,7 @@ def _record(data: DataConfig, samples: Samples, size: int, row: int) -> tuple[np
     sample, view = divmod(row, data.views)
     shape = view_of(sample, view, data.views, data.crop, data.flip)
     try:
-        return render(decode(samples.paths[sample]), shape, size), np.ones(1, np.uint8)
+        return rendered(samples.paths[sample], shape, [size], data.decoder)[0], np.ones(1, np.uint8)
     except Unreadable:
         return np.full((3, size, size), 127, np.uint8), np.zeros(1, np.uint8)
 
@@ -80,7 +81,7 @@ def pixels_key(data: DataConfig, samples: Samples, size: int) -> dict[str, str]:
     return {
         "version": cmapkd.__version__.rsplit(".", 1)[0],
         "data": samples.fingerprint(),
-        "views": f"{data.views} crop {data.crop} flip {data.flip}",
+        "views": views_key(data),
         "size": str(size),
         "pillow": PIL.__version__,
     }

@@ -7,6 +7,7 @@ import numpy as np
 import cmapkd
 from cmapkd.config.sources import CacheConfig, DataConfig, TowerConfig
 from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
+from cmapkd.data.decoders import views_key
 from cmapkd.data.samples import Samples
 from cmapkd.pyramid.levels import PHRASE, Shape
 from cmapkd.pyramid.maps import MAPS, token_count
@@ -53,7 +54,7 @@ def cache_key(teacher: TowerConfig | None, data: DataConfig, cache: CacheConfig,
         "version": cmapkd.__version__.rsplit(".", 1)[0],
         **{f"teacher {name}": value for name, value in identity(teacher).items()},
         "data": samples.fingerprint(),
-        "views": f"{data.views} crop {data.crop} flip {data.flip}",
+        "views": views_key(data),
         "rank": str(cache.rank),
         "grid": f"{cache.grid} tokens {cache.tokens}{f' {cache.sampling}' if cache.tokens else ''}",
         "dtype": cache.dtype,

@@ -37,7 +37,7 @@ def train(run: Run, start: int, recorder: Recorder) -> None:
     state.learner.train()
     task_batches = open_task_batches(run, start)
     with Stop() as stop:
-        for step, prepared in training_batches(run, start):
+        for step, prepared in recorder.waiting.on(training_batches(run, start)):
             stop.agree()
             given = step_inputs(run, prepared, step)
             recorder.read = 0 if given.teacher is None else given.teacher.read

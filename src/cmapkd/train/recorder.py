@@ -14,6 +14,7 @@ from cmapkd.distributed.collectives import sum_
 from cmapkd.distributed.group import world
 from cmapkd.train.state import Run
 from cmapkd.train.step import StepInputs
+from cmapkd.train.waiting import Waiting
 
 LOG_EVERY = 10
 STUCK_AFTER, STUCK = 200, 0.98  # steps, share of ln(batch)
@@ -28,12 +29,14 @@ class Recorder:
     """Writes the rows of metrics.jsonl and the progress line.
 
     log: None in a process that leaves the writing to the first one. read: bytes that the step in hand has read from the store.
-    order: fingerprint of its samples. validating: seconds spent on validation.
+    order: fingerprint of its samples. validating: seconds spent on validation. waiting: how long steps wait for their
+    batches, `waited` in the rows, as a share of the time since the row before.
     """
 
     def __init__(self, run: Run, log: MetricsLog | None) -> None:
         self.run, self.log, self.progress = run, log, Progress(run.steps, run.config.run.name)
         self.read, self.order, self.validating, self.warned = 0, 0, 0.0, False
+        self.waiting = Waiting()
         self._pending: list[tuple[int, int, dict[str, Tensor]]] = []
 
     def write(self, row: dict[str, Any]) -> None:
@@ -57,6 +60,7 @@ class Recorder:
             row |= {f"spread/{name}": weights[:, k].std() for k, name in enumerate(LEVELS)}
         row["lr"], row["levels"] = torch.tensor(rate), torch.tensor(len(given.needs.levels))
         row["bytes"] = torch.tensor(float(self.read * world()))
+        row["waited"] = torch.tensor(self.waiting.share())
         row["stage"] = torch.tensor([stage.name for stage in run.stages].index(given.stage.name))
         self._pending.append((step, self.order, row))
         if due(step, LOG_EVERY, run.steps):
@@ -64,7 +68,7 @@ class Recorder:
 
     def show(self, step: int, stage: str, total: Tensor) -> None:
         """The progress line after a step."""
-        self.progress.update(step + 1, f"{stage} loss {float(total):.3f}")
+        self.progress.update(step + 1, f"{stage} loss {float(total):.3f}  waited {self.waiting.recently():.0%}")
 
     def flush(self) -> None:
         """Write the steps that are kept."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.config.tree import read
+from cmapkd.core.errors import UsageError
 from cmapkd.data.duplicates import distinct_captions
 from cmapkd.data.inspect.blocks import Found, blocks
 from cmapkd.data.inspect.others import box_facts, lost, question_facts, repeated_images, spread
@@ -23,6 +24,7 @@ from cmapkd.data.readers.table import columns, guess_keys, guess_separator
 from cmapkd.data.readers.tar import webdataset
 from cmapkd.data.readers.text import read_json, read_text
 from cmapkd.data.readers.vqa import annotations_path
+from cmapkd.data.remote.urls import is_remote
 from cmapkd.data.samples import Samples
 
 SHOWN = 3
@@ -62,6 +64,8 @@ def look(path: str, images: Path | None = None) -> Found:
     """The format, location, keys and splits of the data at a path."""
     if path.startswith("scenes:"):
         return Found("scenes", Path(path))
+    if is_remote(path):
+        raise UsageError(f"{path}: only local data is inspected; download one shard and inspect that")
     kind, found = sniff(Path(path).expanduser())
     beside = (_plain(other, found, images) for other in OTHERS if kind == "coco" and found.is_dir())
     others = tuple(other for other in beside if other.splits)

@@ -25,6 +25,8 @@ from cmapkd.data.readers.tar.webdataset import read_webdataset
 from cmapkd.data.readers.text import neighbours
 from cmapkd.data.readers.visual_genome import read_visual_genome
 from cmapkd.data.readers.vqa import questions_path, read_vqa
+from cmapkd.data.remote.reader import read_remote
+from cmapkd.data.remote.urls import is_remote
 from cmapkd.data.samples import Samples
 
 READERS: dict[str, Callable[[Path, DataConfig, str | None], Samples]] = {
@@ -47,6 +49,8 @@ def open_samples(location: str, data: DataConfig, split: str | None = None) -> S
     """
     if location.startswith("scenes:") or data.format == "scenes":
         return read_scenes(location, data, split)
+    if is_remote(location):
+        return read_remote(location, data, split)
     return open_indexed(reading(location, data, split))
 
 

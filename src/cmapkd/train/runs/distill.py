@@ -20,6 +20,7 @@ from cmapkd.core.lease import exclusive
 from cmapkd.core.log import MetricsLog, say
 from cmapkd.core.order import keyed_hash
 from cmapkd.data.duplicates import shared_captions
+from cmapkd.data.sequence import order_note
 from cmapkd.distributed.collectives import from_first, values_of_all
 from cmapkd.distributed.group import is_first, joined, rank, world
 from cmapkd.distributed.launch import launch
@@ -107,6 +108,8 @@ def _distill(config: Config, folder: Path, resume: bool, evaluated: int | None =
         recorder.write({"kind": "start", "steps": run.steps, "steps_per_epoch": run.loader.steps_per_epoch, "parameters": size,
                         "torch": torch.__version__, "threads": torch.get_num_threads(), "processes": world()})  # fmt: skip
     processes = f" on {world()} processes" if world() > 1 else ""
+    if note := order_note(run.loader.order):
+        say(note)
     say(f"{config.method}: {run.steps} steps of {config.train.batch}{processes}, student {config.student.model}, terms "
         + ", ".join(f"{k} {v:g}" for k, v in run.state.weights.items()))  # fmt: skip
     began = time.monotonic()

@@ -12,7 +12,7 @@ from pathlib import Path
 from cmapkd.core.errors import DataError
 from cmapkd.data.readers.folders.folder import EXTENSIONS
 from cmapkd.data.readers.tar.index import LONGEST, CutOff, Entry, entries
-from cmapkd.data.stored import Member
+from cmapkd.data.stored import Member, Stored
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 TEXTS = {".txt", ".json"}
@@ -23,7 +23,7 @@ class Shard:
     """The images and captions of a tar by key, a name up to its first dot. lost: number of missing samples; why: the reason."""
 
     path: Path
-    pictures: dict[str, Member] = field(default_factory=dict)
+    pictures: dict[str, Stored] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     lost: int = 0
     why: str = ""

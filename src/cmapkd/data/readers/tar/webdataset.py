@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,16 +29,20 @@ def read_webdataset(path: Path, data: DataConfig, split: str | None = None) -> S
         raise DataError(
             f"{location}: no such tar shard{first}; give a .tar, its folder or a pattern like {{00000..00010}}.tar"
         )
+    title = path.name if len(files) == 1 else f"{path.name} [{len(files)} shards]"
+    return samples_of_shards(title, location, map(read_shard, files), data)
+
+
+def samples_of_shards(title: str, location: str, shards: Iterable[Shard], data: DataConfig) -> Samples:
+    """The samples of shards that were read, within data.bad_budget."""
     gathering, images = Gathering(), 0
     broken: list[Shard] = []
-    for file in files:
-        shard = read_shard(file)
+    for shard in shards:
         broken += [replace(shard, pictures={}, texts={})] if shard.why else []
         images += len(shard.pictures)
         for key, picture in shard.pictures.items():
             texts = [shard.texts.get(key, "")] if key in shard.texts else []
-            gathering.add(f"{file.stem}/{key}", picture, texts, picture.size)
-    title = path.name if len(files) == 1 else f"{path.name} [{len(files)} shards]"
+            gathering.add(f"{shard.path.stem}/{key}", picture, texts, picture.length())
     return gathering.samples(title, _within_budget(location, broken, images, data))
 
 

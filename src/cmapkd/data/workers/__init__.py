@@ -1,0 +1,1 @@
+"""Worker processes that decode images for the training step."""
