@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError
+from cmapkd.core.log import say
 
 
 @contextlib.contextmanager
@@ -36,11 +37,15 @@ def exclusive(path: Path, wait: bool = False) -> Iterator[None]:
 def _lock(path: Path, descriptor: int, wait: bool) -> None:
     me = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = path.read_text().strip() or "another process"
+            if not wait:
+                raise IntegrityError(f"{path.parent}: in use by {holder}; wait for it to end, or end it") from None
+            say(f"{path.stem}: waiting for {holder}")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, me.encode(), 0)
-    except BlockingIOError:
-        holder = path.read_text().strip() or "another process"
-        raise IntegrityError(f"{path.parent}: in use by {holder}; wait for it to end, or end it") from None
     except OSError as error:
         raise fsio.disk_error(path, error) from None

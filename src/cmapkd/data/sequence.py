@@ -27,11 +27,10 @@ def order_of(samples: Samples, data: DataConfig, pool: Pool | np.ndarray) -> Ord
 
 def shard_bounds(samples: Samples, pool: Pool | np.ndarray) -> np.ndarray:
     """int64 [shards + 1]: where in the pool each shard begins, and the length of the pool."""
-    numbers = pool[np.arange(len(pool))]
-    containers = containers_of(samples.paths, numbers)
-    shards = np.where(containers < 0, numbers // BLOCK, containers)
-    new = 1 + np.flatnonzero((shards[1:] != shards[:-1]) | ((containers[1:] < 0) != (containers[:-1] < 0)))
-    return np.concatenate([[0], new, [len(numbers)]]).astype(np.int64)
+    indices = pool[np.arange(len(pool))]
+    containers = containers_of(samples.paths, indices)  # what a sample shares with the others of its shard
+    shards = np.where(containers < 0, -1 - indices // BLOCK, containers)
+    return np.concatenate([[0], 1 + np.flatnonzero(np.diff(shards)), [len(pool)]]).astype(np.int64)
 
 
 def order_note(order: Order) -> str:

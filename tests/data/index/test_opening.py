@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, DiskError
 from cmapkd.data import readers
 from cmapkd.data.columns.file_array import FileArray
 from cmapkd.data.index import files, opening, stamps
+from cmapkd.data.loader import CHECKED, InputSpec, Loader
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
 from data.written import shard
@@ -166,7 +168,7 @@ def test_a_full_disk_leaves_the_data_and_no_half_of_an_index(table, monkeypatch,
     assert not [path for path in (table.parent / opening.BESIDE).iterdir() if path.is_dir()]
 
 
-def test_of_two_that_start_at_once_one_builds_and_both_read(table, monkeypatch):
+def test_of_two_that_start_at_once_one_builds_and_both_read(table, monkeypatch, capsys):
     read, found = Read(monkeypatch, wait=0.3), []
     starts = [threading.Thread(target=lambda: found.append(opened(table))) for _ in range(2)]
     for thread in starts:
@@ -175,6 +177,8 @@ def test_of_two_that_start_at_once_one_builds_and_both_read(table, monkeypatch):
         thread.join()
     assert read.times == 1 and len(found) == 2 and found[0] == found[1]
     assert all(isinstance(samples.ids.source.blob, FileArray) for samples in found)
+    said = capsys.readouterr().err
+    assert said.count("its index is built once") == said.count(f"waiting for process {os.getpid()} on ") == 1
 
 
 def test_data_that_changes_while_it_is_used_is_told(table):
@@ -184,6 +188,17 @@ def test_data_that_changes_while_it_is_used_is_told(table):
     table.write_text(TABLE + "\n")
     with pytest.raises(DataError, match=r"t\.csv: changed since its index was read; .* start a new run"):
         stamps.require_unchanged(samples.sources)
+
+
+def test_a_run_looks_for_changed_data_every_so_many_steps(table):
+    opened(table)
+    student = InputSpec(8, lambda texts: (torch.zeros(len(texts), 3).long(), torch.zeros(len(texts), 3).long()))
+    loader = Loader(opened(table), DataConfig(train=str(table)), student, None, batch=2, seed=0)
+    loader.batch(0)
+    table.write_text(TABLE + "\n")
+    loader.batch(1)
+    with pytest.raises(DataError, match="changed since its index was read"):
+        loader.batch(CHECKED)
 
 
 def test_a_new_build_leaves_what_a_running_process_reads(table):

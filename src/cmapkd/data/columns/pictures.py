@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,32 @@ from cmapkd.data.columns.column import Column, chosen
 from cmapkd.data.columns.spool import NumberSpool
 from cmapkd.data.columns.texts import CODEC, Array, Blobs, BlobWriter, Texts
 from cmapkd.data.parquet import Cell
+from cmapkd.data.remote.copies import Copies
+from cmapkd.data.remote.member import RemoteMember
 from cmapkd.data.stored import Member, Picture, Region
 
-FILE, MEMBER, REGION, CELL, OBJECT = range(5)  # kinds of reference; an object is kept in memory as it is
+FILE, MEMBER, REGION, CELL, OBJECT, REMOTE = range(6)  # kinds of reference; an object is kept in memory as it is
 PLACE = struct.Struct("<qq")
 BOX = struct.Struct("<6d")
 
 
 class Pictures:
     """Images. where: int32 [n], rows of the table; kinds: uint8 [w] and table: w texts, folders and containers with the
-    kind of what is in them; rest: n byte strings; objects: images of other kinds, which cannot be written to a file.
+    kind of what is in them; rest: n byte strings; objects: images of other kinds, which cannot be written to a file; shards:
+    (copies, URL, size) of the rows of the table that are remote.
     """
 
     def __init__(
-        self, where: Array, kinds: Array, table: Texts, rest: Blobs, objects: tuple[Picture, ...] = ()
+        self,
+        where: Array,
+        kinds: Array,
+        table: Texts,
+        rest: Blobs,
+        objects: tuple[Picture, ...] = (),
+        shards: dict[int, tuple[Copies, str, int]] | None = None,
     ) -> None:
         self.where, self.kinds, self.table, self.rest, self.objects = where, kinds, table, rest, objects
+        self.shards = shards or {}
 
     def __len__(self) -> int:
         return len(self.where)
@@ -47,6 +57,9 @@ class Pictures:
             *box, width, height = BOX.unpack_from(data)
             frame = (int(width), int(height)) if width >= 0 else None
             return Region(Path(where, data[BOX.size :].decode(*CODEC)), (box[0], box[1], box[2], box[3]), frame)
+        if kind == REMOTE:
+            offset, size = PLACE.unpack_from(data)
+            return RemoteMember(*self.shards[place], data[PLACE.size :].decode(*CODEC), offset, size)
         return self.objects[PLACE.unpack(data)[0]]
 
     def arrays(self) -> dict[str, Array]:
@@ -62,18 +75,24 @@ class PictureWriter:
         self._where, self._rest = NumberSpool("i", folder), BlobWriter(folder)
         self._places: dict[tuple[int, str], int] = {}
         self._objects: list[Picture] = []
+        self._shards: dict[int, tuple[Copies, str, int]] = {}
 
     def add(self, picture: Picture | str) -> None:
         """Append an image; the path of a file may be given as text."""
         place, rest = self._encoded(picture)
-        self._where.add(self._places.setdefault(place, len(self._places)))
+        number = self._places.setdefault(place, len(self._places))
+        if isinstance(picture, RemoteMember):
+            self._shards[number] = picture.copies, picture.url, picture.shard_bytes
+        self._where.add(number)
         self._rest.add(rest)
 
     def pictures(self) -> Pictures:
         table, kinds = BlobWriter(), np.array([kind for kind, _ in self._places], np.uint8)
         for _, where in self._places:
             table.add(where.encode(*CODEC))
-        return Pictures(self._where.array(), kinds, table.texts(), self._rest.blobs(), tuple(self._objects))
+        return Pictures(
+            self._where.array(), kinds, table.texts(), self._rest.blobs(), tuple(self._objects), self._shards
+        )
 
     def _encoded(self, picture: Any) -> tuple[tuple[int, str], bytes]:
         """((kind, folder or container), the rest)."""
@@ -85,6 +104,9 @@ class PictureWriter:
         if isinstance(picture, Member):
             rest = PLACE.pack(picture.offset, picture.size) + picture.name.encode(*CODEC)
             return (MEMBER, str(picture.path)), rest
+        if isinstance(picture, RemoteMember):
+            rest = PLACE.pack(picture.offset, picture.bytes_) + picture.name.encode(*CODEC)
+            return (REMOTE, f"{picture.copies.folder}\n{picture.url}"), rest
         if isinstance(picture, Cell):
             rest = PLACE.pack(picture.group, picture.row) + picture.column.encode(*CODEC)
             return (CELL, str(picture.path)), rest
@@ -103,16 +125,10 @@ def picture_column(pictures: Iterable[Picture | str]) -> Column[Picture]:
     return Column(writer.pictures())
 
 
-def containers_of(pictures: Column[Picture], indices: np.ndarray) -> np.ndarray:
-    """int64 [m]: a number of the container that each of these images is inside of, −1 for images that are files. indices: int [m]."""
-    source: Pictures = pictures.source
-    places = np.asarray(source.where[chosen(pictures, indices)], np.int64)
-    kinds = np.asarray(source.kinds)[places]
-    found = np.where((kinds == FILE) | (kinds == REGION), -1, places)
-    known: dict[object, int] = {}
-    for k in np.flatnonzero(
-        kinds == OBJECT
-    ).tolist():  # few, or remote members, which stand in the order of their shards
-        container = getattr(pictures[int(indices[k])], "path", None) or getattr(pictures[int(indices[k])], "url", None)
-        found[k] = -1 if container is None else len(source.kinds) + known.setdefault(container, len(known))
-    return found
+def containers_of(pictures: Sequence[Picture], indices: np.ndarray) -> np.ndarray:
+    """int64 [m]: a number of the file or shard that holds each of these images; −1 for an image that is a file of its own."""
+    column: Any = pictures
+    source: Pictures = column.source
+    where = np.asarray(source.where)[chosen(column, indices)].astype(np.int64)
+    inside = np.isin(np.asarray(source.kinds)[where], (MEMBER, CELL, REMOTE))
+    return np.where(inside, where, -1)

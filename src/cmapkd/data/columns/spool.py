@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-IN_MEMORY = 32 * 2**20  # bytes of one array
+IN_MEMORY = 8 * 2**20  # bytes of one array
 PART = 2**16  # numbers written at a time
 
 

@@ -46,7 +46,7 @@ class About:
 def storable(samples: Samples) -> bool:
     """Whether all image references can be written to a file."""
     column: Any = samples.paths
-    return not column.source.objects
+    return not column.source.objects and not column.source.shards
 
 
 def write(folder: Path, samples: Samples, about: About) -> None:

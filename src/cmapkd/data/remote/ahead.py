@@ -23,7 +23,7 @@ class Ahead:
 
     def __init__(self, samples: Samples, pool: Pool | np.ndarray, order: Order, seed: int) -> None:
         self.samples, self.pool, self.seed = samples, pool, seed
-        remote = isinstance(samples.paths[int(pool[np.array([0])][0])], RemoteMember)
+        remote = isinstance(samples.paths[int(pool[np.zeros(1, np.int64)][0])], RemoteMember)
         self.order = order if remote and isinstance(order, ShardOrder) else None
         self.window = -1
         self._threads: ThreadPoolExecutor | None = None
@@ -52,8 +52,8 @@ class Ahead:
             return
         self.window = window
         later, number = divmod(window + 1, per_epoch)
-        for first in self.pool[self.order.shards_of(number, self.seed, later)].tolist():
-            member = self.samples.paths[first]
+        for first in self.order.shards_of(number, self.seed, later).tolist():
+            member = self.samples.paths[int(self.pool[np.array([first])][0])]
             if isinstance(member, RemoteMember):
                 self._coming.append(self._threads.submit(_fetch, member))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import DataError, UsageError
-from cmapkd.data.gathering import gather
+from cmapkd.data.gathering import Gathering, gather
 from cmapkd.data.readers.folders.class_names import class_names, repeated
 from cmapkd.data.readers.folders.folder import CAPTION
 from cmapkd.data.readers.folders.metadata import METADATA, read_metadata
@@ -41,8 +41,9 @@ def read_hf(path: Path, data: DataConfig, split: str | None) -> Samples:
     name = f"{path.name} [{wanted or 'all'}]"
     if files[0].name in METADATA or files[0].suffix == ".jsonl":
         return replace(read_metadata(files[0], data), name=name)
-    tables = {file: (read_arrow if file.suffix == ".arrow" else read_parquet)(file, data) for file in files}
-    return _samples(name, tables, data)
+    if _table(files[0], data).columns.text:
+        return _captioned(name, files, data)
+    return _samples(name, {file: _table(file, data) for file in files}, data)
 
 
 def split_files(path: Path) -> dict[str, list[Path]]:
@@ -89,37 +90,52 @@ def _saved(folder: Path) -> list[Path]:
     return files
 
 
+def _table(file: Path, data: DataConfig) -> Table:
+    return (read_arrow if file.suffix == ".arrow" else read_parquet)(file, data)
+
+
+def _keys(files: Sequence[Path]) -> Callable[[Path, int], str]:
+    """The id of a row; save_to_disk uses the same file names in every split."""
+    alike = len({file.stem for file in files}) < len(files)
+    return lambda file, row: f"{file.parent.name}/{file.stem}/{row}" if alike else f"{file.stem}/{row}"
+
+
+def _pictures(file: Path, table: Table, data: DataConfig) -> Iterable[Picture]:
+    return table.pictures or locate(file, data.images, [str(row[table.columns.image]) for row in table.rows])
+
+
+def _captioned(name: str, files: Sequence[Path], data: DataConfig) -> Samples:
+    """Samples with captions; one file is in memory at a time."""
+    found, key, notes = Gathering(), _keys(files), ()
+    for file in files:
+        table = _table(file, data)
+        text, notes = table.columns.text or "", notes or table.notes[:1]
+        for number, (row, picture) in enumerate(zip(table.rows, _pictures(file, table, data), strict=True)):
+            found.add(key(file, number), picture, texts(row.get(text)))
+    return found.samples(name, notes)
+
+
 def _samples(name: str, tables: Mapping[Path, Table], data: DataConfig) -> Samples:
+    """Labelled samples."""
     rows: dict[str, tuple[Picture, list[str]]] = {}
     labels: dict[str, int] = {}
-    classes = _classes(tables, data)
-    alike = len({file.stem for file in tables}) < len(tables)  # save_to_disk uses the same file names in every split
+    classes, key_of = _classes(tables, data), _keys(list(tables))
     for file, table in tables.items():
-        columns = table.columns
-        pictures = table.pictures or locate(file, data.images, [str(row[columns.image]) for row in table.rows])
-        for number, (row, picture) in enumerate(zip(table.rows, pictures, strict=True)):
-            key = f"{file.parent.name}/{file.stem}/{number}" if alike else f"{file.stem}/{number}"
-            if columns.text:
-                rows[key] = picture, texts(row[columns.text])
-                continue
-            label = row[columns.label or ""]
+        for number, (row, picture) in enumerate(zip(table.rows, _pictures(file, table, data), strict=True)):
+            key, label = key_of(file, number), row[table.columns.label or ""]
             if label is not None and 0 <= label < len(classes):  # −1 or None in a test split without labels
                 rows[key], labels[key] = (picture, [CAPTION.format(classes[label])]), label
             else:
                 rows[key] = picture, []
     notes = [note for table in tables.values() for note in table.notes][:1]
     found = gather(name, rows, notes)
-    if not classes:
-        return found
     chosen = tuple(labels[key] for key in found.ids)
     return replace(found, labels=chosen, classes=classes, notes=(*found.notes, *repeated(classes)))
 
 
 def _classes(tables: Mapping[Path, Table], data: DataConfig) -> tuple[str, ...]:
-    """Names of the labels, or their numbers as names; empty for data with captions."""
+    """Names of the labels, or their numbers as names."""
     file, first = next(iter(tables.items()))
-    if first.columns.label is None:
-        return ()
-    values = [row[first.columns.label] for table in tables.values() for row in table.rows]
+    values = [row[first.columns.label or ""] for table in tables.values() for row in table.rows]
     count = max((value for value in values if value is not None), default=-1) + 1
     return class_names(file, first.columns.classes or tuple(str(n) for n in range(count)), data.classes)
