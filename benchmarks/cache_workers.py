@@ -47,6 +47,7 @@ def run(quick: bool = True) -> list[dict[str, Any]]:
         "cache_workers",
     )
     samples = open_samples(config.data.train, config.data, "train")
+    assert config.teacher is not None
     tower = load_tower(config.teacher, words=config.cache.words)
     targets = fit_targets(config.data, config.cache, tower, samples)
     least: dict[int, float] = {1: float("inf"), 2: float("inf")}
