@@ -23,7 +23,9 @@ from cmapkd.teacher.layout import fields
 ROOT = Path(__file__).parents[1]
 PAIRS, RANKS, BATCH, SEED = (12_900_000, 100_000_000), (1, 2, 8, 64, 512), 32_768, 0
 CHUNK = 64  # batches permuted at a time: 2 M samples, 16 MB an array
-VIT_L14 = Shape((1024, 1024, 1024, 1024), (16, 16, 16, 8), (768, 768, 768, 768), 768)  # what load_tower gives for ViT-L-14
+VIT_L14 = Shape(
+    (1024, 1024, 1024, 1024), (16, 16, 16, 8), (768, 768, 768, 768), 768
+)  # what load_tower gives for ViT-L-14
 CACHES = {
     "default": (CacheConfig(), 4),
     "recipe vit_l14_to_b16 (4 × 4 cells)": (CacheConfig(grid=4), 2),

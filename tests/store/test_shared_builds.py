@@ -131,7 +131,7 @@ def test_a_finished_store_is_checked_by_all_together_and_a_bad_shard_is_mended(m
 
 
 def test_a_sealed_store_of_an_unfinished_cache_is_taken_by_its_sizes_and_not_read_again(made, path, monkeypatch):
-    monkeypatch.setattr("cmapkd.store.writer.map_shard", lambda *_: pytest.fail("a shard was read"))
+    monkeypatch.setattr("cmapkd.store.shard_files.map_shard", lambda *_: pytest.fail("a shard was read"))
     work(path, check=False)
     assert files(path) == files(made)
     monkeypatch.undo()

@@ -20,10 +20,9 @@ from cmapkd.core.claims import POLL, Claims
 from cmapkd.core.errors import DiskError, IntegrityError, NonFiniteError
 from cmapkd.core.log import say
 from cmapkd.store.manifest import AGAIN, SCHEMA, plan_of, refuse_other, sealed
-from cmapkd.store.shards import NAME, Field, as_bytes, checksums, map_shard, npy_header, shard_files
+from cmapkd.store.shard_files import Record, ShardFiles, about
+from cmapkd.store.shards import NAME, Field, as_bytes, checksums, npy_header, shard_files
 from cmapkd.store.sizes import estimate_bytes, rows_of_a_shard
-
-Record = dict[str, dict[str, object]]  # file name → bytes, sha256
 
 
 class StoreWriter:
@@ -52,10 +51,11 @@ class StoreWriter:
             self.shard_rows: int = there if shard_rows is None else shard_rows
             self._plan = {"key": key, "fields": {k: f.describe() for k, f in fields.items()}, "rows": rows,
                           "shard_rows": self.shard_rows}  # fmt: skip
+            self._files = ShardFiles(path, fields, rows, self.shard_rows)
             self._begin(known, check)
 
     def _begin(self, known: dict | None, check: bool) -> None:
-        sizes = {} if known is None else self._sizes()
+        sizes = {} if known is None else self._files.sizes()
         if known is not None:
             refuse_other(self.path, known, self._plan)
         needed, free = estimate_bytes(self.fields, self.rows) - sum(sizes.values()), fsio.free_bytes(self.path)
@@ -68,7 +68,7 @@ class StoreWriter:
             self._forget_torn(sizes)
             return
         self._clear()
-        if known is not None and not check and all(self._has(sizes, shard) for shard in range(self.shards)):
+        if known is not None and not check and all(self._files.there(sizes, shard) for shard in range(self.shards)):
             return
         if known is None:  # shards of which nothing says what they are do not count
             for file in self.path.iterdir():
@@ -122,7 +122,7 @@ class StoreWriter:
                         return
                     if self._missing(shard):
                         pause = POLL[0]
-                        yield self._range(shard)
+                        yield self._files.rows_of(shard)
                         if not self._recorded(shard):  # left to another worker, or not written
                             waiting.append(shard)
                 finally:
@@ -136,7 +136,7 @@ class StoreWriter:
         """Row ranges still to be written: those without complete arrays and valid checksums."""
         if not self.unfinished():
             return []
-        return [self._range(k) for k in range(self.shards) if not self._recorded(k) and self._missing(k)]
+        return [self._files.rows_of(k) for k in range(self.shards) if not self._recorded(k) and self._missing(k)]
 
     def encode(self, rows: range, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Records of `rows`, given as float or raw arrays [len(rows), *shape], as they are stored.
@@ -160,7 +160,7 @@ class StoreWriter:
     def write_encoded(self, rows: range, encoded: dict[str, np.ndarray]) -> None:
         """Write the records of one shard, as `encode` gives them. Raises DiskError, or ValueError if `rows` is no shard."""
         shard = rows.start // self.shard_rows
-        if rows != self._range(shard) or {len(data) for data in encoded.values()} != {len(rows)}:
+        if rows != self._files.rows_of(shard) or {len(data) for data in encoded.values()} != {len(rows)}:
             raise ValueError(f"rows {rows}: not a shard of {self.path}")
         if self._claim is not None and not self._claim.held():
             say(
@@ -172,8 +172,8 @@ class StoreWriter:
             array, sums = shard_files(self.path, name, shard)
             data = encoded[name]
             parts = [npy_header(field, len(rows)), as_bytes(data, len(rows)).reshape(-1).data]
-            record |= _about(array, fsio.write_bytes(array, parts))
-            record |= _about(sums, fsio.write_bytes(sums, checksums(name, rows.start, data).tobytes()))
+            record |= about(array, fsio.write_bytes(array, parts))
+            record |= about(sums, fsio.write_bytes(sums, checksums(name, rows.start, data).tobytes()))
         self._write_record(shard, record)
 
     def finish(self) -> None:
@@ -214,11 +214,8 @@ class StoreWriter:
     def _forget_torn(self, sizes: dict[str, int]) -> None:
         """Remove the records of shards whose files do not have their size."""
         for shard in range(self.shards):
-            if not self._has(sizes, shard) and self._record(shard).is_file():
+            if not self._files.there(sizes, shard) and self._record(shard).is_file():
                 fsio.discard(self._record(shard))
-
-    def _range(self, shard: int) -> range:
-        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
 
     def _record(self, shard: int) -> Path:
         return self.path / "build" / f"{shard:05d}.json"
@@ -233,20 +230,6 @@ class StoreWriter:
             self._done.add(shard)
         return shard in self._done
 
-    def _sizes(self) -> dict[str, int]:
-        """Bytes of each file of records and checksums that is there."""
-        return {file.name: file.stat().st_size for file in self.path.iterdir() if file.suffix in (".npy", ".xxh3")}
-
-    def _has(self, sizes: dict[str, int], shard: int) -> bool:
-        """Whether all files of a shard are there in their size."""
-        rows = len(self._range(shard))
-        for name, field in self.fields.items():
-            array, sums = shard_files(self.path, name, shard)
-            size = len(npy_header(field, rows)) + rows * field.nbytes
-            if sizes.get(array.name) != size or sizes.get(sums.name) != 8 * rows:
-                return False
-        return True
-
     def _missing(self, shard: int) -> bool:
         """Whether a shard without a record has to be written."""
         if self._complete(shard):
@@ -256,19 +239,7 @@ class StoreWriter:
 
     def _complete(self, shard: int) -> bool:
         """Whether the files of a shard without a record are whole; they then get their record."""
-        record: Record = {}
-        rows = self._range(shard)
-        for name, field in self.fields.items():
-            array, sums = shard_files(self.path, name, shard)
-            if not array.is_file() or not sums.is_file():
-                return False
-            data = map_shard(array, field, len(rows))
-            if data is None or checksums(name, rows.start, data).tobytes() != sums.read_bytes():
-                return False
-            record |= _about(array, fsio.sha256_file(array)) | _about(sums, fsio.sha256_file(sums))
-        self._write_record(shard, record)
-        return True
-
-
-def _about(file: Path, sha256: str) -> Record:
-    return {file.name: {"bytes": file.stat().st_size, "sha256": sha256}}
+        record = self._files.read(shard)
+        if record is not None:
+            self._write_record(shard, record)
+        return record is not None
