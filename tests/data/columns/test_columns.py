@@ -14,9 +14,11 @@ from cmapkd.data.columns import spool
 from cmapkd.data.columns.column import Column, Numbers
 from cmapkd.data.columns.file_array import FEW, FileArray, open_array
 from cmapkd.data.columns.grouping import NamedCaptions
-from cmapkd.data.columns.pictures import Pictures, picture_column
+from cmapkd.data.columns.pictures import Pictures, containers_of, picture_column
 from cmapkd.data.columns.texts import Captions, Texts, caption_column, caption_offsets, flat, text_column
 from cmapkd.data.parquet import Cell
+from cmapkd.data.remote.copies import Copies
+from cmapkd.data.remote.member import RemoteMember
 from cmapkd.data.stored import Member, Region
 
 PICTURES = (
@@ -51,6 +53,16 @@ def test_every_kind_of_image_reference_comes_back() -> None:
     assert not column.source.objects
     for path in ("a.png", "/a.png", "x//y/./z.png", "/x/../y.png"):
         assert picture_column([path])[0] == Path(path)
+
+
+def test_remote_images_come_back_with_their_shard_told_once(tmp_path: Path) -> None:
+    copies = Copies(tmp_path, 10**9, {})
+    remote = tuple(
+        RemoteMember(copies, f"https://h/{k % 2}.tar", 900 + k % 2, f"{k}.jpg", 512 * k, 7) for k in range(6)
+    )
+    column = picture_column([*remote, PICTURES[0], PICTURES[3]])
+    assert column == (*remote, PICTURES[0], PICTURES[3]) and len(column.source.shards) == 2
+    assert containers_of(column, np.arange(8)).tolist() == [0, 1, 0, 1, 0, 1, -1, 3]
 
 
 def test_an_image_of_a_kind_that_no_file_can_hold_is_kept_as_it_is() -> None:
