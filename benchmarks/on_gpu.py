@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -176,7 +176,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def interleaved(bench: Bench, kinds: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
+def interleaved(bench: Bench, kinds: Mapping[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
     """(median ms a step, peak MiB) of each kind, in turns, after one warm-up round."""
     ms: dict[str, list[float]] = {name: [] for name in kinds}
     peak = dict.fromkeys(kinds, 0.0)
