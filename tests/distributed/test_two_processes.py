@@ -64,7 +64,7 @@ def test_two_processes_give_the_losses_and_gradients_of_one(found, name):
     assert len(steps) == STEPS
     moved = []
     for k, (step, was) in enumerate(zip(steps, golden, strict=True)):
-        within = FIRST if k == 0 else LATER
+        within = FIRST if k == 0 else 2e-2 if "bf16" in name else LATER
         moved += [
             f"step {k + 1}: {figure} is {step[figure]!r}, but {was[figure]!r} in one process"
             for figure in was

@@ -48,6 +48,11 @@ def world(tmp_path):
     return World(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    torch._dynamo.reset()  # graphs belong to code objects, which all blocks of a process share
+
+
 def saved_bytes(run) -> int:
     """Bytes of all tensors that autograd keeps between the forward and the backward pass."""
     kept: dict[int, int] = {}

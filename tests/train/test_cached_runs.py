@@ -8,8 +8,9 @@ import pytest
 import toy
 import world
 from cmapkd.core.errors import IntegrityError, UsageError
+from cmapkd.core.types import LEVELS
 from cmapkd.store.store import Store
-from cmapkd.train.batches import inputs_of
+from cmapkd.train.batches import inputs_of, step_inputs, training_batches
 from cmapkd.train.runs import teacher_score
 from cmapkd.train.runs.distill import distill
 from cmapkd.train.runs.folder import prepare_folder
@@ -74,7 +75,8 @@ def test_a_level_that_is_off_is_not_read_from_the_cache(root, tmp_path):
     assert image.bytes_read["P5"] > 0 and image.bytes_read["P2"] == image.bytes_read["P4"] == 0
 
 
-def test_the_teachers_word_is_read_while_the_step_before_is_trained(root, tmp_path, monkeypatch):
+@pytest.mark.parametrize("over", [{}, {"policy__name": "veto", "data__holdout": 0.1}])
+def test_teacher_outputs_are_read_while_the_step_before_is_trained(root, tmp_path, monkeypatch, over):
     threads = {}
     real = Store.read
     monkeypatch.setattr(
@@ -84,13 +86,21 @@ def test_the_teachers_word_is_read_while_the_step_before_is_trained(root, tmp_pa
             threads.setdefault(threading.current_thread().name, set()).add(name) or real(self, name, rows)
         ),
     )
-    over = {"train__steps": 3, "eval__every": None}
-    distill(world.config(root, run=str(tmp_path / "early"), **over))
+    distill(world.config(root, run=str(tmp_path / "run"), **{"train__steps": 3, "eval__every": None, **over}))
     main = threading.main_thread().name
     assert any("P3" in read for name, read in threads.items() if name != main)
-    threads.clear()
-    distill(world.config(root, run=str(tmp_path / "late"), policy__name="veto", data__holdout=0.1, **over))
-    assert set(threads) == {main}, "what a policy that learns puts to sleep is known in the step itself"
+
+
+def test_a_level_that_fell_asleep_after_it_was_read_ahead_is_not_in_the_step(root, tmp_path):
+    config = world.config(root, policy__name="veto", data__holdout=0.1, train__steps=3)
+    run = assembling.assemble(config, tmp_path / "run")
+    batches = training_batches(run, 0)
+    step, prepared = next(batches)
+    run.state.policy.asleep[LEVELS.index("P3")] = True
+    given = step_inputs(run, prepared, step)
+    batches.close()
+    assert prepared.given is not None and "P3" in prepared.given.teacher.levels
+    assert given.teacher is not None and "P3" not in given.teacher.levels and "P3" not in given.needs.levels
 
 
 @pytest.mark.parametrize(

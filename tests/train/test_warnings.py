@@ -53,6 +53,6 @@ def test_a_contrastive_loss_at_what_guessing_gives_is_said_once_after_the_warm_u
     recorder = Recorder(assemble(config, tmp_path), MetricsLog(tmp_path / "metrics.jsonl"))
     capsys.readouterr()
     for _ in range(2):
-        recorder._pending += [(now - 1, {"loss/align": torch.tensor(loss)}) for now in (step, step + 1)]
+        recorder._pending += [(now - 1, 0, {"loss/align": torch.tensor(loss)}, {}) for now in (step, step + 1)]
         recorder.flush()
     assert capsys.readouterr().err.count("L_align is still ln(32)") == said
