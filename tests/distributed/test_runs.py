@@ -16,7 +16,7 @@ import world
 from cmapkd.cli.main import main
 from cmapkd.config.load import dump_config
 from cmapkd.config.schema import Config
-from cmapkd.core.errors import UsageError
+from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.distributed.place import Place
 from cmapkd.train import checkpoint
 from cmapkd.train.runs.distill import distill
@@ -160,6 +160,28 @@ def test_processes_with_different_configs_are_refused(root, tmp_path):
     found = together(2, differ, tmp_path / "answers", root, tmp_path)
     assert found[0] == found[1] == "rank 1: train.lr is 0.5, but 0.001 in rank 0; give all the same config"
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_read_other_data_are_refused(root, tmp_path):
+    from distributed.together import together
+
+    found = together(2, differ_in_data, tmp_path / "answers", root, tmp_path)
+    assert found[0] == found[1]
+    assert found[0].startswith("rank 1: data: ids, captions and sizes of images is other, but ")
+    assert not (tmp_path / "run").exists()
+
+
+def differ_in_data(root: Path, folder: Path) -> str:
+    from cmapkd.data.samples import Samples
+    from cmapkd.distributed.group import rank
+
+    if rank():
+        Samples.fingerprint = lambda self: "other"
+    try:
+        distill(config(root, folder / "run", method="scratch"))
+    except IntegrityError as error:
+        return str(error)
+    return ""
 
 
 def differ(root: Path, folder: Path) -> str:
