@@ -15,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from cmapkd.core import log
 from cmapkd.core.errors import CmapkdError, UsageError
-from cmapkd.distributed.heartbeat import SILENT, Heartbeat
+from cmapkd.distributed.heartbeat import GRACE, SILENT, Heartbeat
 from cmapkd.distributed.place import Place, place_of
 
 MEETING = 300.0  # seconds that the processes of a run have to start
@@ -99,6 +99,8 @@ def _join(place: Place, timeout: float, gpus: bool) -> Group:
     os.environ |= place.environment()
     if gpus:
         _own_gpu(place)
+    # NCCL ends the whole process, without a word, when its own time is up: the heartbeat shall speak first.
+    patience = timedelta(seconds=timeout + (2 * GRACE if gpus else 0))
     try:
         if not _met:
             _met.append(next(rendezvous("env://", timeout=timedelta(seconds=MEETING)))[0])
@@ -106,7 +108,7 @@ def _join(place: Place, timeout: float, gpus: bool) -> Group:
         _met.append(store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpus else "gloo", store=dist.PrefixStore("group", store), rank=place.rank, world_size=place.world,
-            timeout=timedelta(seconds=timeout),
+            timeout=patience,
         )  # fmt: skip
     except (RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -16,7 +16,7 @@ from cmapkd.core import generators
 from cmapkd.core.errors import IntegrityError
 from cmapkd.core.log import say
 from cmapkd.data.loader import Loader
-from cmapkd.distributed.collectives import gathered, tensors_from_first
+from cmapkd.distributed.collectives import gathered, tensors_from_first, values_of_all
 from cmapkd.distributed.group import is_first, rank, world
 from cmapkd.methods.objective import Objective
 from cmapkd.policy import Policy
@@ -68,15 +68,20 @@ class Run:
 
 
 def save_state(run: Run, step: int) -> None:
-    """Write everything that a bit-exact resume needs as a checkpoint generation; the first process writes it.
+    """Write everything that a bit-exact resume needs as a checkpoint generation; the first process writes it, however long
+    that takes.
 
     Raises IntegrityError where the processes of a run do not have the same state any more.
     """
-    state = run.state
-    refuse_divergence(state.learner, step)
+    refuse_divergence(run.state.learner, step)
     streams = streams_of_all()
-    if not is_first():
-        return
+    if is_first():
+        _write(run, step, streams)
+    values_of_all(None)
+
+
+def _write(run: Run, step: int, streams: dict[str, Tensor]) -> None:
+    state = run.state
     tensors = {f"learner/{k}": v for k, v in state.learner.state_dict().items()}
     tensors |= {f"policy/{k}": v for k, v in state.policy.state_dict().items()}
     optimizer, groups = checkpoint.optimizer_tensors(state.optimizer)
