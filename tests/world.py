@@ -16,7 +16,7 @@ from cmapkd.export.open_clip_folder import save_open_clip
 from cmapkd.towers import tokenizer as tok
 from cmapkd.towers.load import build
 from cmapkd.train import checkpoint
-from cmapkd.train.recorder import Recorder
+from cmapkd.train.records.recorder import Recorder
 from cmapkd.train.runs.distill import distill
 
 CARD = {"mean": toy.MEAN, "std": toy.STD}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cmapkd.distributed.collectives import first_before_others
-from cmapkd.train.recorder import Recorder
+from cmapkd.train.records.recorder import Recorder
 from cmapkd.train.runs.distill import distill
 from cmapkd.train.setup.prepare import build_cache
 from distributed.together import together

@@ -8,8 +8,8 @@ from cmapkd.data.loader import read_images
 from cmapkd.data.readers import open_samples
 from cmapkd.tasks.table import evaluate
 from cmapkd.towers.load import load_tower
-from cmapkd.train import centre
 from cmapkd.train.runs.distill import distill
+from cmapkd.train.validation import centre
 
 
 def test_the_mean_is_taken_where_a_caption_is_near_to_every_image():

@@ -14,7 +14,7 @@ from cmapkd.train import grad_cache
 from cmapkd.train.batches import step_inputs, training_batches
 from cmapkd.train.loop import gradients, trainable
 from cmapkd.train.policy_step import with_policy
-from cmapkd.train.recorder import Recorder
+from cmapkd.train.records.recorder import Recorder
 from cmapkd.train.setup.assemble import assemble
 from cmapkd.train.state import Run
 

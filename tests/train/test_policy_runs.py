@@ -10,7 +10,7 @@ from cmapkd.core.log import MetricsLog
 from cmapkd.pyramid.projectors import Projectors
 from cmapkd.store.store import Store
 from cmapkd.train import loop
-from cmapkd.train.recorder import Recorder
+from cmapkd.train.records.recorder import Recorder
 from cmapkd.train.runs import finish
 from cmapkd.train.runs.distill import distill
 from cmapkd.train.runs.folder import prepare_folder

@@ -19,7 +19,7 @@ from cmapkd.methods import METHODS
 from cmapkd.tasks import open_task_loss as opening
 from cmapkd.tasks.table import LOSSES
 from cmapkd.train import checkpoint, loop
-from cmapkd.train.recorder import Recorder
+from cmapkd.train.records.recorder import Recorder
 from cmapkd.train.runs.distill import distill
 from cmapkd.train.runs.folder import prepare_folder
 from cmapkd.train.setup import assemble as assembling

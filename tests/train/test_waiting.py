@@ -7,9 +7,9 @@ import time
 import pytest
 
 import world
-from cmapkd.train import waiting
+from cmapkd.train.records import waiting
+from cmapkd.train.records.waiting import Waiting
 from cmapkd.train.runs.distill import distill
-from cmapkd.train.waiting import Waiting
 
 
 def clock(monkeypatch, *times: float) -> None:

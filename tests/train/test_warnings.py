@@ -11,7 +11,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.log import MetricsLog
 from cmapkd.data.duplicates import shared_captions
 from cmapkd.towers.named import warn_of_random
-from cmapkd.train.recorder import Recorder
+from cmapkd.train.records.recorder import Recorder
 from cmapkd.train.runs.distill import distill
 from cmapkd.train.setup.assemble import assemble
 from pictures import coco

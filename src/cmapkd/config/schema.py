@@ -87,7 +87,7 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     steps with a rising learning rate. ema: decay of an exponential moving average of the student's weights, which is validated
     and written instead of the last ones; 0 is off. compile: on compiles the blocks of the towers (torch.compile).
     checkpoint_activations: recompute the towers' blocks in the backward pass, which takes less memory and more time. clip: largest gradient norm. centre: subtract the mean image embedding from the
-    written student where that raises the recall of training images (train/centre.py). precision: auto is bf16 on a GPU
+    written student where that raises the recall of training images (train/validation/centre.py). precision: auto is bf16 on a GPU
     that computes in it, else fp32. keep: number of checkpoints kept. threads: CPU threads of torch. track: tools that
     also receive the rows of metrics.jsonl. devices: number of processes that are started, each with a GPU of its own where
     there are GPUs; torchrun or srun decide it instead where they start them. timeout: seconds that one process waits for another

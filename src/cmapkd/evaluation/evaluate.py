@@ -24,7 +24,7 @@ from cmapkd.tasks.validation import open_task
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.named import identity
-from cmapkd.train.served import Service, classifies, head_accuracy, open_service
+from cmapkd.train.validation.served import Service, classifies, head_accuracy, open_service
 
 
 @dataclass(frozen=True)

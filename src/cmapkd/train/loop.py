@@ -21,14 +21,14 @@ from cmapkd.tasks.task_loss import task_loss
 from cmapkd.train.batches import step_inputs, training_batches
 from cmapkd.train.finite import FiniteCheck
 from cmapkd.train.grad_cache import backward_in_parts
-from cmapkd.train.ledgers import join_ledgers
 from cmapkd.train.policy_step import with_policy
-from cmapkd.train.recorder import Recorder, due
+from cmapkd.train.records.ledgers import join_ledgers
+from cmapkd.train.records.recorder import Recorder, due
 from cmapkd.train.schedule import learning_rate, stage_at
 from cmapkd.train.state import Run, save_state
 from cmapkd.train.step import StepInputs, backward, forward, losses_of
 from cmapkd.train.stop import Stop
-from cmapkd.train.validate import evaluate
+from cmapkd.train.validation.validate import evaluate
 
 BALANCE_CHUNK = 128
 

@@ -12,7 +12,7 @@ from cmapkd.losses.alignment import pair_divergence
 from cmapkd.policy.credit import PAIRS, measure_credit
 from cmapkd.train.batches import active_stage, inputs_of, on_device
 from cmapkd.train.exchange import exchange
-from cmapkd.train.recorder import Recorder
+from cmapkd.train.records.recorder import Recorder
 from cmapkd.train.state import Run
 from cmapkd.train.step import StepInputs, forward, losses_of
 

@@ -27,7 +27,7 @@ from cmapkd.distributed.launch import launch
 from cmapkd.distributed.place import place_of
 from cmapkd.towers.named import warn_of_random
 from cmapkd.train.loop import train
-from cmapkd.train.recorder import Recorder
+from cmapkd.train.records.recorder import Recorder
 from cmapkd.train.runs.differences import refuse_differences
 from cmapkd.train.runs.dry_run import EVALUATED, outlook, shortened
 from cmapkd.train.runs.finish import finish

@@ -10,12 +10,12 @@ from cmapkd.distributed.group import alone, is_first
 from cmapkd.export.run import export_student
 from cmapkd.methods import served_term
 from cmapkd.tasks.trained_head import TrainedHead, write_head
-from cmapkd.train.card_facts import facts
-from cmapkd.train.centre import centred
-from cmapkd.train.ledgers import ledger_of_all
+from cmapkd.train.records.ledgers import ledger_of_all
 from cmapkd.train.runs.saving import measure_saving, saying
-from cmapkd.train.served import write_method_tensors
 from cmapkd.train.state import Run
+from cmapkd.train.validation.card_facts import facts
+from cmapkd.train.validation.centre import centred
+from cmapkd.train.validation.served import write_method_tensors
 
 
 def finish(run: Run) -> dict[str, Any]:

@@ -35,12 +35,12 @@ from cmapkd.train.blocks import compile_blocks, recompute_activations
 from cmapkd.train.ema import Ema
 from cmapkd.train.learner import Learner, build_learner, build_terms
 from cmapkd.train.optimizer import build_optimizer
-from cmapkd.train.served import validator
 from cmapkd.train.setup.first_batches import learn_from_first_batches
 from cmapkd.train.setup.plan import Plan, plan_run
 from cmapkd.train.setup.start_student import start_from_teacher
 from cmapkd.train.setup.teachers import OpenedTeacher, level_readers, open_teacher
 from cmapkd.train.state import Run, TrainState
+from cmapkd.train.validation.served import validator
 
 TOKENIZED = 1_000_000  # captions that a tokenizer is trained on, at most
 

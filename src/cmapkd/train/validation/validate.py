@@ -7,10 +7,10 @@ import time
 from cmapkd.distributed.collectives import values_of_all
 from cmapkd.distributed.group import alone, is_first
 from cmapkd.export.run import export_student
-from cmapkd.train.card_facts import facts
-from cmapkd.train.centre import centred
-from cmapkd.train.recorder import Recorder
+from cmapkd.train.records.recorder import Recorder
 from cmapkd.train.state import Run
+from cmapkd.train.validation.card_facts import facts
+from cmapkd.train.validation.centre import centred
 
 
 def evaluate(run: Run, step: int, recorder: Recorder) -> None:

@@ -12,9 +12,9 @@ from cmapkd.core.log import MetricsLog, Progress, say
 from cmapkd.core.types import LEVELS
 from cmapkd.distributed.collectives import sum_
 from cmapkd.distributed.group import world
+from cmapkd.train.records.waiting import Waiting
 from cmapkd.train.state import Run
 from cmapkd.train.step import StepInputs
-from cmapkd.train.waiting import Waiting
 
 LOG_EVERY = 10
 STUCK_AFTER, STUCK = 200, 0.98  # steps, share of ln(batch)
