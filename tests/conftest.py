@@ -8,11 +8,14 @@ from pkgutil import iter_modules
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts; processes that tests start inherit it
 
+import hypothesis
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 # Kept in a name for the whole run: the hook lives as long as this object. It must stand before the first import of
 # the packages that it checks.

@@ -119,7 +119,7 @@ def test_a_killed_process_ends_the_run_with_its_name_and_the_rest_is_resumed(roo
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_hangs_ends_the_run_after_the_timeout(root, tmp_path, rank):
     run = tmp_path / "run"
-    code, lost, said = lose(start(config(root, run, train__timeout=8.0)), run, rank, signal.SIGSTOP)
+    code, lost, said = lose(start(config(root, run, train__timeout=15.0)), run, rank, signal.SIGSTOP)
     assert code == 7 and f"rank {rank} (process {lost} on " in said and "was lost" in said
     assert last_step(run) >= 5
     assert not Path(f"/proc/{lost}").exists()
