@@ -54,7 +54,7 @@ GOALS = {
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: models, pairs a step, rounds of so many steps, JPEG files, their side in pixels, side of the GEMM."""
+    """Sizes of a measurement: models, pairs a step, rounds of so many steps, JPEG files, their side in pixels, side of the GEMM."""
 
     student: str
     teacher: str

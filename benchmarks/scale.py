@@ -35,7 +35,7 @@ RATES = ROOT / "benchmarks" / "results" / "gpu" / "step.jsonl"
 
 @dataclass(frozen=True)
 class Order:
-    """What the check of one epoch found. drawn: samples; repeated: drawn twice; least, most: samples of a rank."""
+    """Result of the check of one epoch. drawn: samples; repeated: drawn twice; least, most: samples of a rank."""
 
     pairs: int
     drawn: int

@@ -124,7 +124,7 @@ def write_index(folder: Path, n: int) -> None:
 
 
 def _start(folder: Path) -> None:
-    """What a run does before its first step, as far as the data goes; then waits to be told to end."""
+    """The data part of a start: open the samples, build the loader, make one batch; then wait to be told to end."""
     import torch
 
     from cmapkd.data.duplicates import shared_captions

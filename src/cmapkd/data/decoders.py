@@ -44,7 +44,7 @@ def simplejpeg() -> Any:
 
 
 def views_key(data: DataConfig) -> str:
-    """What the views of an image depend on, for the keys of caches; the default decoder is not named, as in older caches."""
+    """Cache key of the views: their number, crop, flip and decoder; the default decoder is not named, as in older caches."""
     named = "" if data.decoder == "pillow" else f" decoder {data.decoder}"
     return f"{data.views} crop {data.crop} flip {data.flip}{named}"
 

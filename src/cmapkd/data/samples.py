@@ -20,7 +20,7 @@ from cmapkd.data.stored import Picture, stored_length
 
 @dataclass(frozen=True)
 class Known:
-    """What was found out about data when it was read. fingerprint: see Samples.
+    """Facts of a data set that were found when it was read. fingerprint: see Samples.
 
     shared, distinct: captions that stand at several images, and different captions; None where they were not counted. lacking: folders
     in which named images were missing.

@@ -34,7 +34,7 @@ def shard_bounds(samples: Samples, pool: Pool | np.ndarray) -> np.ndarray:
 
 
 def order_note(order: Order) -> str:
-    """What a sequential order does to the samples, in one line; empty for a random order."""
+    """Log line of a sequential order: how far a sample may move; empty for a random order."""
     if not isinstance(order, ShardOrder):
         return ""
     shards, window = len(order.bounds) - 1, min(order.window, order.n)

@@ -24,7 +24,7 @@ PARTING = 60.0  # seconds that rank 0, which may keep the store, waits for the o
 
 @dataclass
 class Group:
-    """What a process knows of its run. values: number of values that rank 0 gave so far. alone: depth of `alone` blocks."""
+    """State of a process in its group. values: number of values that rank 0 gave so far. alone: depth of `alone` blocks."""
 
     place: Place
     store: dist.Store

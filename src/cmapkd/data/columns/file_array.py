@@ -19,7 +19,7 @@ FEW = 4096  # indices that are read one by one; more of them through a mapping
 
 
 class FileArray:
-    """The array of an npy file. An index or slice reads from the file; `np.asarray` maps the whole. Pickled by its path."""
+    """The array of an npy file. An index or slice reads from the file; `np.asarray` maps the whole. Copied by its path."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._file = path, path.open("rb", buffering=0)

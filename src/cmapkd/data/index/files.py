@@ -31,7 +31,7 @@ PART = 2**24  # bytes written at a time
 
 @dataclass(frozen=True)
 class About:
-    """What an index was built from. key: location, split and config keys; kind, path: format and file that was read.
+    """Origin of an index: the data it was built from. key: location, split and config keys; kind, path: format and file that was read.
 
     sources: files that were read; lacking: folders in which named images were missing.
     """

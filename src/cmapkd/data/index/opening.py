@@ -30,7 +30,7 @@ NEVER = {"folder", "scenes"}
 
 @dataclass(frozen=True)
 class Reading:
-    """How data at a location is read. detect: its format and file; listing: the files that a format reads there; read:
+    """Steps of reading the data at a location. detect: its format and file; listing: the files that a format reads there; read:
     its samples."""
 
     location: Path

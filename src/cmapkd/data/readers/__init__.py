@@ -55,7 +55,7 @@ def open_samples(location: str, data: DataConfig, split: str | None = None) -> S
 
 
 def reading(location: str, data: DataConfig, split: str | None = None) -> Reading:
-    """How the samples at a path are read."""
+    """The Reading of a path: its format, its files and the function that reads its samples."""
     path = Path(location).expanduser()
 
     def detect() -> tuple[str, Path]:

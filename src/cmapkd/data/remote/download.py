@@ -67,7 +67,7 @@ def _checked(url: str, size: int, sha256: str | None) -> Iterator[bytes]:
 
 
 def _sent(url: str) -> Iterator[bytes]:
-    """What the server sends. Raises Wrong: an OSError would pass for one of the local disk."""
+    """The bytes that the server sends. Raises Wrong: an OSError would pass for one of the local disk."""
     whole = {"block_size": 0} if url.startswith("http") else {}  # 0: one request for all of it
     try:
         with file_system(url).open(url, "rb", **whole) as file:
@@ -98,7 +98,7 @@ def _attempts(url: str, act: Any) -> Any:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What lies behind the FileNotFoundError that fsspec makes of every failure to look at a URL, by the server's answer."""
+    """The real reason, by the server's answer, of the FileNotFoundError that fsspec makes of every failure to look at a URL."""
     while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     status = getattr(error, "status", None)

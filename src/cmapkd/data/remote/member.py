@@ -21,7 +21,7 @@ class RemoteMember:
 
     @property
     def path(self) -> Path:
-        """Where the copy of the shard is, or will be."""
+        """Path of the local copy of the shard, which may not be there yet."""
         return self.copies.place(self.url)
 
     def length(self) -> int:

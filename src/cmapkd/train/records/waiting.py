@@ -1,4 +1,4 @@
-"""How long the training step waits for its batches."""
+"""Time that the training step waits for its batches, as a share of all time."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Worker:
     told: bool = False
 
     def fate(self) -> str:
-        """What became of an ended worker."""
+        """Words for the end of a worker: its exit code, or the signal that killed it."""
         code = self.process.returncode
         how = (
             f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code}"
