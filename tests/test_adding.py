@@ -71,7 +71,7 @@ IMAGE_TOWERS = {"mean": mean_image}
 '''
 ADDED = {
     "methods/toy.py": METHOD, "policy/halves.py": POLICY, "tasks/counting/task.py": TASK,
-    "tasks/counting/__init__.py": '"""Counting."""\n', "towers/image_mean.py": TOWER,
+    "tasks/counting/__init__.py": '"""Counting."""\n', "towers/families/image_mean.py": TOWER,
 }  # fmt: skip
 CHECK = """
 import json, sys

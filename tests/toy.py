@@ -17,10 +17,10 @@ from cmapkd.methods.view import View
 from cmapkd.pyramid.levels import Shape
 from cmapkd.pyramid.targets import Targets
 from cmapkd.teacher.calibrate import calibrate
-from cmapkd.towers import tokenizer as tok
 from cmapkd.towers.adapt import adapt
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.load import build
+from cmapkd.towers.sources.open_clip import build
+from cmapkd.towers.tokens import tokenizer as tok
 from cmapkd.train import step as stepping
 from cmapkd.train.learner import Learner, build_learner, build_terms
 from cmapkd.train.step import StepInputs

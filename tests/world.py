@@ -13,8 +13,8 @@ import toy
 from cmapkd.config.load import check
 from cmapkd.config.schema import Config
 from cmapkd.export.open_clip_folder import save_open_clip
-from cmapkd.towers import tokenizer as tok
-from cmapkd.towers.load import build
+from cmapkd.towers.sources.open_clip import build
+from cmapkd.towers.tokens import tokenizer as tok
 from cmapkd.train import checkpoint
 from cmapkd.train.records.recorder import Recorder
 from cmapkd.train.runs.distill import distill

@@ -67,7 +67,7 @@ def test_the_project_reads_its_own_export_back(student: DualEncoder, tmp_path: P
 )
 def test_a_tower_that_is_no_plain_vit_is_refused_naming_a_tensor(model: str, tensor: str, tmp_path: Path) -> None:
     if model == "vit_tiny":
-        from cmapkd.towers.load import build
+        from cmapkd.towers.sources.open_clip import build
 
         cfg = toy.config(128, size=224) | {
             "vision_cfg": {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_pool": ""}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
 from cmapkd.export.open_clip_folder import CARD, CONFIG, WEIGHTS, exported_state, save_open_clip
-from cmapkd.towers import tokenizer as tok
+from cmapkd.towers.tokens import tokenizer as tok
 
 CAPTIONS = ["a small red dog runs over the green grass", "two dogs and a blue ball", "the ball is red", "a dog's ball"]
 PREPROCESS = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), "interpolation": "bicubic", "resize_mode": "shortest"}

@@ -27,7 +27,7 @@ from cmapkd.tasks.captioning.decoder import (
     tidy,
 )
 from cmapkd.tasks.captioning.search import beam_search, next_log_probabilities
-from cmapkd.towers.tokenizer import Tokenizer, from_folder, from_open_clip
+from cmapkd.towers.tokens.tokenizer import Tokenizer, from_folder, from_open_clip
 
 TEACHER = Path(cmapkd.__file__).parent / "assets" / "scenes-teacher"  # its tokenizer.json names no decoder
 

@@ -20,9 +20,9 @@ def vit(tmp_path_factory) -> DualEncoder:
 
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory) -> DualEncoder:
-    from cmapkd.towers import tokenizer as tok
     from cmapkd.towers.adapt import adapt
-    from cmapkd.towers.load import build
+    from cmapkd.towers.sources.open_clip import build
+    from cmapkd.towers.tokens import tokenizer as tok
 
     folder = tmp_path_factory.mktemp("resnet")
     words = toy.tokenizer(folder)

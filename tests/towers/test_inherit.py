@@ -7,13 +7,13 @@ from open_clip.transformer import ResidualAttentionBlock
 
 import toy
 from cmapkd.core.errors import UsageError
-from cmapkd.towers import tokenizer as tok
 from cmapkd.towers.adapt import adapt
 from cmapkd.towers.inherit.attention import inherit_heads
 from cmapkd.towers.inherit.blocks import shared_basis, sources
 from cmapkd.towers.inherit.maps import bare
 from cmapkd.towers.inherit.start import inherit
-from cmapkd.towers.load import build
+from cmapkd.towers.sources.open_clip import build
+from cmapkd.towers.tokens import tokenizer as tok
 
 
 def tower(folder, seed, *, size=32, patch=8, context=16, **over):
@@ -123,7 +123,9 @@ def test_the_first_and_the_last_block_are_kept():
 
 def test_what_cannot_inherit_stays_as_it_was_and_is_told(tmp_path, teacher):
     student = tower(tmp_path / "words", 1)
-    cfg = student.config | {"vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}}
+    cfg = student.package.config | {
+        "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}
+    }
     torch.manual_seed(0)
     mixed = adapt(build(cfg), student.tokenizer, 32, toy.MEAN, toy.STD, cfg, "toy", words=8)
     kept = {name: value.clone() for name, value in mixed.image.native.state_dict().items()}

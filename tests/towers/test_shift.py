@@ -4,8 +4,8 @@ import torch
 
 import toy
 from cmapkd.towers.adapt import image_tower
-from cmapkd.towers.load import build
 from cmapkd.towers.shift import shifted
+from cmapkd.towers.sources.open_clip import build
 
 TIMM = {"timm_model_name": "resnet18", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32}
 

@@ -10,9 +10,10 @@ from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.export.open_clip_folder import save_open_clip
 from cmapkd.tasks.vqa.probe import Settings, build_head
-from cmapkd.towers import load
-from cmapkd.towers import tokenizer as tok
-from cmapkd.towers.load import build, load_tower
+from cmapkd.towers.load import load_tower
+from cmapkd.towers.sources import open_clip as open_clip_source
+from cmapkd.towers.sources.open_clip import build
+from cmapkd.towers.tokens import tokenizer as tok
 from cmapkd.train.runs.distill import distill
 from cmapkd.train.setup.prepare import build_cache
 
@@ -44,7 +45,7 @@ def bag_build(cfg):
 @pytest.fixture
 def bag(tmp_path, monkeypatch):
     """The folder of an untrained model whose text tower is a BagOfTokens."""
-    monkeypatch.setattr(load, "build", bag_build)
+    monkeypatch.setattr(open_clip_source, "build", bag_build)
     words = tok.train(toy.CAPTIONS, 128, 24, tmp_path / "words")
     cfg = toy.config(tok.vocabulary(words.folder), width=48, context=24) | {"custom_text": True}
     torch.manual_seed(3)

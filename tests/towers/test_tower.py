@@ -11,13 +11,14 @@ import toy
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Inputs
-from cmapkd.towers import tokenizer as tok
 from cmapkd.towers.adapt import adapt
 from cmapkd.towers.dual import DualEncoder, evaluating
-from cmapkd.towers.load import build, load_tower
+from cmapkd.towers.load import load_tower
 from cmapkd.towers.named import architecture_config, identity
 from cmapkd.towers.similarity import Similarity
-from cmapkd.towers.weights import read_state
+from cmapkd.towers.sources.open_clip import build
+from cmapkd.towers.sources.weights import read_state
+from cmapkd.towers.tokens import tokenizer as tok
 
 
 def test_features_have_the_shapes_the_tower_promises(tmp_path):
@@ -122,7 +123,7 @@ def test_unknown_characters_become_unknown_not_nothing(tmp_path):
 def folder_of(tower: DualEncoder, path, tokenizer_folder) -> None:
     path.mkdir()
     (path / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": tower.config, "preprocess_cfg": {"mean": toy.MEAN, "std": toy.STD}})
+        json.dumps({"model_cfg": tower.package.config, "preprocess_cfg": {"mean": toy.MEAN, "std": toy.STD}})
     )
     save_file(
         {k: v.contiguous() for k, v in tower.native.state_dict().items()}, str(path / "open_clip_model.safetensors")
@@ -150,7 +151,7 @@ def test_an_openai_style_state_dict_loads_with_quick_gelu(tmp_path):
     }
     torch.save(state, tmp_path / "openai.pt")
     tower = load_tower(TowerConfig(model=f"cmapkd-small-64:{tmp_path / 'openai.pt'}"))
-    assert tower.config["quick_gelu"] is True
+    assert tower.package.config["quick_gelu"] is True
     assert torch.equal(tower.native.token_embedding.weight, clip.token_embedding.weight)
 
 
@@ -303,5 +304,5 @@ def test_the_scale_stays_between_1_and_100_and_only_a_sigmoid_model_has_a_bias(t
         assert scale.item() == pytest.approx(clamped) and tower.similarity.scale.item() == pytest.approx(
             math.exp(clamped)
         )
-    sigmoid = Similarity(build({**tower.config, "init_logit_bias": -10.0}))
+    sigmoid = Similarity(build({**tower.package.config, "init_logit_bias": -10.0}))
     assert sigmoid.bias is not None and sigmoid.bias.item() == -10

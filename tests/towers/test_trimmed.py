@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 import toy
-from cmapkd.towers import tokenizer as tok
 from cmapkd.towers.adapt import adapt
-from cmapkd.towers.load import build
-from cmapkd.towers.trimmed import STEP, can_trim, trimmed_length, with_context
+from cmapkd.towers.families.trimmed import STEP, can_trim, trimmed_length, with_context
+from cmapkd.towers.sources.open_clip import build
+from cmapkd.towers.tokens import tokenizer as tok
 
 CONTEXT = 4 * STEP
 

@@ -16,7 +16,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.export.folder import write_folder
 from cmapkd.export.open_clip_folder import CARD, TOKENIZER, exported_state
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.hf_clip import OPEN_CLIP_OF_HF
+from cmapkd.towers.sources.hf_clip import OPEN_CLIP_OF_HF
 
 HF_OF_OPEN_CLIP = {ours: theirs for theirs, ours in OPEN_CLIP_OF_HF.items()}
 PLACES = {
@@ -104,7 +104,7 @@ def hugging_face_config(tower: DualEncoder, state: dict[str, Tensor]) -> dict[st
     words = tower.tokenizer
     visual: Any = tower.image.native
     text: Any = tower.text.native
-    act = {"hidden_act": "quick_gelu" if tower.config.get("quick_gelu") else "gelu"}
+    act = {"hidden_act": "quick_gelu" if tower.package.config.get("quick_gelu") else "gelu"}
 
     def sizes(model: str, stack: Any) -> dict[str, Any]:
         fc = state[f"{model}.encoder.layers.0.mlp.fc1.weight"]

@@ -36,7 +36,14 @@ def export_student(
     params = sum(p.numel() for p in student.native.parameters())
     card = model_card({"name": f"{student.name} by {facts.get('method')}", "params": params, **facts})
     return save_open_clip(
-        student.native, student.config, preprocess(student), student.tokenizer.folder, folder, card, dtype, replace
+        student.native,
+        student.package.config,
+        preprocess(student),
+        student.tokenizer.folder,
+        folder,
+        card,
+        dtype,
+        replace,
     )
 
 
@@ -65,10 +72,14 @@ def export_run(run: Path, to: list[str], out: Path | None = None, dtype: str = "
         elif name == "open_clip":
             kept = torch.float16 if dtype == "fp16" else torch.float32
             files = tower.tokenizer.folder
-            save_open_clip(tower.native, tower.config, preprocess(tower), files, target / name, card, kept)
+            save_open_clip(tower.native, tower.package.config, preprocess(tower), files, target / name, card, kept)
             say(f"open_clip folder: {target / name}")
         else:
-            size, context, vocabulary = tower.size, tower.tokenizer.context, tower.config["text_cfg"]["vocab_size"]
+            size, context, vocabulary = (
+                tower.size,
+                tower.tokenizer.context,
+                tower.package.config["text_cfg"]["vocab_size"],
+            )
             for graph in export_onnx(tower.native, mean, std, size, context, vocabulary, target / name):
                 say(graph.line())
 

@@ -1,6 +1,6 @@
 """From an open_clip model to a DualEncoder: the first adapter that knows a tower is taken.
 
-A family is a file: `image_NAME.py` with IMAGE_TOWERS = {name: function}, or `text_NAME.py` with TEXT_TOWERS; the function gives
+A family is a file of families/: `image_NAME.py` with IMAGE_TOWERS = {name: function}, or `text_NAME.py` with TEXT_TOWERS; the function gives
 the adapter, or None for a tower of another family. Towers of stages, and texts without levels, are tried last.
 """
 
@@ -14,12 +14,12 @@ from torch import nn
 
 from cmapkd.core.errors import UsageError
 from cmapkd.core.registry import collected
-from cmapkd.towers.dual import DualEncoder
+from cmapkd.towers.dual import DualEncoder, Package
 from cmapkd.towers.protocols import ImageTower, TextTower
 from cmapkd.towers.similarity import Similarity
-from cmapkd.towers.tokenizer import Tokenizer
+from cmapkd.towers.tokens.tokenizer import Tokenizer
 
-PLACE = __name__.rpartition(".")[0]
+PLACE = f"{__name__.rpartition('.')[0]}.families"
 LAST = ("conv", "final")
 
 
@@ -40,7 +40,7 @@ def adapt(
     """
     image = image_tower(clip.visual, size, mean, std)  # type: ignore[arg-type]
     text = text_tower(clip, tokenizer, words)
-    return DualEncoder(clip, image, text, Similarity(clip), config, name)
+    return DualEncoder(clip, image, text, Similarity(clip), Package("open_clip", config), name)
 
 
 def image_tower(visual: nn.Module, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageTower:

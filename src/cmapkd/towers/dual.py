@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +14,22 @@ from cmapkd.pyramid.levels import Shape
 from cmapkd.towers.evaluating import evaluating
 from cmapkd.towers.protocols import ImageTower, TextTower
 from cmapkd.towers.similarity import Similarity
-from cmapkd.towers.tokenizer import Tokenizer
+from cmapkd.towers.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Package:
+    """The library that opens a model's folder, and the model's config in that library's own format."""
+
+    library: Literal["open_clip", "transformers"]
+    config: dict[str, Any]
 
 
 class DualEncoder(nn.Module):
     """A CLIP-type model with its own tokenizer, resolution, mean and std.
 
     All weights belong to `native`, registered once under the name `clip`; the towers and the similarity are plain
-    objects that refer to parts of it. config: the open_clip model config; name: as the user gave it.
+    objects that refer to parts of it. package: the library that opens the model, with its config; name: as the user gave it.
     """
 
     mean: Tensor
@@ -33,12 +42,12 @@ class DualEncoder(nn.Module):
         image: ImageTower,
         text: TextTower,
         similarity: Similarity,
-        config: dict[str, Any],
+        package: Package,
         name: str,
     ) -> None:
         super().__init__()
         self.clip = native
-        self.image, self.text, self.similarity, self.config, self.name = image, text, similarity, config, name
+        self.image, self.text, self.similarity, self.package, self.name = image, text, similarity, package, name
         self.register_buffer("mean", torch.tensor(image.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(image.std).view(1, 3, 1, 1) * 255, persistent=False)
         self.shape = Shape(image.widths, image.grids, text.widths, image.embedding)

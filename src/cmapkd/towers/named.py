@@ -11,8 +11,8 @@ from typing import Any
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.core.log import say
-from cmapkd.towers.hf_clip import from_hugging_face
-from cmapkd.towers.weights import file_hash, read_config
+from cmapkd.towers.sources.hf_clip import from_hugging_face
+from cmapkd.towers.sources.weights import file_hash, read_config
 
 SHIPPED = Path(__file__).parent / "configs"
 ASSETS = Path(__file__).parent.parent / "assets"

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cmapkd.core.types import Features
-from cmapkd.towers.tokenizer import Tokenizer
+from cmapkd.towers.tokens.tokenizer import Tokenizer
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cmapkd.core.errors import UsageError
-from cmapkd.towers.tokenizer import PROBE, Tokenizer
+from cmapkd.towers.tokens.tokenizer import PROBE, Tokenizer
 
 PAD, START, END = 0, 1, 2
 SPECIAL = 3

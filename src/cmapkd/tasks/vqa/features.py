@@ -14,7 +14,7 @@ from cmapkd.data.questions import Questions
 from cmapkd.tasks.encoder import spans
 from cmapkd.tasks.frozen_features import FINAL, Extraction, ImageFeatures, image_features, require_room
 from cmapkd.towers.dual import DualEncoder, evaluating
-from cmapkd.towers.text_final import require_text_levels
+from cmapkd.towers.families.text_final import require_text_levels
 
 
 @dataclass(frozen=True)

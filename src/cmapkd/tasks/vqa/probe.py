@@ -23,7 +23,7 @@ from cmapkd.tasks.vqa.features import question_features
 from cmapkd.tasks.vqa.head import CoAttentionHead, FusionHead, Vocabulary, training_answers
 from cmapkd.tasks.vqa.results import results_of
 from cmapkd.towers.dual import DualEncoder, evaluating
-from cmapkd.towers.text_final import require_text_levels
+from cmapkd.towers.families.text_final import require_text_levels
 
 
 @dataclass(frozen=True)

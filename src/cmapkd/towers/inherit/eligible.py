@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from cmapkd.core.types import Inputs, Pair
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.text_clip import has_blocks
-from cmapkd.towers.trimmed import can_trim
+from cmapkd.towers.families.text_clip import has_blocks
+from cmapkd.towers.families.trimmed import can_trim
 
 
 def refusals(student: DualEncoder, teacher: DualEncoder, mine: Inputs, theirs: Inputs) -> Pair[str]:

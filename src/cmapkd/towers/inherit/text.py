@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from cmapkd.towers.dual import DualEncoder
+from cmapkd.towers.families.trimmed import trimmed_length
 from cmapkd.towers.inherit.blocks import basis_of, inherit_blocks
 from cmapkd.towers.inherit.maps import fit_projection
 from cmapkd.towers.inherit.streams import recorded
-from cmapkd.towers.trimmed import trimmed_length
 
 
 def text_streams(teacher: DualEncoder, ids: Tensor) -> tuple[dict[str, Tensor], Tensor]:

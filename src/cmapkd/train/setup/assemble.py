@@ -28,8 +28,8 @@ from cmapkd.policy import POLICIES, Policy
 from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.teacher.class_texts import ClassTexts, open_class_texts
 from cmapkd.towers.dual import DualEncoder
+from cmapkd.towers.families.text_final import require_text_levels
 from cmapkd.towers.load import load_tower
-from cmapkd.towers.text_final import require_text_levels
 from cmapkd.train.balance import Balance
 from cmapkd.train.blocks import compile_blocks, recompute_activations
 from cmapkd.train.ema import Ema

@@ -22,9 +22,9 @@ from cmapkd.teacher.build import feature_bytes, seal_features, write_features
 from cmapkd.teacher.calibration_file import calibrate_cache, open_targets
 from cmapkd.teacher.layout import cache_key
 from cmapkd.towers.dual import DualEncoder
+from cmapkd.towers.families.text_final import require_text_levels
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.named import image_size, warn_of_random
-from cmapkd.towers.text_final import require_text_levels
 from cmapkd.train.setup.start_student import inherited_file, start_from_teacher
 
 

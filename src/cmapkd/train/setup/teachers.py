@@ -25,8 +25,8 @@ from cmapkd.teacher.live import LiveTeacher
 from cmapkd.teacher.protocol import Teacher
 from cmapkd.teacher.reopen import open_cached_teacher
 from cmapkd.towers.dual import DualEncoder
+from cmapkd.towers.families.text_final import require_text_levels
 from cmapkd.towers.load import load_tower
-from cmapkd.towers.text_final import require_text_levels
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cmapkd.core.errors import UsageError
-from cmapkd.towers.weights import read_config, read_state
+from cmapkd.towers.sources.weights import read_config, read_state
 
 OPEN_CLIP_OF_HF = {
     "layer_norm1": "ln_1",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cmapkd.core.types import Features
 from cmapkd.pyramid.maps import last_level
-from cmapkd.towers.image_features import image_features, measured
+from cmapkd.towers.families.image_features import image_features, measured
 
 
 def last_stages(visual: Any) -> list[int] | None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from cmapkd.core.types import Features
 from cmapkd.pyramid import levels as lv
-from cmapkd.pyramid.maps import mean_tokens
 from cmapkd.towers.evaluating import evaluating
-from cmapkd.towers.tokenizer import Tokenizer
-from cmapkd.towers.trimmed import can_trim, trimmed_length, with_context
+from cmapkd.towers.families.text_levels import text_features
+from cmapkd.towers.families.trimmed import can_trim, trimmed_length, with_context
+from cmapkd.towers.tokens.tokenizer import Tokenizer
 
 
 def text_part(clip: Any) -> nn.Module:
@@ -52,21 +52,11 @@ class ClipText:
         ids = ids if trimmed else self.trim(ids)
         words = words[:, : ids.shape[1]]
         out = self._run(ids, partial(self._intermediates, ids))
-        shallow, middle, deep = out["text_intermediates"]
+        groups = out["text_intermediates"]
         ends = (ids == self.tokenizer.end).int().argmax(1)
-        end = deep[torch.arange(len(ids), device=ids.device), ends]
+        pooled = groups[-1][torch.arange(len(ids), device=ids.device), ends]
         real = torch.arange(ids.shape[1], device=ids.device)[None] <= ends[:, None]
-        sentence = mean_tokens(deep, real)
-        word, word_mask = lv.pool_words(shallow, words, self.words)
-        phrase, phrase_mask = lv.pool_words(middle, words, -(-self.words // lv.PHRASE), lv.PHRASE)
-        tokens = (word, phrase, sentence[:, None], end[:, None])
-        pooled = (
-            lv.mean_max(word, word_mask),
-            lv.mean_max(phrase, phrase_mask),
-            lv.mean_max(deep, real),
-            lv.summary_mean(end, sentence),
-        )
-        return Features(tokens, (word_mask, phrase_mask, None, None), pooled, out["text_features"])
+        return text_features(groups, pooled, out["text_features"], words, real, self.words)
 
     def encode(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b e"]:
         """The final embedding of ids of the whole context or of trimmed ones."""

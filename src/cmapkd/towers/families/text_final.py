@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Features
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.text_clip import text_part
-from cmapkd.towers.tokenizer import Tokenizer
+from cmapkd.towers.families.text_clip import text_part
+from cmapkd.towers.tokens.tokenizer import Tokenizer
 
 
 class FinalText:
