@@ -12,7 +12,7 @@ from torch import Tensor
 from cmapkd.core.types import LogitScale
 from cmapkd.losses.both_kinds import align, chance
 from cmapkd.losses.contrastive import info_nce
-from cmapkd.losses.sigmoid import matches, pair_cross_entropy, pair_divergence
+from cmapkd.losses.sigmoid import balanced_bias, matches, pair_cross_entropy, pair_divergence
 
 SAME = torch.tensor([0, 1, 0, 2])  # two captions of image 0
 POSITIVES = SAME[:, None] == SAME[None]
@@ -92,6 +92,16 @@ def test_the_captions_of_one_image_are_matches_together() -> None:
     sure = matches(50.0 * POSITIVES.double(), POSITIVES)
     torch.testing.assert_close(sure, POSITIVES.double())
     torch.testing.assert_close(matches(z, torch.eye(4) > 0), matches(z))
+
+
+@pytest.mark.parametrize("shift", [-100.0, 0.0, 60.0])
+def test_at_the_balanced_bias_the_pair_loss_is_least(shift) -> None:
+    z = 5 * draw(7, 4, 4) + shift
+    bias = torch.tensor(balanced_bias(z, POSITIVES), dtype=torch.float64, requires_grad=True)
+    loss = pair_cross_entropy(z + bias, POSITIVES.double())
+    assert float(torch.autograd.grad(loss, bias)[0]) == pytest.approx(0, abs=1e-6)
+    beside = [pair_cross_entropy(z + bias.detach() + d, POSITIVES.double()) for d in (-0.1, 0.1)]
+    assert min(beside) > loss.detach()
 
 
 @pytest.mark.parametrize("batch", [1, 2, 16, 1000])

@@ -92,6 +92,29 @@ def test_a_cache_without_a_bias_is_of_a_softmax_teacher(root):
     assert run.teacher.similarity == LogitScale(facts["scale"])
 
 
+@pytest.mark.parametrize(
+    ("teacher", "method"), [("softmax", "kd"), ("softmax", "inherited"), ("sigmoid", "kd"), ("sigmoid", "inherited")]
+)
+def test_a_sigmoid_student_that_inherits_takes_the_teachers_bias_or_begins_at_a_fitted_one(
+    both, tmp_path, teacher, method, monkeypatch
+):
+    arch = json.loads((both / "student-sigmoid" / "open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / "small.json").write_text(json.dumps(arch))
+    monkeypatch.setattr("cmapkd.towers.named.SHIPPED", tmp_path)
+    over = {"method": method, "student__model": "small", "student__tokenizer": "teacher", "student__inherit": True}
+    run = assemble(config(both, "sigmoid", teacher, run=str(tmp_path / "r"), **over), tmp_path)
+    tower = run.state.learner.student
+    found = tower.similarity.fixed()
+    batch = run.loader.batch(0)
+    final = tower.final(batch.student).map(torch.detach)
+    expected = (found.scale * similarity(final.image, final.text) + found.bias).sigmoid().sum()
+    if (teacher, method) == ("sigmoid", "kd"):
+        assert found.bias == -10 and found.scale == pytest.approx(10)
+    else:
+        matches = (batch.samples[:, None] == batch.samples[None]).sum()
+        assert float(expected) == pytest.approx(float(matches), rel=1e-3)
+
+
 @pytest.mark.parametrize("student", KINDS)
 def test_the_contrastive_task_loss_is_of_the_students_kind(both, tmp_path, student):
     task = {"name": "contrastive", "train": "scenes:24:train", "batch": 8}

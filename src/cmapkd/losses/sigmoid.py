@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+WIDE, HALVINGS = 30.0, 32  # at ±30 beyond all logits a sigmoid is 0 or 1 to any batch
+
 
 def pair_cross_entropy(logits: Float[Tensor, "b c"], targets: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
     """−1/B Σ_ij [t_ij ln σ(z_ij) + (1 − t_ij) ln σ(−z_ij)]: the sum over a row's pairs, mean over the rows.
@@ -38,6 +40,18 @@ def matches(logits: Float[Tensor, "b b"], positives: Bool[Tensor, "b b"] | None 
         rows = torch.zeros_like(rows).index_add_(1, first, rows)[:, first]
         columns = torch.zeros_like(columns).index_add_(0, first, columns)[first]
     return (0.5 * (rows + columns)).clamp_max(1.0)
+
+
+def balanced_bias(logits: Float[Tensor, "b c"], positives: Bool[Tensor, "b c"]) -> float:
+    """The bias b with Σ_ij σ(z_ij + b) = the number of positives, where the pair loss has its least value in b; by bisection."""
+    low, high = float(-logits.max()) - WIDE, float(-logits.min()) + WIDE
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if float((logits + middle).sigmoid().sum()) > float(positives.sum()):
+            high = middle
+        else:
+            low = middle
+    return (low + high) / 2
 
 
 def chance(batch: int) -> float:
