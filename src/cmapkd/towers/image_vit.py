@@ -50,7 +50,7 @@ class VitImage:
 
     def levels(self, pixels: Float[Tensor, "b 3 s s"]) -> Features:
         out = self._visual.forward_intermediates(pixels, indices=self.taps, output_fmt="NLC", output_extra_tokens=True)
-        p2, p3, p4 = out["image_intermediates"]
+        p2, p3, p4 = (level.contiguous() for level in out["image_intermediates"])  # else each reader copies it again
         prefix = out.get("image_intermediates_prefix")
         class_token = prefix[-1][:, 0] if prefix else None
         side = -(-round(p4.shape[1] ** 0.5) // 2)
