@@ -56,10 +56,7 @@ def folder_model(folder: Path, name: str, words: int) -> DualEncoder:
         raise UsageError(f"model {name}: {folder} holds a config but no open_clip_model.safetensors")
     clip = build(model_cfg)
     load_strict(clip, read_state(weights[0]), weights[0], name)
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = tok.from_folder(folder, model_cfg["text_cfg"].get("context_length", 77))
-    else:
-        tokenizer = architecture_tokenizer(model_cfg, name)
+    tokenizer = architecture_tokenizer(model_cfg, name, folder)
     return adapted(clip, tokenizer, model_cfg, name, words, preprocess.get("mean"), preprocess.get("std"))
 
 
