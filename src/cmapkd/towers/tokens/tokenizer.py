@@ -126,7 +126,7 @@ def train(texts: Iterable[str], size: int, context: int, folder: Path) -> Tokeni
 
 
 def vocabulary(folder: Path) -> int:
-    """Number of entries of a tokenizer.json, special tokens included."""
-    from tokenizers import Tokenizer as Fast
-
-    return Fast.from_file(str(folder / "tokenizer.json")).get_vocab_size(with_added_tokens=True)
+    """Number of entries of a folder's tokenizer, special tokens included."""
+    if (folder / "tokenizer.json").is_file():
+        return hf.fast_of(folder).get_vocab_size(with_added_tokens=True)
+    return len(hf.auto_tokenizer(folder))
