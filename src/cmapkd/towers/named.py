@@ -13,6 +13,7 @@ from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.core.log import say
 from cmapkd.towers.sources.hf_clip import from_hugging_face
 from cmapkd.towers.sources.weights import file_hash, read_config
+from cmapkd.towers.tokens.hugging_face import tokenizer_files
 
 SHIPPED = Path(__file__).parent / "configs"
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -23,11 +24,12 @@ def identity(config: TowerConfig) -> dict[str, str]:
     architecture, weights = split(config)
     folder = folder_of(architecture)
     if folder is None:
-        shape, words = json.dumps(architecture_config(architecture), sort_keys=True).encode(), config.tokenizer
+        shape = json.dumps(architecture_config(architecture), sort_keys=True).encode()
+        given = tokenizer_folder_of(config)
         return {
             "weights": "random" if weights is None else file_hash(weights),
             "architecture": _hash(shape),
-            "tokenizer": words,
+            "tokenizer": config.tokenizer if given is None else _files_hash(tokenizer_files(given)),
         }
     files = sorted(
         p
@@ -42,9 +44,9 @@ def identity(config: TowerConfig) -> dict[str, str]:
         "architecture": [
             p for p in files if p.name in ("open_clip_config.json", "config.json", "preprocessor_config.json")
         ],
-        "tokenizer": [p for p in files if p.name in ("tokenizer.json", "vocab.json")],
+        "tokenizer": tokenizer_files(folder),
     }
-    return {name: _hash("".join(file_hash(p) for p in paths).encode()) for name, paths in part.items()}
+    return {name: _files_hash(paths) for name, paths in part.items()}
 
 
 def image_size(config: TowerConfig) -> int:
@@ -93,9 +95,15 @@ def weight_files(config: TowerConfig) -> list[Path]:
 
 
 def tokenizer_folder_of(config: TowerConfig) -> Path | None:
-    """The folder of a model's own tokenizer.json, None when it uses CLIP's vocabulary."""
+    """The folder of a model's own tokenizer, None when it uses CLIP's vocabulary."""
     folder = folder_of(split(config)[0])
-    return folder if folder is not None and (folder / "tokenizer.json").is_file() else None
+    if folder is None:
+        other = config.tokenizer in ("own", "teacher") or config.tokenizer.startswith("train:")
+        return None if other else Path(config.tokenizer)
+    own = folder / "open_clip_config.json"
+    if own.is_file() and not read_config(own).get("model_cfg", {}).get("text_cfg", {}).get("hf_tokenizer_name"):
+        return None
+    return folder if tokenizer_files(folder) else None
 
 
 def architecture_config(name: str) -> dict[str, Any]:
@@ -137,6 +145,10 @@ def folder_of(architecture: str) -> Path | None:
 
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _files_hash(paths: list[Path]) -> str:
+    return _hash("".join(file_hash(path) for path in paths).encode())
 
 
 def refuse_no_folder(folder: Path, name: str) -> None:

@@ -33,7 +33,7 @@ def named_model(
     architecture, weights = split(config)
     model_cfg = towers_only(architecture_config(architecture))
     own, folder = configured_tokenizer(config, model_cfg, captions, tokenizer_folder, teacher)
-    if folder is not None:
+    if folder is not None and own is not None and not (weights and model_cfg["text_cfg"].get("hf_tokenizer_name")):
         _fit(model_cfg["text_cfg"], own, tok.vocabulary(folder))
     tokenizer = own or architecture_tokenizer(model_cfg, architecture)
     state = None if weights is None else read_state(weights)
@@ -59,10 +59,7 @@ def folder_model(folder: Path, name: str, words: int) -> DualEncoder:
         raise UsageError(f"model {name}: {folder} holds a config but no open_clip_model.safetensors")
     clip = build(model_cfg, folder)
     load_strict(clip, towers_state(read_state(weights[0])), weights[0], name)
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = tok.from_folder(folder, model_cfg["text_cfg"].get("context_length", 77))
-    else:
-        tokenizer = architecture_tokenizer(model_cfg, name)
+    tokenizer = architecture_tokenizer(model_cfg, name, folder)
     return adapted(clip, tokenizer, model_cfg, name, words, preprocess.get("mean"), preprocess.get("std"))
 
 
