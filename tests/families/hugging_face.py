@@ -33,7 +33,13 @@ def word_pieces(folder: Path) -> None:
     fast.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
     _write(folder, fast, names)
 
 
@@ -46,9 +52,7 @@ def byte_pairs(folder: Path) -> None:
         vocab_size=VOCABULARY, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"], show_progress=False
     )
     fast.train_from_iterator(toy.CAPTIONS, trainer)
-    fast.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
+    fast.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     names = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>",
              "unk_token": "<unk>", "mask_token": "<mask>"}  # fmt: skip
     _write(folder, fast, names)
@@ -91,14 +95,20 @@ def write(folder: Path, model: Callable[[], Any], tokenizer: Callable[[Path], No
 
 
 def siglip(folder: Path) -> str:
-    config = transformers.SiglipConfig(text_config=TEXT | {"projection_size": 32, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}, vision_config=VISION)
+    config = transformers.SiglipConfig(
+        text_config=TEXT | {"projection_size": 32, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
+        vision_config=VISION,
+    )
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     return write(folder, lambda: transformers.SiglipModel(config), unigrams, **half)
 
 
 def siglip2(folder: Path) -> str:
     vision = {key: value for key, value in VISION.items() if key != "image_size"} | {"num_patches": 16}
-    config = transformers.Siglip2Config(text_config=TEXT | {"projection_size": 32, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}, vision_config=vision)
+    config = transformers.Siglip2Config(
+        text_config=TEXT | {"projection_size": 32, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
+        vision_config=vision,
+    )
     return write(folder, lambda: transformers.Siglip2Model(config), unigrams, max_num_patches=16, patch_size=8)
 
 

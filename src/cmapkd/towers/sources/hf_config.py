@@ -84,7 +84,9 @@ def refuse_outside(folder: Path, raw: dict[str, Any]) -> None:
         if "attn_implementation" in key and "/" in str(value):
             raise UsageError(f"{folder}: config.json asks for kernels of '{value}', a download; remove '{key}'")
         if key == "architecture" and (":" in str(value) or "/" in str(value)):
-            raise UsageError(f"{folder}: timm architecture '{value}' is a place, not a name; name the architecture alone")
+            raise UsageError(
+                f"{folder}: timm architecture '{value}' is a place, not a name; name the architecture alone"
+            )
         if key in ("use_pretrained_backbone", "pretrained") and value is True:
             raise UsageError(f"{folder}: config.json has {key}: true, a download; set it to false")
 

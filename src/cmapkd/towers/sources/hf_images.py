@@ -60,9 +60,7 @@ def _normalisation(given: dict[str, Any], vision: Any, kind: str) -> tuple[tuple
         mean, std = HALF if kind in HALVED else CLIP if kind in LIKE_CLIP else IMAGENET
     factor = 255 * given.get("rescale_factor", 1 / 255) if given.get("do_rescale", True) else 255.0
     factor = 1.0 if abs(factor - 1) < 1e-6 else factor
-    mean, std = (
-        (value,) * 3 if isinstance(value, int | float) else tuple(value) for value in (mean, std)
-    )
+    mean, std = ((value,) * 3 if isinstance(value, int | float) else tuple(value) for value in (mean, std))
     return tuple(float(m) / factor for m in mean), tuple(float(s) / factor for s in std)
 
 
@@ -78,7 +76,9 @@ def _fixed_size(vision: Any, folder: Path) -> int | None:
 
 def _stated_size(vision: Any, folder: Path) -> int | None:
     if cfg := getattr(vision, "pretrained_cfg", None):  # of timm: [channels, height, width]
-        size: Any = (getattr(vision, "model_args", None) or {}).get("img_size") or cfg.get("input_size", (3, 224, 224))[1:]
+        size: Any = (getattr(vision, "model_args", None) or {}).get("img_size") or cfg.get("input_size", (3, 224, 224))[
+            1:
+        ]
     else:
         size = getattr(vision, "image_size", None)
     return None if size is None else _square(size, folder)

@@ -25,8 +25,8 @@ from cmapkd.towers.sources.hf_images import image_facts
 from cmapkd.towers.sources.hf_weights import RANDOM, load_pretrained, stored_tensor
 from cmapkd.towers.sources.open_clip import adapted, build
 from cmapkd.towers.sources.weights import load_strict, read_config
-from cmapkd.towers.tokens import stand_in as tok
 from cmapkd.towers.tokens.chosen import hugging_face_tokenizer
+from cmapkd.towers.tokens.tokenizer import from_hugging_face as folder_tokenizer
 
 Pooled = Literal["pooler", "first"]
 Tower = TypeVar("Tower", ImageTower, TextTower)
@@ -73,7 +73,7 @@ def folder_model(folder: Path, name: str, words: int, weights: Path | None = Non
         native = _built(cls, config, folder, weights)
     image = ImageHalf(native.vision_model, _part(native, layout.image_projection), layout.image_pooled)
     text = TextHalf(getattr(native, layout.text), _part(native, layout.text_projection), layout.text_pooled)
-    tokenizer = tok.from_hugging_face(folder, context_of(text.text, folder))
+    tokenizer = folder_tokenizer(folder, context_of(text.text, folder))
     return DualEncoder(
         native,
         _read(lambda: image_tower(image, facts.size, facts.mean, facts.std), folder),
