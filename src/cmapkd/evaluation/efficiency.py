@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from cmapkd.core.types import Pair
 from cmapkd.evaluation.device import device_name, peak_megabytes, reset_peak
 from cmapkd.evaluation.evaluate import config_of, open_model
 from cmapkd.export.run import METHOD_TENSORS
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.named import weight_files
 
 BATCHES = (1, 32)
@@ -100,15 +101,40 @@ def giga(count: float) -> str:
     return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.3g} M"
 
 
-def measure(
-    clip: nn.Module, image_size: int, context: int, file: Path | None = None, seconds: float = 2.0
-) -> Efficiency:
-    """Measure an open_clip CLIP on the device and in the dtype it is in.
+class Encoders(nn.Module):
+    """The two encoders of a model under the names that an open_clip CLIP gives them."""
 
-    file: its weights on disk (default: the bytes of its tensors); seconds: time budget of each latency.
+    def __init__(self, tower: DualEncoder) -> None:
+        super().__init__()
+        self.native = tower.native
+        self._tower = [tower]  # in a list, so that its parameters are not registered twice
+
+    @property
+    def visual(self) -> nn.Module:
+        return self._tower[0].image.native
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        return self._tower[0].image.encode(pixels)
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        return self._tower[0].text.encode(ids)
+
+
+def measure(
+    clip: nn.Module,
+    image_size: int,
+    context: int,
+    files: Sequence[Path] = (),
+    seconds: float = 2.0,
+    token: int = 0,
+) -> Efficiency:
+    """Measure an open_clip CLIP, or Encoders, on the device and in the dtype it is in.
+
+    files: its weights on disk (default: the bytes of its tensors); seconds: time budget of each latency; token: id that
+    the texts consist of, which must be no padding where the tower leaves padding out.
     """
     device = next(clip.parameters()).device
-    inputs = example_inputs(image_size, context, max(BATCHES), device)
+    inputs = example_inputs(image_size, context, max(BATCHES), device, token)
     was_training = clip.training
     clip.eval()
     reset_peak(device)
@@ -118,11 +144,11 @@ def measure(
             lambda each: tuple(latency(each[0], each[1][:batch], seconds) for batch in BATCHES)
         )
         peak = peak_megabytes(device)
-        flops = count_flops(clip, image_size, context)
+        flops = count_flops(clip, image_size, context, token)
     finally:
         clip.train(was_training)
     every, towers, tokens = parameters(clip)
-    size = file.stat().st_size if file else sum(t.numel() * t.element_size() for t in clip.state_dict().values())
+    size = sum(file.stat().st_size for file in files) or sum(t.numel() * t.element_size() for t in clip.state_dict().values())
     return Efficiency(
         every, every - tokens, towers, size / 1e6, flops, times, peak, device_name(device), torch.get_num_threads()
     )
@@ -132,20 +158,20 @@ def parameters(clip: nn.Module) -> tuple[int, Pair[int], int]:
     """(all, image and text tower, token embeddings); the scale belongs to neither tower, tied tensors count once."""
     every = sum(p.numel() for p in clip.parameters())
     image = sum(p.numel() for p in clip.visual.parameters())  # type: ignore[union-attr]
-    scales = sum(p.numel() for name, p in clip.named_parameters() if name in ("logit_scale", "logit_bias"))
+    scales = sum(p.numel() for name, p in clip.named_parameters() if name.endswith(("logit_scale", "logit_bias")))
     tables = ("token_embedding.weight", "word_embeddings.weight")
     tokens = sum(p.numel() for name, p in clip.named_parameters() if name.endswith(tables))
     return every, Pair(image, every - image - scales), tokens
 
 
 @torch.no_grad()
-def count_flops(clip: nn.Module, image_size: int, context: int) -> Pair[int]:
+def count_flops(clip: nn.Module, image_size: int, context: int, token: int = 0) -> Pair[int]:
     """FLOPs of one image and one text, without softmax and norms.
 
     The fused attention that PyTorch takes in eval mode has no formula and would be counted as nothing (ViT-B/32 would
     read 5.89 instead of 8.82 GFLOP), so it is switched off meanwhile. Works on the meta device too.
     """
-    inputs = example_inputs(image_size, context, 1, next(clip.parameters()).device)
+    inputs = example_inputs(image_size, context, 1, next(clip.parameters()).device, token)
     with countable_attention():
         counts = []
         for encode, x in ((clip.encode_image, inputs.image), (clip.encode_text, inputs.text)):
@@ -166,11 +192,11 @@ def countable_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(was)
 
 
-def example_inputs(image_size: int, context: int, batch: int, device: torch.device) -> Pair[Tensor]:
-    """Zeros of the right shapes: normalised images [B, 3, S, S] and token ids [B, L]."""
+def example_inputs(image_size: int, context: int, batch: int, device: torch.device, token: int = 0) -> Pair[Tensor]:
+    """Normalised images of zeros [B, 3, S, S], and texts of `token` alone [B, L]."""
     return Pair(
         torch.zeros(batch, 3, image_size, image_size, device=device),
-        torch.zeros(batch, context, dtype=torch.int64, device=device),
+        torch.full((batch, context), token, dtype=torch.int64, device=device),
     )
 
 
@@ -231,7 +257,8 @@ def print_efficiency(models: list[str], out: Path | None = None, threads: int | 
 def efficiency_of(model: str) -> Efficiency:
     """Measure the model that `model` names; it is freed afterwards."""
     tower, files = open_model(model), weight_files(config_of(model))
-    cost = measure(tower.native, tower.size, tower.tokenizer.context, files[0] if files else None)
+    token = tower.tokenizer.pieces("photo")[0]
+    cost = measure(Encoders(tower), tower.size, tower.tokenizer.context, files, token=token)
     return replace(cost, train_hours=train_hours(Path(model)))
 
 
