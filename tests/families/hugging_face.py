@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 import toy
 from cmapkd.core import fsio
+from cmapkd.towers.sources.hugging_face import quiet
 
 SIZE, CONTEXT, VOCABULARY = 32, 32, 160
 VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 8,
@@ -83,11 +84,16 @@ def _write(folder: Path, fast: Tokenizer, names: dict[str, Any]) -> None:
 def write(folder: Path, model: Callable[[], Any], tokenizer: Callable[[Path], None] | None, **processor: Any) -> str:
     """A folder with the model, its tokenizer and preprocessor_config.json; the name for `model` in a config."""
     torch.manual_seed(0)
-    built = model()
+    with quiet():
+        built = model()
+    for parameter in built.parameters():
+        if parameter.ndim > 1:  # the library's own beginnings are so small that toys give all texts one embedding
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     if getattr(built, "logit_bias", None) is not None:
         built.logit_scale.data.fill_(2.0)
         built.logit_bias.data.fill_(-3.0)
-    built.save_pretrained(folder)
+    with quiet():
+        built.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer(folder)
     fsio.write_json(folder / "preprocessor_config.json", {"size": {"height": SIZE, "width": SIZE}} | processor)

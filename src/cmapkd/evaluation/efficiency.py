@@ -126,15 +126,13 @@ def measure(
     context: int,
     files: Sequence[Path] = (),
     seconds: float = 2.0,
-    token: int = 0,
 ) -> Efficiency:
     """Measure an open_clip CLIP, or Encoders, on the device and in the dtype it is in.
 
-    files: its weights on disk (default: the bytes of its tensors); seconds: time budget of each latency; token: id that
-    the texts consist of, which must be no padding where the tower leaves padding out.
+    files: its weights on disk (default: the bytes of its tensors); seconds: time budget of each latency.
     """
     device = next(clip.parameters()).device
-    inputs = example_inputs(image_size, context, max(BATCHES), device, token)
+    inputs = example_inputs(image_size, context, max(BATCHES), device)
     was_training = clip.training
     clip.eval()
     reset_peak(device)
@@ -144,11 +142,13 @@ def measure(
             lambda each: tuple(latency(each[0], each[1][:batch], seconds) for batch in BATCHES)
         )
         peak = peak_megabytes(device)
-        flops = count_flops(clip, image_size, context, token)
+        flops = count_flops(clip, image_size, context)
     finally:
         clip.train(was_training)
     every, towers, tokens = parameters(clip)
-    size = sum(file.stat().st_size for file in files) or sum(t.numel() * t.element_size() for t in clip.state_dict().values())
+    size = sum(file.stat().st_size for file in files) or sum(
+        t.numel() * t.element_size() for t in clip.state_dict().values()
+    )
     return Efficiency(
         every, every - tokens, towers, size / 1e6, flops, times, peak, device_name(device), torch.get_num_threads()
     )
@@ -165,13 +165,13 @@ def parameters(clip: nn.Module) -> tuple[int, Pair[int], int]:
 
 
 @torch.no_grad()
-def count_flops(clip: nn.Module, image_size: int, context: int, token: int = 0) -> Pair[int]:
+def count_flops(clip: nn.Module, image_size: int, context: int) -> Pair[int]:
     """FLOPs of one image and one text, without softmax and norms.
 
     The fused attention that PyTorch takes in eval mode has no formula and would be counted as nothing (ViT-B/32 would
     read 5.89 instead of 8.82 GFLOP), so it is switched off meanwhile. Works on the meta device too.
     """
-    inputs = example_inputs(image_size, context, 1, next(clip.parameters()).device, token)
+    inputs = example_inputs(image_size, context, 1, next(clip.parameters()).device)
     with countable_attention():
         counts = []
         for encode, x in ((clip.encode_image, inputs.image), (clip.encode_text, inputs.text)):
@@ -192,11 +192,11 @@ def countable_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(was)
 
 
-def example_inputs(image_size: int, context: int, batch: int, device: torch.device, token: int = 0) -> Pair[Tensor]:
-    """Normalised images of zeros [B, 3, S, S], and texts of `token` alone [B, L]."""
+def example_inputs(image_size: int, context: int, batch: int, device: torch.device) -> Pair[Tensor]:
+    """Zeros of the right shapes: normalised images [B, 3, S, S] and token ids [B, L]."""
     return Pair(
         torch.zeros(batch, 3, image_size, image_size, device=device),
-        torch.full((batch, context), token, dtype=torch.int64, device=device),
+        torch.zeros(batch, context, dtype=torch.int64, device=device),
     )
 
 
@@ -228,7 +228,7 @@ def latency(
 
 
 def print_efficiency(models: list[str], out: Path | None = None, threads: int | None = None) -> None:
-    """The figures of each model: a run folder, an open_clip folder or a model name; of later ones also against the first.
+    """The figures of each model: a run folder, a model's folder or its name; of later ones also against the first.
 
     out: a file of one JSON line a model; threads: of PyTorch, its own choice unless given. Raises UsageError for a
     place where nothing can be written, and for less than one thread.
@@ -257,8 +257,7 @@ def print_efficiency(models: list[str], out: Path | None = None, threads: int | 
 def efficiency_of(model: str) -> Efficiency:
     """Measure the model that `model` names; it is freed afterwards."""
     tower, files = open_model(model), weight_files(config_of(model))
-    token = tower.tokenizer.pieces("photo")[0]
-    cost = measure(Encoders(tower), tower.size, tower.tokenizer.context, files, token=token)
+    cost = measure(Encoders(tower), tower.size, tower.tokenizer.context, files)
     return replace(cost, train_hours=train_hours(Path(model)))
 
 

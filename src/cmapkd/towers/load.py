@@ -1,4 +1,4 @@
-"""Load a DualEncoder from a TowerConfig: named architectures, open_clip folders, OpenAI and Hugging Face checkpoints; no network."""
+"""Load a DualEncoder from a TowerConfig: named architectures, folders of open_clip and Hugging Face, checkpoint files; no network."""
 
 from __future__ import annotations
 

@@ -90,7 +90,6 @@ class HfText:
 
     def encode(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b e"]:
         """The final embedding of ids of the whole context or of trimmed ones."""
-        ids = ids if torch.compiler.is_compiling() else self.trim(ids)  # a traced graph has one length
         return self._half.embedding(self._half.read(ids, self.tokenizer.real(ids)))
 
     def trim(self, ids: Int[Tensor, "b l"]) -> Int[Tensor, "b m"]:
