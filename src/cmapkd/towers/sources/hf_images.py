@@ -14,7 +14,9 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 HALVED = ("siglip", "siglip2", "siglip_vision_model", "siglip2_vision_model", "vit", "deit")
 LIKE_CLIP = ("clip", "clip_vision_model", "chinese_clip", "altclip", "metaclip_2", "blip")
-FREE = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # read any size whatever `image_size` says
+# Models that read any size whatever `image_size` says: positions that are resized, or none.
+FREE = ("dinov2", "dinov2_with_registers", "dinov3_vit", "convnext", "convnextv2", "dinov3_convnext", "resnet", "regnet",
+        "efficientnet")  # fmt: skip
 
 
 @dataclass(frozen=True)
