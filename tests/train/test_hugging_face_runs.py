@@ -44,11 +44,13 @@ def moved(before: Path, after: Path) -> float:
     """Largest change of a weight between two folders of one architecture."""
     first, second = (load_tower(TowerConfig(model=f"local-dir:{folder}")).native for folder in (before, after))
     pairs = zip(first.parameters(), second.parameters(), strict=True)
-    return max(float((a - b).abs().max()) for a, b in pairs)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
 
 
-@pytest.mark.parametrize("method", ["cmapkd", "clip_kd", "fitnet"])
-@pytest.mark.parametrize(("teacher", "student"), [("siglip", "vit_bert"), ("vit_bert", "siglip")])
+@pytest.mark.parametrize(
+    ("method", "teacher", "student"),
+    [("cmapkd", "vit_bert", "siglip"), ("fitnet", "siglip", "vit_bert"), ("clip_kd", "vit_bert", "siglip")],
+)
 def test_a_trained_student_is_reopened_by_plain_transformers(
     method: str, teacher: str, student: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +104,7 @@ def test_positions_class_tokens_and_scales_do_not_decay(models: Path) -> None:
     ):
         native = load_tower(TowerConfig(model=f"local-dir:{models / name}")).native
         decaying, rest = (
-            set(map(id, group["params"])) for group in build_optimizer(native, TrainConfig()).param_groups
+            set(map(id, group["params"])) for group in build_optimizer(native, TrainConfig(steps=1)).param_groups
         )
         names = {name: id(p) for name, p in native.named_parameters()}
         assert all(any(full.endswith(part) and names[full] in rest for full in names) for part in still)
