@@ -8,15 +8,26 @@ from typing import Any
 from cmapkd.core.errors import UsageError
 
 REQUIRED = ("name", "method", "data", "scores", "command")
-KNOWN = (*REQUIRED, "license", "fingerprint", "teacher", "student", "params", "synthetic")
+KNOWN = (*REQUIRED, "license", "fingerprint", "teacher", "student", "params", "synthetic", "library", "class")
 UNLICENSED = (
     "\n\nNo licence was stated for these weights; what may be done with them depends on the teacher's and the data's."
 )
 SYNTHETIC = "> **Trained or evaluated on synthetic data.** Its scores say nothing about photographs.\n\n"
 
+USE = {
+    "open_clip": """import open_clip
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH")
+tokenizer = open_clip.get_tokenizer("local-dir:PATH")""",
+    "transformers": """from transformers import AutoImageProcessor, AutoTokenizer, {cls}
+
+model = {cls}.from_pretrained("PATH")
+processor, tokenizer = AutoImageProcessor.from_pretrained("PATH"), AutoTokenizer.from_pretrained("PATH")""",
+}
+
 TEMPLATE = """---
 license: {license}
-library_name: open_clip
+library_name: {library}
 pipeline_tag: zero-shot-image-classification
 tags: [clip, knowledge-distillation, cmapkd]
 ---
@@ -46,10 +57,7 @@ Command:
 ## Use
 
 ```python
-import open_clip
-
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH")
-tokenizer = open_clip.get_tokenizer("local-dir:PATH")
+{use}
 ```
 """
 
@@ -59,7 +67,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
 
     facts: name, method, command; data: its name or lines about it, with `fingerprint` unless the lines contain it;
     scores: a mapping from metric to fraction, or lines as of `Score.line()`. Optional: license, teacher, student, params,
-    synthetic (bool). Every other fact is listed under Training.
+    synthetic (bool), library (open_clip or transformers, which opens the folder) and class (of transformers). Every other fact is listed under Training.
     Raises UsageError naming the missing facts.
     """
     missing = [key for key in REQUIRED if not facts.get(key)]
@@ -82,6 +90,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
         training=_bullets([f"{key}: {value}" for key, value in training.items()]),
         data=_bullets(data),
         command=str(facts["command"]).strip(),
+        library=(library := facts.get("library", "open_clip")),
+        use=USE[library].replace("{cls}", str(facts.get("class", "AutoModel"))),
     )
 
 

@@ -11,12 +11,16 @@ from typing import Any
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.core.log import say
-from cmapkd.towers.sources.hf_clip import from_hugging_face
+from cmapkd.towers.sources.hf_config import hugging_face_config
+from cmapkd.towers.sources.hf_images import image_facts
+from cmapkd.towers.sources.hf_weights import RANDOM, hugging_face_files
 from cmapkd.towers.sources.weights import file_hash, read_config
 from cmapkd.towers.tokens.hugging_face import tokenizer_files
 
 SHIPPED = Path(__file__).parent / "configs"
 ASSETS = Path(__file__).parent.parent / "assets"
+SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
+ARCHITECTURE = ("open_clip_config.json", "config.json", "preprocessor_config.json", "processor_config.json")
 
 
 def identity(config: TowerConfig) -> dict[str, str]:
@@ -32,21 +36,18 @@ def identity(config: TowerConfig) -> dict[str, str]:
             "tokenizer": config.tokenizer if given is None else _files_hash(tokenizer_files(given)),
         }
     files = sorted(
-        p
-        for p in (*folder.glob("*"), folder / "text" / "config.json")
-        if p.is_file() and p.suffix in (".json", ".safetensors", ".bin")
+        p for p in (*folder.glob("*"), folder / "text" / "config.json") if p.is_file() and p.suffix in SUFFIXES
     )
     if not files:
         refuse_no_folder(folder, config.model)
         raise UsageError(f"model {config.model}: {folder} holds no model; give a folder with its config and weights")
     part = {
-        "weights": [p for p in files if p.suffix != ".json"],
-        "architecture": [
-            p for p in files if p.name in ("open_clip_config.json", "config.json", "preprocessor_config.json")
-        ],
+        "weights": [p for p in files if p.suffix in (".safetensors", ".bin")],
+        "architecture": [p for p in files if p.name in ARCHITECTURE],
         "tokenizer": tokenizer_files(folder),
     }
-    return {name: _files_hash(paths) for name, paths in part.items()}
+    hashes = {name: _files_hash(paths) for name, paths in part.items()}
+    return hashes | ({"weights": RANDOM} if random_folder(config) else {})
 
 
 def image_size(config: TowerConfig) -> int:
@@ -58,7 +59,7 @@ def image_size(config: TowerConfig) -> int:
     elif (own := folder / "open_clip_config.json").is_file():
         vision = read_config(own)["model_cfg"]["vision_cfg"]
     else:
-        vision = from_hugging_face(folder)[0]["vision_cfg"]
+        return image_facts(folder, hugging_face_config(folder)).size
     return square(vision.get("image_size", 224), config.model)
 
 
@@ -76,7 +77,9 @@ def square(size: Any, name: str) -> int:
 def warn_of_random(config: TowerConfig, key: str) -> None:
     """Print a warning where a teacher, `key` in the config, is an architecture without a checkpoint."""
     architecture, weights = split(config)
-    if folder_of(architecture) is None and weights is None:
+    if random_folder(config):
+        say(f"warning: {key} {config.model} has RANDOM WEIGHTS by {key.split('.')[0]}.weights and can only teach noise")
+    elif folder_of(architecture) is None and weights is None:
         architecture_config(architecture)  # an unknown name is another mistake, which this raises
         say(
             f"warning: {key} {config.model} has RANDOM WEIGHTS and can only teach noise; name a checkpoint: "
@@ -90,8 +93,15 @@ def weight_files(config: TowerConfig) -> list[Path]:
     folder = folder_of(architecture)
     if folder is None:
         return [] if weights is None else [weights]
-    known = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
-    return [folder / name for name in known if (folder / name).is_file()][:1]
+    if random_folder(config):
+        return []
+    known = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    return [folder / name for name in known if (folder / name).is_file()][:1] or hugging_face_files(folder)
+
+
+def random_folder(config: TowerConfig) -> bool:
+    """Whether only the config of a model's folder is used, by `weights: random`."""
+    return str(config.weights) == RANDOM and folder_of(split(config)[0]) is not None
 
 
 def tokenizer_folder_of(config: TowerConfig) -> Path | None:

@@ -62,4 +62,5 @@ class Tokenizer(ABC):
             ends[:, :1] = False
         column = torch.arange(ids.shape[1], device=ids.device)[None]
         before = column <= ends.int().argmax(1, keepdim=True)
-        return torch.where(ends.any(1, keepdim=True), before, ids != self.pad)
+        ended = ends.any(1, keepdim=True)
+        return (ended & before) | (~ended & (ids != self.pad))  # onnxruntime has no choice between booleans
