@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmapkd.core.types import Features, Inputs, Pair
+from cmapkd.core.errors import UsageError
+from cmapkd.core.types import SIDES, Features, Inputs, Pair, Side
 from cmapkd.pyramid.levels import Shape
 from cmapkd.towers.evaluating import evaluating
 from cmapkd.towers.protocols import ImageTower, TextTower
@@ -21,7 +22,7 @@ from cmapkd.towers.tokens.tokenizer import Tokenizer
 class Package:
     """The library that opens a model's folder, and the model's config in that library's own format."""
 
-    library: Literal["open_clip", "transformers"]
+    library: Literal["open_clip", "transformers", "timm"]
     config: dict[str, Any]
 
 
@@ -30,6 +31,7 @@ class DualEncoder(nn.Module):
 
     All weights belong to `native`, registered once under the name `clip`; the towers and the similarity are plain
     objects that refer to parts of it. package: the library that opens the model, with its config; name: as the user gave it.
+    frozen: the sides that do not learn (towers/freeze.py).
     """
 
     mean: Tensor
@@ -50,7 +52,10 @@ class DualEncoder(nn.Module):
         self.image, self.text, self.similarity, self.package, self.name = image, text, similarity, package, name
         self.register_buffer("mean", torch.tensor(image.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(image.std).view(1, 3, 1, 1) * 255, persistent=False)
-        self.shape = Shape(image.widths, image.grids, text.widths, image.embedding)
+        words = getattr(text.tokenizer, "has_words", True)
+        sides = SIDES if text.tokenizer.context else SIDES[:1]
+        self.shape = Shape(image.widths, image.grids, text.widths, image.embedding, words, sides)
+        self.frozen: tuple[Side, ...] = ()
 
     @property
     def native(self) -> nn.Module:
@@ -103,6 +108,10 @@ class DualEncoder(nn.Module):
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
         """n texts, padded to the whole context as open_clip does, to L2-normalised float32 [n, E], in eval mode."""
+        if "text" not in self.shape.sides:
+            raise UsageError(
+                f"model {self.name}: it has no text tower, so it embeds no texts; give a model with both towers"
+            )
         with evaluating(self):
             return F.normalize(self.text.encode(self.tokenizer(texts)[0].to(self.device)).float(), dim=-1)
 

@@ -87,7 +87,7 @@ class Learner(nn.Module):
         assert self.projectors is not None
         levels, summaries = {}, {}
         for names, part in ((IMAGE_LEVELS, features.image), (TEXT_LEVELS, features.text)):
-            for name, raw, mask in zip(names, part.levels, part.masks, strict=True):
+            for name, raw, mask in zip(names, part.levels, part.masks, strict=False):
                 if name not in needs.levels:
                     continue
                 gated = raw if weights is None else gate(raw, weights[:, LEVELS.index(name)])
@@ -106,19 +106,24 @@ class Learner(nn.Module):
 
 
 def build_learner(
-    terms: Mapping[str, Term], student: DualEncoder, teacher: Shape | None = None, targets: Targets | None = None
+    terms: Mapping[str, Term],
+    student: DualEncoder,
+    teacher: Shape | None = None,
+    targets: Targets | None = None,
+    levels: tuple[str, ...] = LEVELS,
 ) -> Learner:
     """The learner of `terms`: adapters for the levels that they read, V2L and L2V heads for the bridge.
 
-    teacher None: a student alone.
+    teacher None: a student alone. levels: those that both give.
     """
     if teacher is None:
         return Learner(student, None, LevelErrors({}), terms)
     ranks, matches = {}, {}
     if targets is not None and reads_levels(terms):
-        ranks = {name: targets.rank(name) for name in LEVELS}
-        matches = build_matches(student.shape, teacher, targets)
-    projectors = Projectors(student.shape, ranks, teacher.embedding, bool(reading("bridge", terms)))
+        ranks = {name: targets.rank(name) for name in levels}
+        matches = build_matches(student.shape, teacher, targets, levels)
+    bridge = levels if reading("bridge", terms) else ()
+    projectors = Projectors(student.shape, ranks, teacher.embedding, bridge)
     return Learner(student, projectors, LevelErrors(matches), terms)
 
 
