@@ -13,6 +13,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.types import SIDES, Features, Inputs, Pair, Side
 from cmapkd.pyramid.levels import Shape
 from cmapkd.towers.evaluating import evaluating
+from cmapkd.towers.freeze import frozen_modules
 from cmapkd.towers.protocols import ImageTower, TextTower
 from cmapkd.towers.similarity import Similarity
 from cmapkd.towers.tokens.tokenizer import Tokenizer
@@ -31,7 +32,7 @@ class DualEncoder(nn.Module):
 
     All weights belong to `native`, registered once under the name `clip`; the towers and the similarity are plain
     objects that refer to parts of it. package: the library that opens the model, with its config; name: as the user gave it.
-    frozen: the sides that do not learn (towers/freeze.py).
+    frozen: the sides that do not learn (towers/freeze.py); kept: the one of them that is the teacher's own (towers/joined.py).
     """
 
     mean: Tensor
@@ -56,6 +57,7 @@ class DualEncoder(nn.Module):
         sides = SIDES if text.tokenizer.context else SIDES[:1]
         self.shape = Shape(image.widths, image.grids, text.widths, image.embedding, words, sides)
         self.frozen: tuple[Side, ...] = ()
+        self.kept: Side | None = None
 
     @property
     def native(self) -> nn.Module:
@@ -84,15 +86,30 @@ class DualEncoder(nn.Module):
         """Pixels 0..255 [B, 3, S, S] to the float pixels that the image tower reads."""
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
-    def forward(self, inputs: Inputs) -> Pair[Features]:
-        """Levels and final embeddings of both modalities."""
-        image = self.image.levels(self.normalise(inputs.images))
-        return Pair(image, self.text.levels(inputs.ids, inputs.words, inputs.trimmed))
+    def train(self, mode: bool = True) -> DualEncoder:
+        """As any module, but frozen sides stay in eval mode."""
+        super().train(mode)
+        for module in frozen_modules(self):
+            module.eval()
+        return self
 
-    def final(self, inputs: Inputs) -> Pair[Tensor]:
+    def forward(self, inputs: Inputs, known: Tensor | None = None) -> Pair[Features]:
+        """Levels and final embeddings of both modalities; known: the embeddings of the kept side, which is then not computed."""
+        given = None if known is None else Features((), (), (), known)
+        if given is not None and self.kept == "image":
+            return Pair(given, self.text.levels(inputs.ids, inputs.words, inputs.trimmed))
+        image = self.image.levels(self.normalise(inputs.images))
+        return Pair(image, given or self.text.levels(inputs.ids, inputs.words, inputs.trimmed))
+
+    def final(self, inputs: Inputs, known: Tensor | None = None) -> Pair[Tensor]:
         """Final embeddings alone, [B, E] each, not normalised: the `final` of `forward`, without computing the levels."""
-        ids = inputs.ids if inputs.trimmed else self.text.trim(inputs.ids)
-        return Pair(self.image.encode(self.normalise(inputs.images)), self.text.encode(ids))
+        image = known if self.kept == "image" else None
+        text = known if self.kept == "text" else None
+        if image is None:
+            image = self.image.encode(self.normalise(inputs.images))
+        if text is None:
+            text = self.text.encode(inputs.ids if inputs.trimmed else self.text.trim(inputs.ids))
+        return Pair(image, text)
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:

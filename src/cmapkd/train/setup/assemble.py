@@ -30,6 +30,7 @@ from cmapkd.policy import POLICIES, Policy
 from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.teacher.class_texts import ClassTexts, open_class_texts
 from cmapkd.towers.dual import DualEncoder
+from cmapkd.towers.freeze import freeze
 from cmapkd.towers.load import load_tower
 from cmapkd.train.balance import Balance
 from cmapkd.train.blocks import compile_blocks, recompute_activations
@@ -68,7 +69,14 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     loader, held_out = loaders(config, plan, student, opened)
     policy = policy_of(config, learner, opened, held_out)
     weights = dict(plan.method.weights)
-    objective = Objective(plan.method, learner.terms_by_name, weights, facts_of(plan, opened, texts), task is not None)
+    objective = Objective(
+        plan.method,
+        learner.terms_by_name,
+        weights,
+        facts_of(plan, opened, texts),
+        task is not None,
+        student.kept is not None,
+    )
     steps = config.train.steps or max(1, round(float(config.train.epochs or 0) * loader.steps_per_epoch))
     policy_optimizer = torch.optim.Adam(policy.parameters(), lr=config.policy.lr) if list(policy.parameters()) else None
     balance = Balance(plan.method.share, steps)
@@ -120,6 +128,7 @@ def build_student(config: Config, plan: Plan, opened: OpenedTeacher | None, toke
     captions = tokenizer_captions(plan.samples) if config.student.tokenizer.startswith("train:") else ()
     student = load_tower(config.student, captions, tokenizer, config.teacher, config.cache.words)
     student.to(plan.device).channels_last().requires_grad_(plan.method.student == "trained")
+    freeze(student, config.student.frozen)
     if plan.method.inherits(config.student.inherit):
         start_from_teacher(config, student, plan.samples, opened.tower if opened else None)
     return student
