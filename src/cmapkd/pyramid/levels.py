@@ -17,24 +17,35 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cmapkd.core.types import IMAGE_LEVELS, SIDES, TEXT_LEVELS, Side
 from cmapkd.pyramid.maps import mean_tokens
 
 IMAGE_CUTS = (1 / 4, 2 / 3, 1.0)
 TEXT_CUTS = (1 / 3, 2 / 3, 1.0)
 PHRASE = 3
+OF_WORDS = ("L1", "L2")  # levels that need the word of each token
 
 
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a tower's levels: widths and map sides of the image levels, widths of the text levels, width of the embedding.
 
-    text_widths is empty for a model whose text tower has no levels.
+    text_widths is empty for a model whose text tower has no levels. words: whether the word of each token is known, without
+    which there are no L1 and L2. sides: those that the model has.
     """
 
     image_widths: tuple[int, int, int, int]
     grids: tuple[int, int, int, int]
     text_widths: tuple[int, ...]
     embedding: int
+    words: bool = True
+    sides: tuple[Side, ...] = SIDES
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels that the model gives."""
+        text = TEXT_LEVELS if self.text_widths else ()
+        return IMAGE_LEVELS + tuple(name for name in text if self.words or name not in OF_WORDS)
 
 
 def tap_blocks(depth: int, cuts: tuple[float, ...]) -> list[int]:

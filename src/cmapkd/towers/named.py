@@ -6,9 +6,9 @@ import copy
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from cmapkd.config.schema import TowerConfig
+from cmapkd.config.sources import StudentConfig, TowerConfig
 from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.core.log import say
 from cmapkd.towers.sources.hf_config import hugging_face_config
@@ -21,6 +21,7 @@ SHIPPED = Path(__file__).parent / "configs"
 ASSETS = Path(__file__).parent.parent / "assets"
 SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
 ARCHITECTURE = ("open_clip_config.json", "config.json", "preprocessor_config.json", "processor_config.json")
+IMAGE_MODELS = ("timm",)  # schemes of models without a text tower
 
 
 def identity(config: TowerConfig) -> dict[str, str]:
@@ -120,6 +121,10 @@ def architecture_config(name: str) -> dict[str, Any]:
     """The open_clip model config of a named architecture, open_clip's own or one that ships with this package."""
     import open_clip
 
+    if name.startswith("timm:"):
+        from cmapkd.towers.sources.timm import timm_facts
+
+        return {"vision_cfg": timm_facts(name)}
     shipped = SHIPPED / f"{name}.json"
     if shipped.is_file():
         return json.loads(shipped.read_text())
@@ -133,6 +138,28 @@ def architecture_config(name: str) -> dict[str, Any]:
     return copy.deepcopy(found)
 
 
+def has_text(config: TowerConfig) -> bool:
+    """Whether a model has a text tower of its own."""
+    return not config.model.startswith(tuple(f"{scheme}:" for scheme in IMAGE_MODELS))
+
+
+def kept_side(config: TowerConfig, teacher: TowerConfig | None) -> Literal["image", "text"] | None:
+    """The side of a student that is the teacher's own. Raises UsageError for a student that would have no text tower."""
+    if not isinstance(config, StudentConfig):
+        return None
+    asked = "image" if config.image == "teacher" else "text" if config.text == "teacher" else None
+    if asked is None and not has_text(config):
+        if config.text == "own" or teacher is None or not has_text(teacher):
+            raise UsageError(
+                f"student.model {config.model} has no text tower, and there is no teacher's to keep; give a teacher with a "
+                "text tower and student.text: teacher, or a student with both towers"
+            )
+        asked = "text"
+    if asked is not None and teacher is None:
+        raise UsageError(f"student.{asked} is 'teacher', but the run has no teacher; set teacher.model")
+    return asked
+
+
 def split(config: TowerConfig) -> tuple[str, Path | None]:
     """(architecture, weights file or None): `ViT-L-14:/path.safetensors` names both, an existing folder is a local-dir."""
     if config.model.startswith(("local-dir:", "shipped:")):
@@ -142,8 +169,10 @@ def split(config: TowerConfig) -> tuple[str, Path | None]:
         return f"local-dir:{path}", None
     if path.is_file():
         raise UsageError(f"model {config.model}: a file alone does not say its architecture; write NAME:{config.model}")
-    name, _, rest = config.model.partition(":")
-    return name, Path(rest) if rest else config.weights
+    scheme, name, rest = "", *config.model.partition(":")[::2]
+    if name in IMAGE_MODELS:
+        scheme, name, rest = f"{name}:", *rest.partition(":")[::2]
+    return scheme + name, Path(rest) if rest else config.weights
 
 
 def folder_of(architecture: str) -> Path | None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cmapkd.core.types import Inputs, Pair
+from cmapkd.core.types import SIDES, Inputs, Pair
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.families.text_clip import has_blocks
 from cmapkd.towers.families.trimmed import can_trim
@@ -15,13 +15,17 @@ from cmapkd.towers.families.trimmed import can_trim
 
 def refusals(student: DualEncoder, teacher: DualEncoder, mine: Inputs, theirs: Inputs) -> Pair[str]:
     """Per modality the reason why the student's tower cannot inherit from the teacher's; empty where it can."""
-    image, text = "", ""
+    image, text = (f"it is the teacher's own {side} tower" if student.kept == side else "" for side in SIDES)
     visuals: list[Any] = [student.image.native, teacher.image.native]
-    if not all(_plain_image(visual) for visual in visuals):
+    if image:
+        pass
+    elif not all(_plain_image(visual) for visual in visuals):
         image = "only open_clip ViTs with a class token, a projection and plain blocks do"
     elif len({isinstance(visual.ln_pre, nn.LayerNorm) for visual in visuals}) > 1:
         image = "one of the two ViTs has a norm before its blocks and the other has none"
-    if not all(_plain_text(tower.text.native) for tower in (student, teacher)):
+    if text:
+        pass
+    elif not all(_plain_text(tower.text.native) for tower in (student, teacher)):
         text = "only causal open_clip text towers with a projection and plain blocks do"
     elif not _same_tokens(student, teacher, mine.ids, theirs.ids):
         text = "its tokenizer is not the teacher's; set student.tokenizer: teacher"

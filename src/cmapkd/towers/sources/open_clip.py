@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,14 @@ def named_model(
     tokenizer_folder: Path | None,
     teacher: TowerConfig | None,
     words: int,
+    changes: Mapping[str, Any] | None = None,
 ) -> DualEncoder:
-    """An architecture by its name, with its file of weights if the config gives one, else randomly initialised."""
+    """An architecture by its name, with its file of weights if the config gives one, else randomly initialised.
+
+    changes: keys of its open_clip config that are replaced.
+    """
     architecture, weights = split(config)
-    model_cfg = towers_only(architecture_config(architecture))
+    model_cfg = towers_only(architecture_config(architecture) | dict(changes or {}))
     own, folder = configured_tokenizer(config, model_cfg, captions, tokenizer_folder, teacher)
     if folder is not None and own is not None and not (weights and model_cfg["text_cfg"].get("hf_tokenizer_name")):
         _fit(model_cfg["text_cfg"], own, tok.vocabulary(folder))
