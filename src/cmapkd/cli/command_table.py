@@ -113,7 +113,7 @@ COMMANDS: dict[str, Command] = {
         "score a run's student, the teacher or any CLIP model",
         commands.evaluate,
         (
-            argument("model", help="a run folder, an open_clip folder, a model name, or `teacher` with --config"),
+            argument("model", help="a run folder, a model's folder, a model name, or `teacher` with --config"),
             argument("--data", help="data to score on; default: data.val of --config or of the run"),
             argument("--split", help="split, where the data has several"),
             argument("--images", type=Path, help="folder that image names are relative to"),
@@ -163,7 +163,7 @@ COMMANDS: dict[str, Command] = {
         commands.train_head,
         (
             argument("task", choices=list(names.tasks("probe")), help="which task"),
-            argument("model", help="a run folder, an open_clip folder or a model name"),
+            argument("model", help="a run folder, a model's folder or a model name"),
             argument("--train", required=True, help="questions, instances or captions to train on, or scenes:N:train"),
             argument("--val", required=True, help="data to score on; holdout: a fraction of --train's images"),
             argument("--train-split", help="split of --train, where it has several"),
@@ -203,7 +203,7 @@ COMMANDS: dict[str, Command] = {
         (
             argument("suite", type=Path, help="a YAML file of tasks and data, or a name (cmapkd list suites)"),
             argument(
-                "models", nargs="+", help="run folders, open_clip folders or model names; the first computes CLIPScore"
+                "models", nargs="+", help="run folders, models' folders or model names; the first computes CLIPScore"
             ),
             OPTIONAL_CONFIG,
             out("runs/suite"),

@@ -70,7 +70,9 @@ class DataConfig(Section, frozen=True, kw_only=True):
 class TowerConfig(Section, frozen=True, kw_only=True):
     """A CLIP-like model: an open_clip name, the name of a shipped small model, `local-dir:PATH`, or a checkpoint path.
 
-    weights: a local checkpoint for a named architecture (safetensors, open_clip `.pt`, OpenAI's `.pt`).
+    model: a folder is open_clip's (open_clip_config.json) or Hugging Face's (config.json with model.safetensors).
+    weights: a local checkpoint for a named architecture (safetensors, open_clip `.pt`, OpenAI's `.pt`), or `random` for
+    a Hugging Face folder of which only the config is used.
     tokenizer: `own` (the architecture's), `teacher`, `train:N` (a BPE of N entries trained on the training captions), or
     a folder with a tokenizer.json.
     """

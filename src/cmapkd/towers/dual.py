@@ -54,7 +54,7 @@ class DualEncoder(nn.Module):
 
     @property
     def native(self) -> nn.Module:
-        """The open_clip model, for code that counts, reads, changes or exports its weights."""
+        """The model of its library, for code that counts, reads, changes or exports its weights."""
         return self.clip
 
     @property
@@ -102,9 +102,12 @@ class DualEncoder(nn.Module):
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
-        """n texts, padded to the whole context as open_clip does, to L2-normalised float32 [n, E], in eval mode."""
+        """n texts, padded as the model's library does, to L2-normalised float32 [n, E], in eval mode."""
+        ids, _ = self.tokenizer(texts)
+        if self.package.library == "transformers":  # open_clip pads to the whole context
+            ids = self.text.trim(ids)
         with evaluating(self):
-            return F.normalize(self.text.encode(self.tokenizer(texts)[0].to(self.device)).float(), dim=-1)
+            return F.normalize(self.text.encode(ids.to(self.device)).float(), dim=-1)
 
     def channels_last(self) -> DualEncoder:
         """Store convolutions in the layout of their fastest kernels; returns the model itself."""

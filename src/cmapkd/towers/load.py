@@ -1,4 +1,4 @@
-"""Load a DualEncoder from a TowerConfig: named architectures, open_clip folders, OpenAI and Hugging Face checkpoints; no network."""
+"""Load a DualEncoder from a TowerConfig: named architectures, folders of open_clip and Hugging Face, checkpoint files; no network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load_tower(
     if (folder / "open_clip_config.json").is_file():
         return open_clip.folder_model(folder, config.model, words)
     if (folder / "config.json").is_file():
-        return hugging_face.folder_model(folder, config.model, words)
+        return hugging_face.folder_model(folder, config.model, words, config.weights)
     raise UsageError(
         f"model {config.model}: {folder} holds neither open_clip_config.json nor a Hugging Face config.json"
     )

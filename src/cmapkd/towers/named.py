@@ -11,11 +11,16 @@ from typing import Any
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.core.log import say
-from cmapkd.towers.sources.hf_clip import from_hugging_face
+from cmapkd.towers.sources.hf_config import hugging_face_config
+from cmapkd.towers.sources.hf_images import image_facts
+from cmapkd.towers.sources.hf_weights import RANDOM, hugging_face_files
 from cmapkd.towers.sources.weights import file_hash, read_config
+from cmapkd.towers.tokens.hugging_face import tokenizer_files
 
 SHIPPED = Path(__file__).parent / "configs"
 ASSETS = Path(__file__).parent.parent / "assets"
+SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
+ARCHITECTURE = ("open_clip_config.json", "config.json", "preprocessor_config.json", "processor_config.json")
 
 
 def identity(config: TowerConfig) -> dict[str, str]:
@@ -23,28 +28,26 @@ def identity(config: TowerConfig) -> dict[str, str]:
     architecture, weights = split(config)
     folder = folder_of(architecture)
     if folder is None:
-        shape, words = json.dumps(architecture_config(architecture), sort_keys=True).encode(), config.tokenizer
+        shape = json.dumps(architecture_config(architecture), sort_keys=True).encode()
+        given = tokenizer_folder_of(config)
         return {
             "weights": "random" if weights is None else file_hash(weights),
             "architecture": _hash(shape),
-            "tokenizer": words,
+            "tokenizer": config.tokenizer if given is None else _files_hash(tokenizer_files(given)),
         }
     files = sorted(
-        p
-        for p in (*folder.glob("*"), folder / "text" / "config.json")
-        if p.is_file() and p.suffix in (".json", ".safetensors", ".bin")
+        p for p in (*folder.glob("*"), folder / "text" / "config.json") if p.is_file() and p.suffix in SUFFIXES
     )
     if not files:
         refuse_no_folder(folder, config.model)
         raise UsageError(f"model {config.model}: {folder} holds no model; give a folder with its config and weights")
     part = {
-        "weights": [p for p in files if p.suffix != ".json"],
-        "architecture": [
-            p for p in files if p.name in ("open_clip_config.json", "config.json", "preprocessor_config.json")
-        ],
-        "tokenizer": [p for p in files if p.name in ("tokenizer.json", "vocab.json")],
+        "weights": [p for p in files if p.suffix in (".safetensors", ".bin")],
+        "architecture": [p for p in files if p.name in ARCHITECTURE],
+        "tokenizer": tokenizer_files(folder),
     }
-    return {name: _hash("".join(file_hash(p) for p in paths).encode()) for name, paths in part.items()}
+    hashes = {name: _files_hash(paths) for name, paths in part.items()}
+    return hashes | ({"weights": RANDOM} if random_folder(config) else {})
 
 
 def image_size(config: TowerConfig) -> int:
@@ -56,7 +59,7 @@ def image_size(config: TowerConfig) -> int:
     elif (own := folder / "open_clip_config.json").is_file():
         vision = read_config(own)["model_cfg"]["vision_cfg"]
     else:
-        vision = from_hugging_face(folder)[0]["vision_cfg"]
+        return image_facts(folder, hugging_face_config(folder)).size
     return square(vision.get("image_size", 224), config.model)
 
 
@@ -74,7 +77,9 @@ def square(size: Any, name: str) -> int:
 def warn_of_random(config: TowerConfig, key: str) -> None:
     """Print a warning where a teacher, `key` in the config, is an architecture without a checkpoint."""
     architecture, weights = split(config)
-    if folder_of(architecture) is None and weights is None:
+    if random_folder(config):
+        say(f"warning: {key} {config.model} has RANDOM WEIGHTS by {key.split('.')[0]}.weights and can only teach noise")
+    elif folder_of(architecture) is None and weights is None:
         architecture_config(architecture)  # an unknown name is another mistake, which this raises
         say(
             f"warning: {key} {config.model} has RANDOM WEIGHTS and can only teach noise; name a checkpoint: "
@@ -88,14 +93,27 @@ def weight_files(config: TowerConfig) -> list[Path]:
     folder = folder_of(architecture)
     if folder is None:
         return [] if weights is None else [weights]
-    known = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
-    return [folder / name for name in known if (folder / name).is_file()][:1]
+    if random_folder(config):
+        return []
+    known = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    return [folder / name for name in known if (folder / name).is_file()][:1] or hugging_face_files(folder)
+
+
+def random_folder(config: TowerConfig) -> bool:
+    """Whether only the config of a model's folder is used, by `weights: random`."""
+    return str(config.weights) == RANDOM and folder_of(split(config)[0]) is not None
 
 
 def tokenizer_folder_of(config: TowerConfig) -> Path | None:
-    """The folder of a model's own tokenizer.json, None when it uses CLIP's vocabulary."""
+    """The folder of a model's own tokenizer, None when it uses CLIP's vocabulary."""
     folder = folder_of(split(config)[0])
-    return folder if folder is not None and (folder / "tokenizer.json").is_file() else None
+    if folder is None:
+        other = config.tokenizer in ("own", "teacher") or config.tokenizer.startswith("train:")
+        return None if other else Path(config.tokenizer)
+    own = folder / "open_clip_config.json"
+    if own.is_file() and not read_config(own).get("model_cfg", {}).get("text_cfg", {}).get("hf_tokenizer_name"):
+        return None
+    return folder if tokenizer_files(folder) else None
 
 
 def architecture_config(name: str) -> dict[str, Any]:
@@ -137,6 +155,10 @@ def folder_of(architecture: str) -> Path | None:
 
 def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _files_hash(paths: list[Path]) -> str:
+    return _hash("".join(file_hash(path) for path in paths).encode())
 
 
 def refuse_no_folder(folder: Path, name: str) -> None:

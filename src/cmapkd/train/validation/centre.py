@@ -39,7 +39,8 @@ def centred(run: Run) -> Iterator[float]:
     if share == 0:
         yield 0.0
         return
-    with shifted(run.state.learner.student.image, share * mean, probe) as done:
+    student = run.state.learner.student
+    with evaluating(student), shifted(student.image, share * mean, probe) as done:  # dropout would hide an exact shift
         yield share if done else 0.0
 
 
