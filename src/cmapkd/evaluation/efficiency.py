@@ -159,7 +159,7 @@ def parameters(clip: nn.Module) -> tuple[int, Pair[int], int]:
     every = sum(p.numel() for p in clip.parameters())
     image = sum(p.numel() for p in clip.visual.parameters())  # type: ignore[union-attr]
     scales = sum(p.numel() for name, p in clip.named_parameters() if name.endswith(("logit_scale", "logit_bias")))
-    tables = ("token_embedding.weight", "word_embeddings.weight")
+    tables = ("token_embedding.weight", "word_embeddings.weight", "embed_tokens.weight")
     tokens = sum(p.numel() for name, p in clip.named_parameters() if name.endswith(tables))
     return every, Pair(image, every - image - scales), tokens
 

@@ -37,13 +37,16 @@ def named_model(
     architecture, weights = split(config)
     model_cfg = towers_only(architecture_config(architecture) | dict(changes or {}))
     own, folder = configured_tokenizer(config, model_cfg, captions, tokenizer_folder, teacher)
-    if folder is not None and own is not None and not (weights and model_cfg["text_cfg"].get("hf_tokenizer_name")):
-        _fit(model_cfg["text_cfg"], own, tok.vocabulary(folder))
+    other = own  # a tokenizer that the model is fitted to; None where its weights were trained with the one given
+    if weights and model_cfg["text_cfg"].get("hf_tokenizer_name"):
+        other = None
+    if folder is not None and other is not None:
+        _fit(model_cfg["text_cfg"], other, tok.vocabulary(folder))
     tokenizer = own or architecture_tokenizer(model_cfg, architecture)
     state = None if weights is None else read_state(weights)
     if state is not None and is_openai(weights, state):
         model_cfg["quick_gelu"] = True
-    clip = build(model_cfg, tokenizer=own)
+    clip = build(model_cfg, tokenizer=other)
     if state is not None:
         load_strict(clip, towers_state(state), weights, config.model)
     mean, std = published_pixels(architecture, weights)
@@ -79,12 +82,8 @@ def _fit(text_cfg: dict[str, Any], tokenizer: tok.Tokenizer, vocabulary: int) ->
 
 
 def towers_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the two towers: without CoCa's text decoder, and without position numbers that transformers once kept."""
-    return {
-        key: value
-        for key, value in state.items()
-        if not key.startswith("text_decoder.") and key != "text.transformer.embeddings.position_ids"
-    }
+    """The tensors of the two towers: those of CoCa's text decoder are left out."""
+    return {key: value for key, value in state.items() if not key.startswith("text_decoder.")}
 
 
 def build(
