@@ -39,4 +39,6 @@ def root(tmp_path_factory):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all-pairs", action="store_true", help="tests/test_pairs.py: the whole matrix of teachers and students")
+    parser.addoption(
+        "--all-pairs", action="store_true", help="tests/test_pairs.py: the whole matrix of teachers and students"
+    )
