@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.contenders import interleaved, ratio_row
 from cmapkd.config.schedules import SCHEDULES
 from cmapkd.config.schema import CacheConfig, TowerConfig
-from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Inputs, TeacherOutputs
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Inputs, LogitScale, TeacherOutputs
 from cmapkd.losses import logits
 from cmapkd.methods import METHODS
 from cmapkd.methods.objective import Facts, Objective
@@ -187,7 +187,7 @@ def cached_teacher(folder: Path, words: int, rows: int = ROWS, shape: Shape = LA
         }
         writer.write_shard(range(rows), arrays)
         writer.finish()
-    return CachedTeacher(Store(folder / "image"), Store(folder / "text"), 1, 100.0)
+    return CachedTeacher(Store(folder / "image"), Store(folder / "text"), 1, LogitScale(100.0))
 
 
 def cmapkd_learner(student: DualEncoder, shape: Shape = LARGE) -> tuple[Learner, Objective]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cmapkd.core.types import Batch, Inputs, StudentOutputs, TeacherOutputs
+from cmapkd.core.types import Batch, Inputs, LogitScale, StudentOutputs, TeacherOutputs
 from cmapkd.methods import TERMS
 from cmapkd.methods.method import Method
 from cmapkd.methods.objective import Facts, Objective
@@ -75,13 +75,18 @@ def term(name: str, student: int = 4, teacher: int = 4, samples: int = 8, classe
 
 
 def view(
-    outputs: StudentOutputs, scale: torch.Tensor, positives: torch.Tensor, teacher: TeacherOutputs | None = None, **rest
+    outputs: StudentOutputs,
+    similarity: LogitScale | torch.Tensor,
+    positives: torch.Tensor,
+    teacher: TeacherOutputs | None = None,
+    **rest,
 ) -> View:
-    """A View of a batch whose samples are numbered; `rest` as View takes it."""
+    """A View of a batch whose samples are numbered; `rest` as View takes it. similarity: a tensor is a softmax student's scale."""
     samples = rest.pop("samples", torch.arange(len(positives)))
     names = {"labels", "class_prompts", "class_texts", "inputs", "coupling", "temperatures"}
+    similarity = similarity if isinstance(similarity, LogitScale) else LogitScale(similarity)
     rest = {f"{k}_or_none" if k in names else k: v for k, v in rest.items()}
-    return View(outputs, scale, positives, samples, teacher_or_none=teacher, **rest)
+    return View(outputs, similarity, positives, samples, teacher_or_none=teacher, **rest)
 
 
 def learner(

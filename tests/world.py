@@ -22,10 +22,11 @@ from cmapkd.train.runs.distill import distill
 CARD = {"mean": toy.MEAN, "std": toy.STD}
 
 
-def teacher_folder(folder: Path, seed: int = 0, width: int = 48) -> Path:
+def teacher_folder(folder: Path, seed: int = 0, width: int = 48, **more: Any) -> Path:
+    """An open_clip folder of random weights; `more` of its model config, as init_logit_bias."""
     words = tok.train(toy.CAPTIONS, 128, 24, folder.with_name(folder.name + "-tok"))
     torch.manual_seed(seed)
-    cfg = toy.config(tok.vocabulary(words.folder), width=width, size=32, context=24)
+    cfg = toy.config(tok.vocabulary(words.folder), width=width, size=32, context=24) | more
     return save_open_clip(build(cfg), cfg, {"mean": list(toy.MEAN), "std": list(toy.STD)}, words.folder, folder, "toy")
 
 

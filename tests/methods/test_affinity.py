@@ -9,7 +9,7 @@ from open_clip.loss import DistillClipLoss
 from torch import Tensor
 
 import toy
-from cmapkd.core.types import Pair, StudentOutputs, TeacherOutputs
+from cmapkd.core.types import LogitScale, Pair, StudentOutputs, TeacherOutputs
 from cmapkd.losses.affinity import affinity, soft_cross_entropy
 from cmapkd.losses.logits import kl_rows, logits
 from cmapkd.methods import METHODS
@@ -25,7 +25,7 @@ def view(scale: float = 7.0, teacher_scale: float = 20.0) -> View:
     theirs = Pair(draw(2, 5, 6), draw(3, 5, 6)).map(lambda x: F.normalize(x, dim=-1))
     return toy.view(
         StudentOutputs(mine, mine), torch.tensor(scale, dtype=torch.float64), torch.eye(5, dtype=torch.bool),
-        TeacherOutputs(theirs, teacher_scale),
+        TeacherOutputs(theirs, LogitScale(teacher_scale)),
     )  # fmt: skip
 
 
@@ -37,7 +37,12 @@ def test_open_clip_distill_is_open_clips_loss() -> None:
     of = view()
     mine, theirs = of.student.final.map(lambda x: F.normalize(x, dim=-1)), of.teacher.final
     contrastive, distill = DistillClipLoss()(
-        mine.image, mine.text, of.scale, theirs.image, theirs.text, torch.tensor(of.teacher.scale, dtype=torch.float64)
+        mine.image,
+        mine.text,
+        of.similarity.scale,
+        theirs.image,
+        theirs.text,
+        torch.tensor(of.teacher.similarity.scale, dtype=torch.float64),
     )
     torch.testing.assert_close(total("open_clip_distill", of), contrastive + distill)
     torch.testing.assert_close(total("tinyclip_affinity", of), 0.5 * contrastive + 0.5 * distill)
@@ -59,9 +64,9 @@ def test_soft_cross_entropy_and_kl_are_one_gradient_and_differ_by_the_teachers_e
 
 def test_affinity_crd_relational_and_mobileclips_distillation_pull_alike() -> None:
     of = view()
-    for leaf in (of.student.final.image, of.student.final.text, of.scale):
+    for leaf in (of.student.final.image, of.student.final.text, of.similarity.scale):
         leaf.requires_grad_()
-    leaves = [of.student.final.image, of.student.final.text, of.scale]
+    leaves = [of.student.final.image, of.student.final.text, of.similarity.scale]
     found = [torch.autograd.grad(toy.term(t)(of), leaves) for t in ("affinity", "crd_relational", "reinforced")]
     for other in found[1:]:
         torch.testing.assert_close(found[0], other)

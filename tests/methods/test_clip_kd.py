@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import toy
-from cmapkd.core.types import Needs, Pair, StudentOutputs, TeacherOutputs
+from cmapkd.core.types import LogitScale, Needs, Pair, StudentOutputs, TeacherOutputs
 from cmapkd.losses.contrastive import align
 from cmapkd.losses.gradient import contrastive_gradients, gradient_distance, gradient_unit
 from cmapkd.losses.logits import fd, kl_both_ways
@@ -33,7 +33,7 @@ def view(scale: float = 5.0, teacher_scale: float = 9.0, batch: int = 4, **over)
     theirs = Pair(unit(4, batch, 6), unit(5, batch, 6))
     outputs = StudentOutputs(mine, over.pop("projected", projected), {}, {}, {}, None, over.pop("masked", None))
     positives = torch.eye(batch, dtype=torch.bool)
-    teaching = TeacherOutputs(theirs, teacher_scale)
+    teaching = TeacherOutputs(theirs, LogitScale(teacher_scale))
     return toy.view(outputs, torch.tensor(scale, dtype=torch.float64), positives, teaching, **over)
 
 
@@ -71,27 +71,33 @@ def test_gd_is_the_sum_of_four_mean_squared_errors() -> None:
             a, b = (F.normalize(x, dim=-1).requires_grad_() for x in (a, b))
             grads.append(torch.autograd.grad(one_way(a, b, scale), [a, b]))
         slow += sum(float((g - h).square().mean()) for g, h in zip(*grads, strict=True))
-    assert float(gradient_distance(image, text, other_image, other_text, 6.0, 11.0)) == pytest.approx(slow, rel=1e-9)
+    assert float(
+        gradient_distance(image, text, other_image, other_text, LogitScale(6.0), LogitScale(11.0))
+    ) == pytest.approx(slow, rel=1e-9)
 
 
 def test_gd_is_zero_for_a_copy_of_the_teacher_and_has_a_gradient_of_its_own() -> None:
     image, text = draw(0, 4, 5), draw(1, 4, 5)
-    assert float(gradient_distance(image, text, 3 * image, 2 * text, 6.0, 6.0)) == pytest.approx(0, abs=1e-15)
+    assert float(
+        gradient_distance(image, text, 3 * image, 2 * text, LogitScale(6.0), LogitScale(6.0))
+    ) == pytest.approx(0, abs=1e-15)
     mine = image.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: gradient_distance(x, text, draw(2, 4, 5), draw(3, 4, 5), 4.0, 9.0), mine)
+    assert torch.autograd.gradcheck(
+        lambda x: gradient_distance(x, text, draw(2, 4, 5), draw(3, 4, 5), LogitScale(4.0), LogitScale(9.0)), mine
+    )
 
 
 @pytest.mark.parametrize(("batch", "width", "scale"), [(4, 8, 10.0), (32, 8, 10.0), (8, 64, 10.0), (8, 8, 100.0)])
 def test_in_units_of_the_teacher_gd_is_of_order_one_for_any_batch_width_and_scale(batch, width, scale) -> None:
     rows = [unit(k, batch, width) for k in range(4)]
-    loss = float(gradient_distance(*rows, scale, scale) / gradient_unit(batch, width, scale))
+    loss = float(gradient_distance(*rows, LogitScale(scale), LogitScale(scale)) / gradient_unit(batch, width, scale))
     assert 0.5 < loss < 16
 
 
 def test_gd_reads_the_students_embeddings_in_the_teachers_width() -> None:
     of = view()
     mine, theirs = of.student.projected, of.teacher.final
-    loss = gradient_distance(mine.image, mine.text, theirs.image, theirs.text, 5.0, 9.0)
+    loss = gradient_distance(mine.image, mine.text, theirs.image, theirs.text, LogitScale(5.0), LogitScale(9.0))
     torch.testing.assert_close(toy.term("gd")(of), loss / gradient_unit(4, 6, 9.0))
 
 
@@ -106,7 +112,7 @@ def test_icl_starts_at_a_scale_of_14_and_not_at_the_logarithm_of_it(tmp_path) ->
     learner, batch = toy.learner(["align", "icl"], student, teacher), toy.batch(student, teacher, 4)
     theirs = Pair(unit(0, 4, 24).float(), unit(1, 4, 24).float())
     outputs = learner(batch.student, Needs())
-    of = toy.view(outputs, student.similarity.scale, torch.eye(4) > 0, TeacherOutputs(theirs, 1.0))
+    of = toy.view(outputs, student.similarity.scale, torch.eye(4) > 0, TeacherOutputs(theirs, LogitScale(1.0)))
     mine = outputs.projected.map(lambda x: F.normalize(x, dim=-1))
     logits = (mine.image @ theirs.text.T / 0.07, mine.text @ theirs.image.T / 0.07)
     slow = 0.5 * sum(F.cross_entropy(z, torch.arange(4)) for z in logits)
@@ -147,7 +153,10 @@ def test_mfd_changes_with_the_mask_and_fd_does_not(tmp_path) -> None:
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
             of = toy.view(
-                learner(inputs, Needs(masked=True)), torch.tensor(1.0), torch.eye(4) > 0, TeacherOutputs(theirs, 1.0)
+                learner(inputs, Needs(masked=True)),
+                torch.tensor(1.0),
+                torch.eye(4) > 0,
+                TeacherOutputs(theirs, LogitScale(1.0)),
             )
             found.append([float(toy.term(name)(of)) for name in ("mfd", "fd")])
     assert found[0] == found[1] and found[0][0] != found[2][0] and found[0][1] == found[2][1]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import toy
-from cmapkd.core.types import Pair, StudentOutputs, TeacherOutputs
+from cmapkd.core.types import LogitScale, Pair, StudentOutputs, TeacherOutputs
 from cmapkd.losses.crd import EPSILON, draw_negatives, nce, remember
 from cmapkd.methods.crd import MOMENTUM, TEMPERATURE, Banks, Heads
 
@@ -139,7 +139,7 @@ def test_the_term_sums_images_with_images_and_texts_with_texts(term: str) -> Non
     mine, theirs = Pair(draw(1, 3, 6), draw(2, 3, 6)), Pair(draw(3, 3, 8), draw(4, 3, 8))
     view = toy.view(
         StudentOutputs(mine, mine), torch.tensor(10.0), torch.eye(3, dtype=torch.bool),
-        TeacherOutputs(theirs, 10.0), samples=torch.arange(3),
+        TeacherOutputs(theirs, LogitScale(10.0)), samples=torch.arange(3),
     )  # fmt: skip
     last = view.samples if term == "crd" else view.positives
     torch.manual_seed(1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import toy
 from cmapkd.config.schedules import resolve_schedule
-from cmapkd.core.types import Pair, StudentOutputs, TeacherOutputs, Tokens
+from cmapkd.core.types import LogitScale, Pair, StudentOutputs, TeacherOutputs, Tokens
 from cmapkd.methods import METHODS
 from cmapkd.train.schedule import stage_at
 
@@ -21,7 +21,7 @@ def draw(seed: int, *shape: int) -> Tensor:
 def loss(levels: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
     final = Pair(torch.ones(2, 3), torch.ones(2, 3))
     mine, theirs = ({name: Tokens(values) for name, values in side.items()} for side in (levels, targets))
-    student, teacher = StudentOutputs(final, final, mine), TeacherOutputs(final, 1.0, theirs)
+    student, teacher = StudentOutputs(final, final, mine), TeacherOutputs(final, LogitScale(1.0), theirs)
     view = toy.view(student, torch.tensor(1.0), torch.eye(2) > 0, teacher, levels=tuple(levels))
     return toy.term("dcclip_feat")(view)
 

@@ -11,7 +11,7 @@ import toy
 import world
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.tree import rows
-from cmapkd.core.types import Pair, StudentOutputs, TeacherOutputs
+from cmapkd.core.types import LogitScale, Pair, StudentOutputs, TeacherOutputs
 from cmapkd.losses.affinity import soft_cross_entropy
 from cmapkd.losses.contrastive import similarity
 from cmapkd.losses.ensemble import ensemble
@@ -28,6 +28,7 @@ def draw(seed: int, *shape: int) -> Tensor:
 STUDENT = Pair(draw(0, 4, 5), draw(1, 4, 5))
 TEACHERS = [Pair(draw(2, 4, 6), draw(3, 4, 6)), Pair(draw(4, 4, 3), draw(5, 4, 3))]
 SCALES = [9.0, 30.0]
+SIX, FULL = LogitScale(6.0), [(rows, LogitScale(s)) for rows, s in zip(TEACHERS, SCALES, strict=True)]
 
 
 def test_two_teachers_of_different_widths_and_temperatures_are_averaged() -> None:
@@ -36,12 +37,12 @@ def test_two_teachers_of_different_widths_and_temperatures_are_averaged() -> Non
     for teacher, scale in zip(TEACHERS, SCALES, strict=True):
         theirs = scale * similarity(teacher.image, teacher.text)
         slow += 0.25 * float(kl_rows(theirs, student).mean() + kl_rows(theirs.T, student.T).mean())
-    torch.testing.assert_close(ensemble(STUDENT, 6.0, TEACHERS, SCALES), torch.tensor(slow, dtype=torch.float64))
+    torch.testing.assert_close(ensemble(STUDENT, SIX, FULL), torch.tensor(slow, dtype=torch.float64))
 
 
 def test_averaging_the_teachers_after_the_softmax_has_the_same_gradient() -> None:
     image = STUDENT.image.clone().requires_grad_()
-    found = torch.autograd.grad(ensemble(Pair(image, STUDENT.text), 6.0, TEACHERS, SCALES), image)[0]
+    found = torch.autograd.grad(ensemble(Pair(image, STUDENT.text), SIX, FULL), image)[0]
     student = 6.0 * similarity(image, STUDENT.text)
     theirs = [s * similarity(t.image, t.text) for t, s in zip(TEACHERS, SCALES, strict=True)]
     rows = torch.stack([z.softmax(1) for z in theirs]).mean(0).log()
@@ -51,21 +52,23 @@ def test_averaging_the_teachers_after_the_softmax_has_the_same_gradient() -> Non
 
 
 def test_the_order_of_the_teachers_and_their_rotations_do_not_matter() -> None:
-    plain = ensemble(STUDENT, 6.0, TEACHERS, SCALES)
-    torch.testing.assert_close(ensemble(STUDENT, 6.0, TEACHERS[::-1], SCALES[::-1]), plain)
+    plain = ensemble(STUDENT, SIX, FULL)
+    torch.testing.assert_close(ensemble(STUDENT, SIX, FULL[::-1]), plain)
     turn = torch.linalg.qr(draw(9, 6, 6))[0]
     turned = [TEACHERS[0].map(lambda x: 3 * F.normalize(x, dim=-1) @ turn), TEACHERS[1]]
-    torch.testing.assert_close(ensemble(STUDENT, 6.0, turned, SCALES), plain)
+    torch.testing.assert_close(
+        ensemble(STUDENT, SIX, [(rows, theirs) for rows, (_, theirs) in zip(turned, FULL, strict=True)]), plain
+    )
 
 
 def test_the_term_reads_every_stored_teacher_and_slices_them_all() -> None:
     first, second = (teacher.map(lambda x: F.normalize(x, dim=-1)) for teacher in TEACHERS)
-    teaching = TeacherOutputs(first, SCALES[0], others=((second, SCALES[1]),))
+    teaching = TeacherOutputs(first, LogitScale(SCALES[0]), others=((second, LogitScale(SCALES[1])),))
     of = toy.view(StudentOutputs(STUDENT, STUDENT), torch.tensor(6.0), torch.eye(4) > 0, teaching)
-    torch.testing.assert_close(toy.term("reinforced")(of), ensemble(STUDENT, 6.0, TEACHERS, SCALES))
+    torch.testing.assert_close(toy.term("reinforced")(of), ensemble(STUDENT, SIX, FULL))
     part = rows(teaching, torch.tensor([2, 0]))
     assert part is not None and torch.equal(part.others[0][0].text, second.text[[2, 0]])
-    assert (part.scale, part.others[0][1]) == tuple(SCALES)
+    assert [part.similarity.scale, part.others[0][1].scale] == SCALES
 
 
 def test_a_run_learns_from_two_stored_teachers_and_refuses_one_of_other_data(root, tmp_path) -> None:

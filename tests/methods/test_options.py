@@ -12,7 +12,7 @@ from torch import Tensor
 
 import toy
 from cmapkd.core.errors import UsageError
-from cmapkd.core.types import Inputs, Pair, StudentOutputs, TeacherOutputs
+from cmapkd.core.types import Inputs, LogitScale, Pair, StudentOutputs, TeacherOutputs
 from cmapkd.losses.c2kd import c2kd
 from cmapkd.losses.logits import kl_both_ways
 from cmapkd.methods import METHODS, TERMS, check_options
@@ -33,7 +33,7 @@ def view(**over) -> View:
     theirs = Pair(F.normalize(draw(4, B, TEACHER), dim=-1), F.normalize(draw(5, B, TEACHER), dim=-1))
     return toy.view(
         StudentOutputs(mine, projected), torch.tensor(5.0), torch.eye(B) > 0,
-        TeacherOutputs(theirs, 9.0), labels=torch.arange(B) % K, class_texts=F.normalize(draw(6, K, TEACHER), dim=-1), **over,
+        TeacherOutputs(theirs, LogitScale(9.0)), labels=torch.arange(B) % K, class_texts=F.normalize(draw(6, K, TEACHER), dim=-1), **over,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cmapkd.config.schema import PolicyConfig
-from cmapkd.core.types import Batch, Inputs, Pair, TeacherOutputs
+from cmapkd.core.types import Batch, Inputs, LogitScale, Pair, TeacherOutputs
 from cmapkd.policy import POLICIES
 from cmapkd.policy.credit import PAIRS, measure_credit
 from cmapkd.train.policy_step import refuse_shared_samples
@@ -102,7 +102,7 @@ def test_all_weight_on_the_smallest_loss_happens_to_the_control_and_not_to_us(na
     for event in range(60):
         rows = torch.nn.functional.normalize(torch.randn(16, 4), dim=-1)
         levels = rows[:, None].expand(-1, 4, -1)
-        seen = TeacherOutputs(Pair(rows, rows), 1.0, bridge=Pair(levels, levels))
+        seen = TeacherOutputs(Pair(rows, rows), LogitScale(1.0), bridge=Pair(levels, levels))
         credit = measure_credit(world, list(world.parameters()), student, world.held_out, world.errors)
         assert float(credit.levels[:, 0].abs().max()) < 1e-6 < float(credit.levels[:, 1].min())
         policy.observe(seen, 0.2 + event / 100, credit, optimizer)

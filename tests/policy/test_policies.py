@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from cmapkd.config.schema import PolicyConfig
-from cmapkd.core.types import LEVELS, Pair, TeacherOutputs
+from cmapkd.core.types import LEVELS, LogitScale, Pair, TeacherOutputs
 from cmapkd.policy import POLICIES, Credit
 from cmapkd.policy.adaptive import ROOM, kl_to_uniform
 from cmapkd.policy.rl import SPREAD, log_normal
@@ -26,7 +26,7 @@ def unit(*shape: int, seed: int) -> torch.Tensor:
 def teaching(seed: int = 0, n: int = SIZE) -> TeacherOutputs:
     final = Pair(unit(n, WIDTH, seed=seed), unit(n, WIDTH, seed=seed + 100))
     bridge = Pair(unit(n, 4, WIDTH, seed=seed + 200), unit(n, 4, WIDTH, seed=seed + 300))
-    return TeacherOutputs(final, 10.0, bridge=bridge)
+    return TeacherOutputs(final, LogitScale(10.0), bridge=bridge)
 
 
 def make(name: str, **settings):

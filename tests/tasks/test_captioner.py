@@ -27,6 +27,7 @@ from cmapkd.tasks.captioning.decoder import (
     tidy,
 )
 from cmapkd.tasks.captioning.search import beam_search, next_log_probabilities
+from cmapkd.towers.tokens.by_word import WordTokenizer
 from cmapkd.towers.tokens.tokenizer import Tokenizer, from_folder, from_open_clip
 
 TEACHER = Path(cmapkd.__file__).parent / "assets" / "scenes-teacher"  # its tokenizer.json names no decoder
@@ -66,7 +67,7 @@ def model(words=3, longest=5, seed=0, spread=3.0) -> Captioner:
 
 def letters() -> Tokenizer:
     """One token a letter; padding is id 0, which is also the letter `!`, as in CLIP."""
-    return Tokenizer(lambda w: [0 if c == "!" else ord(c) for c in w], str.lower, 998, 999, 0, 8)
+    return WordTokenizer(lambda w: [0 if c == "!" else ord(c) for c in w], str.lower, 998, 999, 0, 8)
 
 
 def test_padding_is_known_by_its_place_and_not_by_its_id():
@@ -224,7 +225,7 @@ def test_texts_of_a_tokenizer_that_marks_the_ends_of_words_are_read_back():
     words = from_folder(TEACHER, 32)
     texts = ["a small dotted red heart above a large purple heart.", "two rings, one circle"]
     decode = text_decoder(words)
-    back = [decode([piece for word in words.clean(text).split() for piece in words.word(word)]) for text in texts]
+    back = [decode(words.pieces(text)) for text in texts]
     assert back == texts
 
 

@@ -56,3 +56,16 @@ def test_a_contrastive_loss_at_what_guessing_gives_is_said_once_after_the_warm_u
         recorder._pending += [(now - 1, 0, {"loss/align": torch.tensor(loss)}, {}) for now in (step, step + 1)]
         recorder.flush()
     assert capsys.readouterr().err.count("L_align is still ln(32)") == said
+
+
+@pytest.mark.parametrize(("loss", "said"), [(4.45, True), (math.log(32), False)])
+def test_guessing_of_a_sigmoid_student_has_a_value_of_its_own(root, tmp_path, loss, said, capsys):
+    student = world.teacher_folder(tmp_path / "student", width=32, init_logit_bias=-10.0)
+    config = world.config(
+        root, method="scratch", student__model=str(student), train__steps=1000, train__batch=32, eval={}
+    )
+    recorder = Recorder(assemble(config, tmp_path), MetricsLog(tmp_path / "metrics.jsonl"))
+    capsys.readouterr()
+    recorder._pending += [(300, 0, {"loss/align": torch.tensor(loss)}, {})]
+    recorder.flush()
+    assert capsys.readouterr().err.count("L_align is still 4.45 or more") == said

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,30 @@ class Pair(Generic[T]):
 
     def zip(self, other: Pair[U]) -> Pair[tuple[T, U]]:
         return Pair((self.image, other.image), (self.text, other.text))
+
+
+@dataclass(frozen=True)
+class LogitScale:
+    """Scale and bias that make logits of cosines: z = scale · cos(image, text) + bias.
+
+    Without a bias the softmax of a row says which text an image goes with (CLIP). With one the sigmoid of each pair says
+    whether it is a match (SigLIP, Zhai et al. 2023, arXiv 2303.15343).
+    """
+
+    scale: Tensor | float
+    bias: Tensor | float | None = None
+
+    @property
+    def kind(self) -> Literal["softmax", "sigmoid"]:
+        return "softmax" if self.bias is None else "sigmoid"
+
+    def logits(self, cosines: Tensor) -> Tensor:
+        """z of cosines of any shape."""
+        return self.scale * cosines if self.bias is None else self.scale * cosines + self.bias
+
+    def at(self, scale: float) -> LogitScale:
+        """The same at another scale; the cosine that the sigmoid calls even, −bias / scale, stays."""
+        return LogitScale(scale, None if self.bias is None else self.bias * (scale / self.scale))
 
 
 @dataclass(frozen=True)
@@ -124,18 +148,18 @@ class Needs:
 class TeacherOutputs:
     """Teacher outputs of a batch, the same whether the teacher ran now or its features were read from the store.
 
-    final: [B, E] per modality, unit rows. scale: exp(logit_scale) of the teacher. levels: calibrated targets T_k, values
+    final: [B, E] per modality, unit rows. similarity: the teacher's scale and bias, plain numbers. levels: calibrated targets T_k, values
     [B, N_k, r], of the levels asked for. bridge: [B, 4, E] per modality, unit rows in the shared space, where asked for.
-    summaries: one vector a level, [B, r]. others: (final, scale) of each further stored teacher. read: bytes that were
+    summaries: one vector a level, [B, r]. others: (final, similarity) of each further stored teacher. read: bytes that were
     read from the store.
     """
 
     final: Pair[Tensor]
-    scale: float
+    similarity: LogitScale
     levels: dict[str, Tokens] = field(default_factory=dict)
     bridge: Pair[Tensor] | None = None
     summaries: dict[str, Tensor] = field(default_factory=dict)
-    others: tuple[tuple[Pair[Tensor], float], ...] = ()
+    others: tuple[tuple[Pair[Tensor], LogitScale], ...] = ()
     read: int = 0
 
     @property

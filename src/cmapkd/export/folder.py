@@ -12,7 +12,7 @@ from cmapkd.core.errors import UsageError
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes], replace: bool = False) -> Path:
-    """Write `files`, a mapping from name to content, as `folder` in one rename.
+    """Write `files`, a mapping from name (or FOLDER/name) to content, as `folder` in one rename.
 
     replace: whether an existing folder is replaced. Raises UsageError for an existing folder that is not to be replaced,
     DiskError when writing fails.
@@ -27,6 +27,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], replace: bool = False
         raise fsio.disk_error(folder, error) from None
     try:
         for name, content in files.items():
+            fsio.make_folder((part / name).parent)
             fsio.write_bytes(part / name, content)
         fsio.commit_dir(part, folder)
     except BaseException:

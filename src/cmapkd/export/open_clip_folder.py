@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
 from cmapkd.export.folder import write_folder
+from cmapkd.towers.sources.text_config import FOLDER as ENCODER
+from cmapkd.towers.sources.text_config import exported_text_config
 
 CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "README.md"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -37,6 +39,8 @@ def save_open_clip(
     PreprocessCfg; tokenizer_files: folder with tokenizer.json and tokenizer_config.json, None for CLIP's own vocabulary.
     dtype: float32 gives bit-identical features; float16 halves the file and keeps vectors and scalars in float32.
     replace: whether an existing folder is replaced.
+    A Hugging Face text encoder's config is written beside it as `text/config.json`; open_clip looks for that from the working
+    directory, so it opens such a folder as `local-dir:.` from inside it.
     Raises UsageError when the folder exists, the tokenizer is missing, or weights overflow `dtype`.
     """
     if folder.exists() and not replace:
@@ -52,6 +56,8 @@ def save_open_clip(
     for file in [] if tokenizer_files is None else [tokenizer_files / name for name in TOKENIZER]:
         if file.is_file():
             files[file.name] = file.read_bytes()
+    if config["model_cfg"]["text_cfg"].get("hf_model_name"):
+        files[f"{ENCODER}/config.json"] = fsio.json_bytes(exported_text_config(model.text))
     return write_folder(folder, files, replace)
 
 
@@ -71,6 +77,8 @@ def exported_config(model_cfg: Mapping[str, Any], tokenizer_files: Path | None) 
         )
     vision.pop("timm_model_pretrained", None)
     text.pop("hf_model_pretrained", None)
+    if text.get("hf_model_name"):
+        text["hf_model_name"] = ENCODER
     return config
 
 

@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cmapkd.core.types import Pair
-from cmapkd.losses import logits
+from cmapkd.core.types import LogitScale, Pair
+from cmapkd.losses import both_kinds
 
 
 def ensemble(
     student: Pair[Tensor],
-    student_scale: Float[Tensor, ""] | float,
-    teachers: Sequence[Pair[Tensor]],
-    teacher_scales: Sequence[float],
+    mine: LogitScale,
+    teachers: Sequence[tuple[Pair[Tensor], LogitScale]],
+    positives: Bool[Tensor, "b b"] | None = None,
 ) -> Float[Tensor, ""]:
     """1/K Σ_k ½ [KL(P_k ‖ P_S) of rows + of columns], mean over the batch: the equation of L_Distill.
 
-    student: [B, E_S] per modality; teachers: K pairs [B, E_k], whose widths may differ.
+    student: [B, E_S] per modality; teachers: K pairs [B, E_k], whose widths and kinds may differ.
     """
-    losses = [
-        logits.logits(student.image, student.text, teacher.image, teacher.text, student_scale, scale)
-        for teacher, scale in zip(teachers, teacher_scales, strict=True)
-    ]
+    losses = [both_kinds.distill(student, teacher, mine, theirs, positives) for teacher, theirs in teachers]
     return torch.stack(losses).mean()

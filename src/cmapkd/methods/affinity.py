@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cmapkd.losses import affinity
+from cmapkd.losses.both_kinds import affinity
 from cmapkd.methods.method import Method
 from cmapkd.methods.term import Term
 from cmapkd.methods.view import View
@@ -16,9 +16,8 @@ class Affinity(Term):
     reads = frozenset({"teacher_image", "teacher_text"})
 
     def forward(self, view: View) -> Tensor:
-        mine, teacher = view.student.final, view.teacher
-        final = teacher.final
-        return affinity.affinity(mine.image, mine.text, final.image, final.text, view.scale, teacher.scale)
+        teacher = view.teacher
+        return affinity(view.student.final, teacher.final, view.similarity, teacher.similarity, view.positives)
 
 
 TERMS = {"affinity": Affinity}

@@ -44,7 +44,7 @@ class C2KD(Term):
         texts, drop = view.class_texts, self.chosen["non_target"] == "drop"
         theirs = self.tower.final(view.inputs)
         teacher = theirs.map(lambda final: self.tower.similarity.scale * similarity(final, texts))
-        student = view.student.projected.map(lambda final: view.scale * similarity(final, texts))
+        student = view.student.projected.map(lambda final: view.similarity.scale * similarity(final, texts))
         proxy, mine = self.proxy("teacher", theirs), self.proxy("student", view.student.final)
         by_image = losses.c2kd(teacher.text, student.image, proxy.text, mine.image, view.labels, drop)
         by_text = losses.c2kd(teacher.image, student.text, proxy.image, mine.text, view.labels, drop)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmapkd.losses import contrastive, gradient, logits
+from cmapkd.losses import both_kinds, contrastive, gradient, logits
 from cmapkd.methods.method import Method
 from cmapkd.methods.term import Term, TermSizes
 from cmapkd.methods.view import View
@@ -36,24 +36,25 @@ class MFD(Term):
 
 
 class ICL(Term):
-    """L_icl: the student against the teacher's opposite tower, at the student's own scale."""
+    """L_icl: the student against the teacher's opposite tower, at the student's own scale and bias."""
 
     reads = frozenset({"teacher_image", "teacher_text"})
 
     def forward(self, view: View) -> Tensor:
-        teacher, mine = view.teacher.final, view.student.projected
-        return contrastive.interactive(mine.image, mine.text, teacher.image, teacher.text, view.scale, view.positives)
+        mine, teacher = view.student.projected, view.teacher.final
+        return both_kinds.interactive(mine, teacher, view.similarity, view.positives)
 
 
 class RelationalCRD(Term):
-    """L_crd: KL of the batch's logits both ways, each side at its own scale."""
+    """L_crd: KL of the batch's logits both ways, each side at its own scale and bias."""
 
     reads = frozenset({"teacher_image", "teacher_text"})
 
     def forward(self, view: View) -> Tensor:
-        mine, teacher = view.student.final, view.teacher
-        final = teacher.final
-        return logits.logits(mine.image, mine.text, final.image, final.text, view.scale, teacher.scale)
+        teacher = view.teacher
+        return both_kinds.distill(
+            view.student.final, teacher.final, view.similarity, teacher.similarity, view.positives
+        )
 
 
 class GD(Term):
@@ -62,11 +63,11 @@ class GD(Term):
     reads = frozenset({"teacher_image", "teacher_text"})
 
     def forward(self, view: View) -> Tensor:
-        mine, teacher, scale = view.student.projected, view.teacher.final, view.teacher.scale
+        mine, teacher, theirs = view.student.projected, view.teacher.final, view.teacher.similarity
         loss = gradient.gradient_distance(
-            mine.image, mine.text, teacher.image, teacher.text, view.scale, scale, view.positives
+            mine.image, mine.text, teacher.image, teacher.text, view.similarity, theirs, view.positives
         )
-        return loss / gradient.gradient_unit(*teacher.image.shape, scale)
+        return loss / gradient.gradient_unit(*teacher.image.shape, theirs.scale)
 
 
 class AFD(Term):

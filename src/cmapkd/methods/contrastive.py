@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cmapkd.losses import contrastive, task
+from cmapkd.losses import both_kinds, task
 from cmapkd.methods.method import Method
 from cmapkd.methods.term import Term
 from cmapkd.methods.view import View
@@ -17,7 +17,7 @@ class Align(Term):
     """L_align on the student's final embeddings."""
 
     def forward(self, view: View) -> Tensor:
-        return contrastive.align(view.student.final.image, view.student.final.text, view.scale, view.positives)
+        return both_kinds.align(view.student.final.image, view.student.final.text, view.similarity, view.positives)
 
 
 class Classification(Term):
@@ -26,7 +26,7 @@ class Classification(Term):
     reads = frozenset({"labels", "class_prompts"})
 
     def forward(self, view: View) -> Tensor:
-        return task.classification(view.student.final.image, view.class_prompts, view.scale, view.labels)
+        return task.classification(view.student.final.image, view.class_prompts, view.similarity.scale, view.labels)
 
 
 TERMS = {"align": Align, "task": Classification}

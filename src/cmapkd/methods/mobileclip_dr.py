@@ -11,14 +11,14 @@ from cmapkd.methods.view import View
 
 
 class Reinforced(Term):
-    """L_Distill with all stored teachers, each side at its own scale; K = 1 without `cache.ensemble`."""
+    """L_Distill with all stored teachers, each side at its own scale and bias; K = 1 without `cache.ensemble`."""
 
     reads = frozenset({"teacher_image", "teacher_text", "further_teachers"})
 
     def forward(self, view: View) -> Tensor:
         teacher = view.teacher
-        finals, scales = zip((teacher.final, teacher.scale), *teacher.others, strict=True)
-        return ensemble(view.student.final, view.scale, finals, scales)
+        teachers = ((teacher.final, teacher.similarity), *teacher.others)
+        return ensemble(view.student.final, view.similarity, teachers, view.positives)
 
 
 TERMS = {"reinforced": Reinforced}

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Inputs, Needs, StudentOutputs, TeacherOutputs
+from cmapkd.core.types import (
+    IMAGE_LEVELS,
+    LEVELS,
+    TEXT_LEVELS,
+    Inputs,
+    LogitScale,
+    Needs,
+    StudentOutputs,
+    TeacherOutputs,
+)
 from cmapkd.methods.method import Method
 from cmapkd.methods.stage import ActiveStage
 from cmapkd.methods.term import OF_LEVELS, Input, Term
@@ -130,7 +139,7 @@ class Objective:
         return self.facts.pairs if any("coupling" in self.terms[name].reads for name in self.active(stage)) else None
 
     def view(
-        self, student: StudentOutputs, scale: Tensor, teacher: TeacherOutputs | None, samples: Tensor, stage: ActiveStage,
+        self, student: StudentOutputs, similarity: LogitScale, teacher: TeacherOutputs | None, samples: Tensor, stage: ActiveStage,
         coupling: Tensor | None = None, class_prompts: Tensor | None = None, inputs: Inputs | None = None,
     ) -> View:  # fmt: skip
         """The terms' view of a batch. samples: int64 [B] image indices; coupling: the policy's factor on α, [B, 4, 4];
@@ -139,7 +148,7 @@ class Objective:
         pairs, labels = self.facts.pairs, self.facts.labels
         alpha = None if pairs is None else coupling_of(pairs.alpha, stage.levels, coupling)
         return View(
-            student, scale, samples[:, None] == samples[None, :], samples, stage.levels, teacher,
+            student, similarity, samples[:, None] == samples[None, :], samples, stage.levels, teacher,
             alpha, None if pairs is None else pairs.temperatures, None if labels is None else labels[samples],
             class_prompts, self.facts.class_texts, inputs, stage.progress, self.pairs(stage.levels),
         )  # fmt: skip

@@ -42,8 +42,10 @@ class ProjectedClassTexts(ServedTerm):
 
     def forward(self, view: View) -> Tensor:
         texts, teacher = view.class_texts, view.teacher
-        mine = view.scale.detach() * similarity(self.project(view.student.final.image), texts)
-        return promptkd(mine, teacher.scale * similarity(teacher.final.image, texts), self.chosen["temperature"])
+        scale = torch.as_tensor(view.similarity.scale).detach()
+        mine = scale * similarity(self.project(view.student.final.image), texts)
+        theirs = teacher.similarity.scale * similarity(teacher.final.image, texts)
+        return promptkd(mine, theirs, self.chosen["temperature"])
 
     def encoder(self, student: DualEncoder, teacher: DualEncoder) -> ProjectedImages:
         return ProjectedImages(student, self, teacher)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from cmapkd.core.types import Inputs, Pair, StudentOutputs, TeacherOutputs
+from cmapkd.core.types import Inputs, LogitScale, Pair, StudentOutputs, TeacherOutputs
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 class View:
     """Student and teacher outputs on one batch, and what the run knows about the batch.
 
-    scale: the student's exp(logit_scale). positives: bool [B, B], pairs of one image. samples: int64 [B] image indices.
+    similarity: the student's scale and bias. positives: bool [B, B], pairs of one image. samples: int64 [B] image indices.
     levels: the active levels. coupling: α_ij [4, 4], or [B, 4, 4] per sample. temperatures: τ_ij [4, 4]. labels: int64 [B],
     −1 where unknown. class_prompts: the student's embeddings of the class prompts [C, E_s]. class_texts: the teacher's, unit
     rows [C, E]. inputs: the teacher's own pixels and ids. progress: share of the training that is done.
@@ -26,7 +26,7 @@ class View:
     """
 
     student: StudentOutputs
-    scale: Tensor
+    similarity: LogitScale
     positives: Tensor
     samples: Tensor
     levels: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cmapkd.config.schema import PolicyConfig
-from cmapkd.core.types import LEVELS, Pair, TeacherOutputs
+from cmapkd.core.types import LEVELS, LogitScale, Pair, TeacherOutputs
 from cmapkd.policy.base import Credit, Learning, share_of_new
 
 HIDDEN = 64
@@ -170,7 +170,7 @@ class Adaptive(Learning):
         bridge = None
         if self.reads_bridge:
             bridge = Pair(self.seen_bridge[order, :4], self.seen_bridge[order, 4:])
-        teacher = TeacherOutputs(Pair(self.seen_image[order], self.seen_text[order]), 1.0, bridge=bridge)
+        teacher = TeacherOutputs(Pair(self.seen_image[order], self.seen_text[order]), LogitScale(1.0), bridge=bridge)
         pairs = self.seen_pairs[order].unflatten(1, (4, 4)) if float(self.pairs.events.max()) > 0 else None
         return teacher, self.seen_progress[order], Credit(self.seen_levels[order], pairs), self.seen_weight[order, 0]
 

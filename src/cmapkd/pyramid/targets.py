@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Features, Needs, Pair, TeacherOutputs, Tokens
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Features, LogitScale, Needs, Pair, TeacherOutputs, Tokens
 from cmapkd.pyramid.bridge import PairInformation
 from cmapkd.pyramid.maps import MAPS, level_vector, pool_map, side_of
 from cmapkd.pyramid.resample import sample_at
@@ -78,14 +78,14 @@ class Targets(nn.Module):
         return F.normalize(torch.stack(rows, 1), dim=-1)
 
     def outputs(
-        self, features: Pair[Features], needs: Needs, scale: float, which: tuple[Tensor, Tensor] | None = None
+        self, features: Pair[Features], needs: Needs, similarity: LogitScale, which: tuple[Tensor, Tensor] | None = None
     ) -> TeacherOutputs:
         """Teacher outputs of one batch from a tower's features; which: its samples and views."""
         levels = self.image_levels(features.image, needs.levels, which) | self.text_levels(features.text, needs.levels)
         bridge = None
         if needs.bridge or needs.teacher_bridge:
             bridge = Pair(self.bridge(features.image, IMAGE_LEVELS), self.bridge(features.text, TEXT_LEVELS))
-        return TeacherOutputs(features.map(lambda f: F.normalize(f.final.float(), dim=-1)), scale, levels, bridge)
+        return TeacherOutputs(features.map(lambda f: F.normalize(f.final.float(), dim=-1)), similarity, levels, bridge)
 
     def text_levels(self, text: Features, wanted: Iterable[str]) -> dict[str, Tokens]:
         """Targets of the text levels asked for."""

@@ -83,7 +83,7 @@ def seal_features(config: Config, samples: Samples, tower: DualEncoder, check: b
     assert folder is not None
     facts = {
         "key": cache_key(config.teacher, config.data, config.cache, samples),
-        "scale": float(tower.similarity.scale.detach()),
+        **asdict(tower.similarity.fixed()),
         "shape": asdict(tower.shape),
     }
     if check or not (folder / "teacher.json").is_file():

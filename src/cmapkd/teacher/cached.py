@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cmapkd.core.tree import move
-from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Needs, Pair, TeacherOutputs, Tokens
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, LogitScale, Needs, Pair, TeacherOutputs, Tokens
 from cmapkd.pyramid.maps import MAPS
 from cmapkd.store.store import Store
 
@@ -25,8 +25,8 @@ class CachedTeacher:
 
     needs_inputs = False
 
-    def __init__(self, image: Store, text: Store, views: int, scale: float, side: int = 0) -> None:
-        self.image, self.text, self.views, self.scale, self.side = image, text, views, scale, side
+    def __init__(self, image: Store, text: Store, views: int, similarity: LogitScale, side: int = 0) -> None:
+        self.image, self.text, self.views, self.similarity, self.side = image, text, views, similarity, side
         self.device = torch.device("cpu")
         self._steps: dict[tuple[str, str], Tensor] = {}
 
@@ -39,7 +39,7 @@ class CachedTeacher:
             bridge = stores.map(lambda pair: self._floats(pair[0], "bridge", pair[1]))
         final = stores.map(lambda pair: self._floats(pair[0], "final", pair[1]))
         return TeacherOutputs(
-            final, self.scale, levels, bridge, read=self._bytes(len(batch), levels, bridge is not None)
+            final, self.similarity, levels, bridge, read=self._bytes(len(batch), levels, bridge is not None)
         )
 
     def _image_levels(self, wanted: Iterable[str], rows: np.ndarray) -> dict[str, Tokens]:

@@ -13,6 +13,7 @@ from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.core.types import Batch, Needs, TeacherOutputs
 from cmapkd.store.store import Store
 from cmapkd.teacher.cached import CachedTeacher
+from cmapkd.teacher.layout import similarity_of
 from cmapkd.teacher.protocol import Teacher
 
 FINAL_ONLY = Needs(teacher=True)
@@ -20,7 +21,7 @@ SHARED = ("data", "views")  # what all caches of an ensemble must have been writ
 
 
 class Ensemble:
-    """Outputs of `first`, and of `others` the final embeddings and scale. Their levels stay unread."""
+    """Outputs of `first`, and of `others` the final embeddings, scale and bias. Their levels stay unread."""
 
     def __init__(self, first: Teacher, others: Sequence[CachedTeacher]) -> None:
         self.first, self.others, self.needs_inputs = first, others, first.needs_inputs
@@ -28,7 +29,7 @@ class Ensemble:
     def outputs(self, batch: Batch, needs: Needs) -> TeacherOutputs:
         first, others = self.first.outputs(batch, needs), [t.outputs(batch, FINAL_ONLY) for t in self.others]
         read = first.read + sum(other.read for other in others)
-        return replace(first, others=tuple((other.final, other.scale) for other in others), read=read)
+        return replace(first, others=tuple((other.final, other.similarity) for other in others), read=read)
 
 
 def open_ensemble(
@@ -55,6 +56,6 @@ def _open(folder: Path, key: dict[str, str], views: int, device: torch.device) -
                 f"cache.ensemble {folder}: its '{name}' are others than this run's; all teachers of an ensemble must "
                 "have seen the same views of the same data: write it again with this config's data"
             )
-    teacher = CachedTeacher(image, text, views, json.loads(record.read_text())["scale"])
+    teacher = CachedTeacher(image, text, views, similarity_of(json.loads(record.read_text())))
     teacher.device = device
     return teacher

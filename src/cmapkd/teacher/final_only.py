@@ -16,7 +16,7 @@ class FinalTeacher:
 
     def __init__(self, tower: DualEncoder, precision: torch.dtype = torch.float32) -> None:
         self.tower, self.precision = tower, precision
-        self.scale = float(tower.similarity.scale.detach())
+        self.similarity = tower.similarity.fixed()
 
     @torch.no_grad()
     def outputs(self, batch: Batch, needs: Needs) -> TeacherOutputs:
@@ -26,4 +26,4 @@ class FinalTeacher:
         enabled = self.precision != torch.float32
         with evaluating(self.tower), torch.autocast(self.tower.device.type, self.precision, enabled=enabled):
             final = self.tower.final(inputs)
-        return TeacherOutputs(final.map(lambda rows: F.normalize(rows.float(), dim=-1)), self.scale)
+        return TeacherOutputs(final.map(lambda rows: F.normalize(rows.float(), dim=-1)), self.similarity)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import cmapkd
 from cmapkd.config.sources import CacheConfig, DataConfig, TowerConfig
-from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, LogitScale
 from cmapkd.data.decoders import views_key
 from cmapkd.data.samples import Samples
 from cmapkd.pyramid.levels import PHRASE, Shape
@@ -61,6 +63,11 @@ def cache_key(teacher: TowerConfig | None, data: DataConfig, cache: CacheConfig,
         "words": str(cache.words),
         "calibration": f"{cache.calibration_samples} samples, held out {reserved(data)}",
     }
+
+
+def similarity_of(facts: dict[str, Any]) -> LogitScale:
+    """The teacher's scale and bias in a cache's teacher.json; one without a bias is of a softmax teacher."""
+    return LogitScale(facts["scale"], facts.get("bias"))
 
 
 def reserved(data: DataConfig) -> float:

@@ -16,7 +16,7 @@ class LiveTeacher:
 
     def __init__(self, tower: DualEncoder, targets: Targets, precision: torch.dtype = torch.float32) -> None:
         self.tower, self.targets, self.precision = tower, targets, precision
-        self.scale = float(tower.similarity.scale.detach())
+        self.similarity = tower.similarity.fixed()
 
     @torch.no_grad()
     def outputs(self, batch: Batch, needs: Needs) -> TeacherOutputs:
@@ -25,4 +25,4 @@ class LiveTeacher:
         enabled = self.precision != torch.float32
         with evaluating(self.tower), torch.autocast(self.tower.device.type, self.precision, enabled=enabled):
             features = self.tower(inputs)
-        return self.targets.outputs(features, needs, self.scale, (batch.samples, batch.views))
+        return self.targets.outputs(features, needs, self.similarity, (batch.samples, batch.views))

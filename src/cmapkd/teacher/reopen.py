@@ -14,7 +14,7 @@ from cmapkd.pyramid.targets import Targets
 from cmapkd.store.store import Store
 from cmapkd.teacher.cached import CachedTeacher
 from cmapkd.teacher.calibration_file import open_targets, record_of, view_pixels
-from cmapkd.teacher.layout import cache_key
+from cmapkd.teacher.layout import cache_key, similarity_of
 from cmapkd.towers.dual import DualEncoder, evaluating
 
 CANARIES = 8
@@ -37,7 +37,7 @@ def open_cached_teacher(
         Store(folder / "image", key, how=cache.read),
         Store(folder / "text", key, how=cache.read),
         data.views,
-        known["scale"],
+        similarity_of(known),
         known["shape"]["grids"][2],
     )
     s = known["shape"]

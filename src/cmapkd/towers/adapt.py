@@ -48,7 +48,11 @@ def image_tower(visual: nn.Module, size: int, mean: tuple[float, ...], std: tupl
     for build in families("IMAGE_TOWERS", "image_"):
         if (found := build(visual, size, mean, std)) is not None:
             return found
-    raise UsageError(f"image tower {type(visual).__name__} gives no intermediate features; use an open_clip ViT or RN")
+    name = type(getattr(visual, "trunk", visual)).__name__
+    raise UsageError(
+        f"image tower {name}: gives no intermediate features (it has no forward_intermediates), from which P2..P5 are read; "
+        "use an open_clip ViT or RN, or a timm trunk that has it"
+    )
 
 
 def text_tower(clip: nn.Module, tokenizer: Tokenizer, words: int) -> TextTower:

@@ -29,7 +29,11 @@ def identity(config: TowerConfig) -> dict[str, str]:
             "architecture": _hash(shape),
             "tokenizer": words,
         }
-    files = sorted(p for p in folder.glob("*") if p.is_file() and p.suffix in (".json", ".safetensors", ".bin"))
+    files = sorted(
+        p
+        for p in (*folder.glob("*"), folder / "text" / "config.json")
+        if p.is_file() and p.suffix in (".json", ".safetensors", ".bin")
+    )
     if not files:
         refuse_no_folder(folder, config.model)
         raise UsageError(f"model {config.model}: {folder} holds no model; give a folder with its config and weights")
@@ -53,8 +57,18 @@ def image_size(config: TowerConfig) -> int:
         vision = read_config(own)["model_cfg"]["vision_cfg"]
     else:
         vision = from_hugging_face(folder)[0]["vision_cfg"]
-    size = vision.get("image_size", 224)
-    return int(size if isinstance(size, int) else size[0])
+    return square(vision.get("image_size", 224), config.model)
+
+
+def square(size: Any, name: str) -> int:
+    """The side of images whose size is S or [S, S]. Raises UsageError for other shapes."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise UsageError(
+            f"model {name}: reads images of {height} × {width} pixels, but levels are maps of square images; use a model of "
+            "square images"
+        )
+    return int(height)
 
 
 def warn_of_random(config: TowerConfig, key: str) -> None:

@@ -21,6 +21,7 @@ from cmapkd.tasks.task_loss import task_loss
 from cmapkd.train.batches import step_inputs, training_batches
 from cmapkd.train.finite import FiniteCheck
 from cmapkd.train.grad_cache import backward_in_parts
+from cmapkd.train.optimizer import OF_LOGITS
 from cmapkd.train.policy_step import with_policy
 from cmapkd.train.records.ledgers import join_ledgers
 from cmapkd.train.records.recorder import Recorder, due
@@ -124,7 +125,7 @@ def rebalance(run: Run, given: StepInputs, task_batch: Any, step: int, recorder:
     _, losses = losses_of(run.objective, state.learner, outputs, part)
     if task_batch is not None:
         losses[TASK] = own_loss(run, task_batch)
-    trunk = (p for name, p in state.learner.student.named_parameters() if "logit_scale" not in name)
+    trunk = (p for name, p in state.learner.student.named_parameters() if not name.endswith(OF_LOGITS))
     state.balance.measure(losses, state.weights, trunk)
     for row in state.balance.settle(step, state.weights):
         recorder.write({"kind": "balance", **row})

@@ -12,6 +12,7 @@ from cmapkd.losses.alignment import pair_divergence
 from cmapkd.policy.credit import PAIRS, measure_credit
 from cmapkd.train.batches import active_stage, inputs_of, on_device
 from cmapkd.train.exchange import exchange
+from cmapkd.train.optimizer import OF_LOGITS
 from cmapkd.train.records.recorder import Recorder
 from cmapkd.train.state import Run
 from cmapkd.train.step import StepInputs, forward, losses_of
@@ -47,7 +48,7 @@ def improve_policy(run: Run, step: int, recorder: Recorder) -> None:
     held, given = inputs_of(run, held_batch, stage), inputs_of(run, batch, stage)
     assert given.teacher is not None and held.teacher is not None
     recorder.read += given.teacher.read + held.teacher.read
-    encoder = [p for k, p in state.learner.student.named_parameters() if p.requires_grad and "logit_scale" not in k]
+    encoder = [p for k, p in state.learner.student.named_parameters() if p.requires_grad and not k.endswith(OF_LOGITS)]
     credit = measure_credit(
         state.learner, encoder, state.optimizer, lambda: held_out_loss(run, held), lambda: level_errors(run, given)
     )

@@ -71,8 +71,8 @@ def losses_of(
     inputs = given.batch.teacher if given.needs.teacher_inputs else None
     outputs, teacher, samples, inputs = exchange((outputs, teacher, given.batch.samples, inputs))
     prompts = learner.class_prompts() if given.needs.class_prompts else None
-    scale = learner.student.similarity.scale
-    view = objective.view(outputs, scale, teacher, samples, given.stage, given.coupling, prompts, inputs)
+    similarity = learner.student.similarity.learnt()
+    view = objective.view(outputs, similarity, teacher, samples, given.stage, given.coupling, prompts, inputs)
     losses = objective.losses(view, given.stage)
     return (objective.total(losses, given.stage) if losses else learner.errors.unit.new_zeros(())), losses
 

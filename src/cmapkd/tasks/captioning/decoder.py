@@ -201,10 +201,10 @@ def text_decoder(tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:
     Raises UsageError for a tokenizer whose ids cannot be read back.
     """
     decode = _folder_decoder(tokenizer.folder) if tokenizer.folder else _clip_decoder()
-    ids = [piece for word in tokenizer.clean(PROBE).split() for piece in tokenizer.word(word)]
+    ids = tokenizer.pieces(PROBE)
     try:
         text = decode(ids)
-        again = decode([piece for word in tokenizer.clean(text).split() for piece in tokenizer.word(word)])
+        again = decode(tokenizer.pieces(text))
     except (KeyError, IndexError, OverflowError):
         text, again = "", None  # ids that CLIP does not have
     if again != text:

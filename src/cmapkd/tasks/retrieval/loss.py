@@ -6,9 +6,9 @@ from torch import Tensor
 
 from cmapkd.core.errors import DataError
 from cmapkd.core.tree import move
-from cmapkd.core.types import Batch
+from cmapkd.core.types import Batch, LogitScale
 from cmapkd.data.samples import Samples
-from cmapkd.losses.contrastive import align
+from cmapkd.losses.both_kinds import align
 from cmapkd.tasks.evaluate import score_student
 from cmapkd.tasks.retrieval.evaluate import score_retrieval
 from cmapkd.tasks.task_loss import Plan, ReadByLoader
@@ -23,7 +23,7 @@ def require_pairs(samples: Samples) -> None:
 
 
 class ContrastiveLoss(ReadByLoader):
-    """InfoNCE of a batch of pairs; no head is trained."""
+    """The student's own contrastive loss of a batch of pairs; no head is trained."""
 
     module = None
 
@@ -33,12 +33,13 @@ class ContrastiveLoss(ReadByLoader):
 
     def outputs(self, student: DualEncoder, batch: Batch) -> tuple[Tensor, ...]:
         final = student.final(move(batch, student.device).student)
-        return final.image, final.text, student.similarity.scale
+        mine = student.similarity.learnt()
+        return final.image, final.text, *(value for value in (mine.scale, mine.bias) if isinstance(value, Tensor))
 
     def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
-        image, text, scale = outputs
+        image, text, *mine = outputs
         samples = batch.samples.to(image.device)
-        return align(image, text, scale, samples[:, None] == samples[None, :])
+        return align(image, text, LogitScale(*mine), samples[:, None] == samples[None, :])
 
     def result(self, student: DualEncoder) -> TrainedHead:
         return score_student(score_retrieval, "retrieval", "standard", self.plan, student)

@@ -8,20 +8,48 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Features
 from cmapkd.pyramid.maps import last_level
 from cmapkd.towers.families.image_features import image_features, measured
 
+STAGES = 4  # P2..P5
+SAFE_INPUTS = 16  # input channels from which on the CPU's kernel of a strided 1 × 1 convolution is sound
+
 
 def last_stages(visual: Any) -> list[int] | None:
-    """Indices of the last four stages, None for an image tower that gives no intermediate maps."""
+    """Indices of the last four stages, None for an image tower that gives no intermediate maps.
+
+    Raises UsageError for a timm trunk of fewer stages.
+    """
     if hasattr(visual, "layer4"):
         return [1, 2, 3, 4]
     trunk: Any = getattr(visual, "trunk", None)
     if not hasattr(trunk, "forward_intermediates"):
         return None
     stages = len(trunk.feature_info)
-    return list(range(stages - 4, stages))
+    if stages < STAGES:
+        raise UsageError(
+            f"image tower {type(trunk).__name__}: it has {stages} stages, but P2..P5 are the maps of four; use a trunk with "
+            "four stages or more, or a ViT"
+        )
+    return list(range(stages - STAGES, stages))
+
+
+def unsafe_channels_last(module: nn.Module) -> bool:
+    """Whether a module on a CPU holds a convolution that may not be stored channels last.
+
+    The backward pass of a strided 1 × 1 convolution of fewer than 16 input channels, such as that of a MobileOne stem, writes
+    outside its memory there (docs/decisions/0023).
+    """
+    return any(
+        isinstance(layer, nn.Conv2d)
+        and layer.weight.device.type == "cpu"
+        and layer.kernel_size == (1, 1)
+        and max(layer.stride) > 1
+        and layer.in_channels < SAFE_INPUTS
+        for layer in module.modules()
+    )
 
 
 class ConvImage:
@@ -50,17 +78,19 @@ class ConvImage:
 
     def levels(self, pixels: Float[Tensor, "b 3 s s"]) -> Features:
         out = self._visual.forward_intermediates(
-            pixels, indices=self.taps, output_fmt="NCHW", output_extra_tokens=False
+            pixels.contiguous(), indices=self.taps, output_fmt="NCHW", output_extra_tokens=False
         )
         p2, p3, p4, p5 = (_tokens(each) for each in out["image_intermediates"])
         p5 = last_level(p5, None, round(p5.shape[1] ** 0.5))
         return image_features((p2, p3, p4, p5), out["image_features"])
 
     def encode(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b e"]:
-        return self._visual(pixels)
+        return self._visual(pixels.contiguous())
 
     def channels_last(self) -> None:
-        self._visual.to(memory_format=torch.channels_last)
+        """Also no change where a layer of this tower would break in that layout."""
+        if not unsafe_channels_last(self._visual):
+            self._visual.to(memory_format=torch.channels_last)
 
 
 def _tokens(stage: Tensor) -> Tensor:

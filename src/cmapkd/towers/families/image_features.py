@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cmapkd.core.errors import UsageError
 from cmapkd.core.types import IMAGE_LEVELS, Features
 from cmapkd.pyramid import levels as lv
-from cmapkd.pyramid.maps import side_of, split_map
+from cmapkd.pyramid.maps import side_of, split_map, token_count
 from cmapkd.towers.evaluating import evaluating
 
 
@@ -36,9 +37,30 @@ def _pooled(name: str, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measured(visual: nn.Module, levels: Callable[[Tensor], Features], size: int) -> ImageSizes:
-    """The sizes of what `levels` gives for one empty image, with `visual` in eval mode."""
-    with evaluating(visual):
-        found = levels(torch.zeros(1, 3, size, size))
+    """The sizes of what `levels` gives for one empty image, with `visual` in eval mode.
+
+    Raises UsageError for a tower that cannot read the image, whose maps are not square, or that gives more than one embedding.
+    """
+    name = type(getattr(visual, "trunk", visual)).__name__
+    try:
+        with evaluating(visual):
+            found = levels(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UsageError(
+            f"image tower {name}: gives no levels of an image of {size} × {size} pixels ({reason}); use the image size that it "
+            "was made for, or another tower"
+        ) from None
+    if found.final.ndim != 2:
+        raise UsageError(
+            f"image tower {name}: gives an embedding of each patch and none of the image; use pool_type tok or avg"
+        )
+    for level, tokens in zip(IMAGE_LEVELS, found.levels, strict=True):
+        count = tokens.shape[1]
+        if token_count(level, side_of(level, count)) != count:
+            raise UsageError(
+                f"image tower {name}: {level} has {count} tokens, no square map; use a tower of square maps"
+            )
     widths = tuple(tokens.shape[-1] for tokens in found.levels)
     grids = tuple(side_of(name, tokens.shape[1]) for name, tokens in zip(IMAGE_LEVELS, found.levels, strict=True))
     return ImageSizes(widths, grids, found.final.shape[-1])  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Features
 from cmapkd.pyramid import levels as lv
 from cmapkd.towers.evaluating import evaluating
@@ -28,20 +29,25 @@ def has_blocks(text: nn.Module) -> bool:
 
 
 class ClipText:
-    """L1 words, L2 phrases, L3 the sentence, L4 the end token, from three groups of blocks.
+    """L1 words, L2 phrases, L3 the sentence, L4 the vector that the tower pools, from three groups of blocks.
 
-    taps: index of the last block of each group; trims: whether padding is left out of the computation.
+    The pooled vector is that of the end token (CLIP), of the last position (SigLIP, CLIPA) or of the class token behind
+    the text (CoCa). taps: index of the last block of each group; trims: whether padding is left out of the computation.
     """
-
-    has_levels = True
 
     def __init__(self, clip: nn.Module, tokenizer: Tokenizer, words: int) -> None:
         self._clip: Any = clip
         self._text: Any = text_part(clip)
-        self.tokenizer, self.words = tokenizer, words
+        self.tokenizer, self.words, self.has_levels = tokenizer, words, tokenizer.has_words
+        self._pool = getattr(self._text, "text_pool_type", None) or self._text.pool_type
+        if self._pool == "none" and getattr(self._text, "cls_emb", None) is None:
+            raise UsageError(
+                "text tower: pool_type 'none' gives an embedding of each token and none of the text; use first, last, argmax "
+                "or eos"
+            )
         self.taps = lv.tap_blocks(len(self._text.transformer.resblocks), lv.TEXT_CUTS)
-        self.trims = can_trim(self._text)
-        self.widths = self._measured()
+        self.trims = can_trim(self._text, tokenizer.end, tokenizer.pad)
+        self.widths = self._measured() if self.has_levels else ()
 
     @property
     def native(self) -> nn.Module:
@@ -52,11 +58,10 @@ class ClipText:
         ids = ids if trimmed else self.trim(ids)
         words = words[:, : ids.shape[1]]
         out = self._run(ids, partial(self._intermediates, ids))
-        groups = out["text_intermediates"]
-        ends = (ids == self.tokenizer.end).int().argmax(1)
-        pooled = groups[-1][torch.arange(len(ids), device=ids.device), ends]
-        real = torch.arange(ids.shape[1], device=ids.device)[None] <= ends[:, None]
-        return text_features(groups, pooled, out["text_features"], words, real, self.words)
+        taken = sorted(set(self.taps))  # of fewer than three blocks, one belongs to more than one group
+        groups = [out["text_intermediates"][taken.index(tap)] for tap in self.taps]
+        real = self.tokenizer.real(ids)
+        return text_features(groups, self._pooled(out, ids), out["text_features"], words, real, self.words)
 
     def encode(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b e"]:
         """The final embedding of ids of the whole context or of trimmed ones."""
@@ -71,7 +76,18 @@ class ClipText:
     def _intermediates(self, ids: Tensor) -> dict[str, Any]:
         if self._text is self._clip:
             return self._clip.forward_intermediates(text=ids, text_indices=self.taps, normalize=False)
-        return self._text.forward_intermediates(ids, indices=self.taps, output_fmt="NLC")
+        return self._text.forward_intermediates(
+            ids, indices=self.taps, output_fmt="NLC", output_extra_tokens=self._text.cls_emb is not None
+        )
+
+    def _pooled(self, out: dict[str, Any], ids: Tensor) -> Float[Tensor, "b d"]:
+        """The vector that the tower pools, as it leaves the last block."""
+        from open_clip.transformer import text_global_pool
+
+        if "text_intermediates_suffix" in out:
+            return out["text_intermediates_suffix"][-1][:, 0]
+        end = getattr(self._text, "text_eos_id", None) if self._text is self._clip else self._text.eos_id
+        return text_global_pool(out["text_intermediates"][-1], ids, self._pool, end)
 
     @torch.no_grad()
     def _measured(self) -> tuple[int, ...]:

@@ -16,12 +16,16 @@ STEP = 8  # lengths are rounded up to a multiple, so that kernels and allocators
 Out = TypeVar("Out")
 
 
-def can_trim(text: Any) -> bool:
-    """Whether an open_clip text tower is causal, pools at the end token, and appends no class token."""
+def can_trim(text: Any, end: int = 1, pad: int = 0) -> bool:
+    """Whether an open_clip text tower is causal, pools at the end token, and appends no class token.
+
+    end, pad: ids of the tokenizer's end token and padding. A tower that pools at the largest id has to find the end there.
+    """
     pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
     causal = getattr(text, "attn_mask", None) is not None
     appends_class_token = getattr(text, "cls_emb", None) is not None
-    return causal and pool in ("argmax", "eos") and not appends_class_token
+    pools_end = (pool == "argmax" and pad < end) or (pool == "eos" and end >= 0)
+    return causal and pools_end and not appends_class_token
 
 
 def trimmed_length(ids: Tensor, end: int) -> int:

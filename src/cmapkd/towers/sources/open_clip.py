@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.adapt import adapt
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.named import architecture_config, split
+from cmapkd.towers.named import architecture_config, split, square
+from cmapkd.towers.sources.published import published_pixels
+from cmapkd.towers.sources.text_config import encoder_folder
 from cmapkd.towers.sources.weights import is_openai, load_strict, read_config, read_state
 from cmapkd.towers.tokens import tokenizer as tok
 from cmapkd.towers.tokens.chosen import architecture_tokenizer, configured_tokenizer
@@ -28,19 +31,19 @@ def named_model(
 ) -> DualEncoder:
     """An architecture by its name, with its file of weights if the config gives one, else randomly initialised."""
     architecture, weights = split(config)
-    model_cfg = architecture_config(architecture)
+    model_cfg = towers_only(architecture_config(architecture))
     own, folder = configured_tokenizer(config, model_cfg, captions, tokenizer_folder, teacher)
     if folder is not None:
-        model_cfg["text_cfg"]["vocab_size"] = tok.vocabulary(folder)
-        model_cfg["text_cfg"]["hf_tokenizer_name"] = "tokenizer"
+        _fit(model_cfg["text_cfg"], own, tok.vocabulary(folder))
     tokenizer = own or architecture_tokenizer(model_cfg, architecture)
     state = None if weights is None else read_state(weights)
     if state is not None and is_openai(weights, state):
         model_cfg["quick_gelu"] = True
-    clip = build(model_cfg)
+    clip = build(model_cfg, tokenizer=own)
     if state is not None:
-        load_strict(clip, state, weights, config.model)
-    return adapted(clip, tokenizer, model_cfg, config.model, words)
+        load_strict(clip, towers_state(state), weights, config.model)
+    mean, std = published_pixels(architecture, weights)
+    return adapted(clip, tokenizer, model_cfg, config.model, words, mean, std)
 
 
 def folder_model(folder: Path, name: str, words: int) -> DualEncoder:
@@ -49,13 +52,13 @@ def folder_model(folder: Path, name: str, words: int) -> DualEncoder:
     whole = read_config(config_path)
     if not {"embed_dim", "vision_cfg", "text_cfg"} <= set(whole.get("model_cfg", {})):
         raise UsageError(f"model {name}: {config_path} has no model_cfg of a CLIP; it is not open_clip's")
-    model_cfg, preprocess = whole["model_cfg"], whole.get("preprocess_cfg", {})
+    model_cfg, preprocess = towers_only(whole["model_cfg"]), whole.get("preprocess_cfg", {})
     weights = [folder / f"open_clip_{kind}" for kind in ("model.safetensors", "pytorch_model.bin")]
     weights = [path for path in weights if path.is_file()] or sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UsageError(f"model {name}: {folder} holds a config but no open_clip_model.safetensors")
-    clip = build(model_cfg)
-    load_strict(clip, read_state(weights[0]), weights[0], name)
+    clip = build(model_cfg, folder)
+    load_strict(clip, towers_state(read_state(weights[0])), weights[0], name)
     if (folder / "tokenizer.json").is_file():
         tokenizer = tok.from_folder(folder, model_cfg["text_cfg"].get("context_length", 77))
     else:
@@ -63,26 +66,69 @@ def folder_model(folder: Path, name: str, words: int) -> DualEncoder:
     return adapted(clip, tokenizer, model_cfg, name, words, preprocess.get("mean"), preprocess.get("std"))
 
 
-def build(model_cfg: dict[str, Any]) -> torch.nn.Module:
-    """An open_clip CLIP or CustomTextCLIP of this config with random weights; downloads no pretrained weights."""
+def _fit(text_cfg: dict[str, Any], tokenizer: tok.Tokenizer, vocabulary: int) -> None:
+    """Change a text config to another tokenizer's vocabulary, padding and end token."""
+    text_cfg["vocab_size"], text_cfg["hf_tokenizer_name"] = vocabulary, "tokenizer"
+    if text_cfg.get("pool_type", "argmax") == "argmax" and tokenizer.end < vocabulary - 1:
+        text_cfg["pool_type"] = "eos"  # the end token is not the largest id, which argmax looks for
+    if text_cfg.get("pool_type") == "eos":
+        text_cfg["eos_id"] = tokenizer.end
+    if text_cfg.get("embed_cls"):
+        text_cfg["pad_id"] = tokenizer.pad
+
+
+def towers_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the two towers: without CoCa's text decoder, and without position numbers that transformers once kept."""
+    return {
+        key: value
+        for key, value in state.items()
+        if not key.startswith("text_decoder.") and key != "text.transformer.embeddings.position_ids"
+    }
+
+
+def build(
+    model_cfg: dict[str, Any], folder: Path | None = None, tokenizer: tok.Tokenizer | None = None
+) -> torch.nn.Module:
+    """An open_clip CLIP or CustomTextCLIP of this config with random weights; downloads nothing and runs no code of a folder.
+
+    folder: the model's own, in which a Hugging Face text encoder's config is looked for; tokenizer: one that replaces the
+    encoder's own. Raises UsageError for a config that open_clip cannot build.
+    """
     from open_clip.model import CLIP, CustomTextCLIP
 
-    cfg = copy.deepcopy(model_cfg)
-    if "multimodal_cfg" in cfg:
-        raise UsageError("CoCa models have a generative head that distillation does not use; give a CLIP-type model")
-    if "timm_model_name" in cfg["vision_cfg"]:
-        cfg["vision_cfg"]["timm_model_pretrained"] = False
-    custom, hugging_face = cfg.pop("custom_text", False), cfg["text_cfg"].get("hf_model_name")
-    if not hugging_face:
-        return (CustomTextCLIP if custom else CLIP)(**cfg)
-    cfg["text_cfg"]["hf_model_pretrained"] = False
+    cfg = towers_only(model_cfg)
+    text, vision = cfg["text_cfg"], cfg["vision_cfg"]
+    if "timm_model_name" in vision:
+        vision["timm_model_pretrained"] = False
+    custom, encoder = cfg.pop("custom_text", False), text.get("hf_model_name")
     try:
-        return CustomTextCLIP(**cfg)
-    except OSError:  # of transformers, which looks for the text model's config
+        if not encoder:
+            return (CustomTextCLIP if custom else CLIP)(**cfg)
+        over = {} if tokenizer is None else {"vocab_size": text["vocab_size"], **_special(tokenizer)}
+        with encoder_folder(encoder, folder, over) as place:
+            cfg["text_cfg"] = text | {"hf_model_name": place, "hf_model_pretrained": False}
+            return CustomTextCLIP(**cfg)
+    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:150]
         raise UsageError(
-            f"text tower '{hugging_face}' is a Hugging Face model whose config.json is not on this machine and would have "
-            "to be downloaded; give text_cfg.hf_model_name a folder that holds it, or use an open_clip text transformer"
+            f"open_clip cannot build this model_cfg ({type(error).__name__}: {reason}); check its keys"
         ) from None
+
+
+def towers_only(model_cfg: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a model config without CoCa's text decoder, which no term of distillation reads, and without outputs of tokens."""
+    cfg = copy.deepcopy(model_cfg)
+    if cfg.pop("multimodal_cfg", None) is not None:
+        cfg["custom_text"] = True
+    for part in (cfg["vision_cfg"], cfg["text_cfg"]):
+        part.pop("output_tokens", None)
+    return cfg
+
+
+def _special(tokenizer: tok.Tokenizer) -> dict[str, int]:
+    """The ids of a tokenizer's special tokens, as a Hugging Face config names them."""
+    ids = {"bos_token_id": tokenizer.start, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.pad}
+    return {key: value for key, value in ids.items() if value >= 0}
 
 
 def adapted(
@@ -97,7 +143,6 @@ def adapted(
     """The model in float32 as a DualEncoder; mean and std are OpenAI's where the folder names none."""
     import open_clip
 
-    size = clip.visual.image_size  # type: ignore[union-attr]
-    size = int(size if isinstance(size, int) else size[0])  # type: ignore[index]
+    size = square(clip.visual.image_size, name)  # type: ignore[union-attr]
     mean, std = tuple(mean or open_clip.OPENAI_DATASET_MEAN), tuple(std or open_clip.OPENAI_DATASET_STD)
     return adapt(clip.float(), tokenizer, size, mean, std, model_cfg, name, words)

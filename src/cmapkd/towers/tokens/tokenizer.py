@@ -8,69 +8,25 @@ Text is cleaned as the model's own tokenizer cleans it and split at white space;
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
+from cmapkd.towers.tokens.by_offset import OffsetTokenizer
+from cmapkd.towers.tokens.by_word import WordTokenizer
+from cmapkd.towers.tokens.interface import Tokenizer
 
-WORDS = 200_000  # different words whose ids are kept; a web-scale set has millions, most of which come once
 PROBE = "A small dog, wearing 2 red collars, doesn't look at the camera ."
-
-
-class Tokenizer:
-    """Texts to token ids and word indices.
-
-    clean: the model's own cleaning of a text; start, end, pad: ids of the special tokens; context: length of a row of
-    ids; folder: of the tokenizer.json that it was read from, else None.
-    """
-
-    def __init__(
-        self,
-        encode: Callable[[str], list[int]],
-        clean: Callable[[str], str],
-        start: int,
-        end: int,
-        pad: int,
-        context: int,
-        folder: Path | None = None,
-    ) -> None:
-        self.clean, self.start, self.end, self.pad, self.context, self.folder = clean, start, end, pad, context, folder
-        self._encode = encode
-        self._known: dict[str, list[int]] = {}
-
-    def word(self, word: str) -> list[int]:
-        """The ids of one word."""
-        if (known := self._known.get(word)) is not None:
-            return known
-        ids = self._encode(word)
-        if len(self._known) < WORDS:
-            self._known[word] = ids
-        return ids
-
-    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """ids int64 [n, L] and words int64 [n, L] (index of each token's word, -1 for start, end and padding)."""
-        ids = torch.full((len(texts), self.context), self.pad, dtype=torch.int64)
-        words = torch.full((len(texts), self.context), -1, dtype=torch.int64)
-        for row, text in enumerate(texts):
-            pieces = [
-                (piece, index) for index, word in enumerate(self.clean(text).split()) for piece in self.word(word)
-            ]
-            pieces = pieces[: self.context - 2]
-            length = len(pieces)
-            ids[row, : length + 2] = torch.tensor([self.start, *(piece for piece, _ in pieces), self.end])
-            words[row, 1 : length + 1] = torch.tensor([index for _, index in pieces], dtype=torch.int64)
-        return ids, words
 
 
 def from_open_clip(tokenizer: Any, context: int) -> Tokenizer:
     """An open_clip tokenizer (CLIP's BPE or a Hugging Face one). Raises UsageError where tokens merge across words."""
     if hasattr(tokenizer, "bpe_ranks"):
-        wrapped = Tokenizer(
+        wrapped = WordTokenizer(
             tokenizer.encode,
             tokenizer.clean_fn,
             tokenizer.sot_token_id,
@@ -98,7 +54,7 @@ def _from_hugging_face(tokenizer: Any, context: int) -> Tokenizer:
     end = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
     if start is None or end is None:
         raise UsageError(f"tokenizer {inner.name_or_path} has no start or end token; CLIP-type text towers need both")
-    return Tokenizer(
+    return WordTokenizer(
         lambda word: inner(word, add_special_tokens=False).input_ids,
         tokenizer.clean_fn,
         start,
@@ -129,7 +85,7 @@ def from_folder(folder: Path, context: int) -> Tokenizer:
             f"{folder}: tokenizer_config.json must name bos_token, eos_token and pad_token of tokenizer.json"
         )
     start, end, pad = (int(i or 0) for i in ids)
-    return Tokenizer(
+    return WordTokenizer(
         lambda word: fast.encode(word, add_special_tokens=False).ids,
         lambda text: " ".join(text.split()),
         start,
@@ -138,6 +94,26 @@ def from_folder(folder: Path, context: int) -> Tokenizer:
         context,
         folder,
     )
+
+
+def from_hugging_face(folder: Path, context: int) -> Tokenizer:
+    """The fast tokenizer of a local folder, read by transformers without remote code; words by character offsets.
+
+    Raises UsageError where the folder holds no tokenizer that transformers reads.
+    """
+    from tokenizers import Tokenizer as Fast
+    from transformers import AutoTokenizer
+
+    try:
+        inner = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises nothing narrower
+        raise UsageError(f"{folder}: no tokenizer can be read here ({' '.join(str(error).split())[:100]})") from None
+    pad = next((i for i in (inner.pad_token_id, inner.eos_token_id) if i is not None), 0)
+    if not inner.is_fast:
+        raise UsageError(f"{folder}: its tokenizer has no tokenizer.json, so its tokens cannot be told apart by word")
+    fast = Fast.from_str(inner.backend_tokenizer.to_str())
+    left, cut_left = inner.padding_side == "left", inner.truncation_side == "left"
+    return OffsetTokenizer(fast, lambda text: text, pad, context, folder, left, cut_left)
 
 
 def train(texts: Iterable[str], size: int, context: int, folder: Path) -> Tokenizer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -12,12 +11,13 @@ from cmapkd.core.log import MetricsLog, Progress, say
 from cmapkd.core.types import LEVELS
 from cmapkd.distributed.collectives import sum_
 from cmapkd.distributed.group import world
+from cmapkd.losses.both_kinds import chance
 from cmapkd.train.records.waiting import Waiting
 from cmapkd.train.state import Run
 from cmapkd.train.step import StepInputs
 
 LOG_EVERY = 10
-STUCK_AFTER, STUCK = 200, 0.98  # steps, share of ln(batch)
+STUCK_AFTER, STUCK = 200, 0.98  # steps, share of L_align at chance
 
 
 def due(step: int, every: int, steps: int) -> bool:
@@ -49,11 +49,14 @@ class Recorder:
     ) -> None:
         """Keep a step's figures as tensors; they become numbers every few steps, so that no step waits for them."""
         run, weights = self.run, given.weights
+        similarity = run.state.learner.student.similarity
         row = {
             "loss": total,
             "grad_norm": norm.detach(),
-            "scale": run.state.learner.student.similarity.scale.detach().clone(),
+            "scale": similarity.scale.detach().clone(),
         }
+        if similarity.bias is not None:
+            row["bias"] = similarity.bias.detach().clone()
         row |= {f"loss/{name}": loss.detach() for name, loss in losses.items()}
         if weights is not None:
             row |= {f"weight/{name}": weights[:, k].mean() for k, name in enumerate(LEVELS)}
@@ -84,14 +87,15 @@ class Recorder:
         self._warn_of_standstill(rows)
 
     def _warn_of_standstill(self, rows: list[dict[str, Any]]) -> None:
-        """Say once, after the warm-up, that L_align is still at chance: ln of the batch size."""
-        config = self.run.config.train
-        least = STUCK * math.log(config.batch)
+        """Say once, after the warm-up, that L_align is still at chance: ln of the batch size where it is InfoNCE."""
+        config, kind = self.run.config.train, self.run.state.learner.student.similarity.kind
+        least = STUCK * chance(kind, config.batch)
         stuck = [row["loss/align"] > least for row in rows if "loss/align" in row]
         late = bool(rows) and rows[-1]["step"] > max(STUCK_AFTER, config.warmup * self.run.steps)
         if not self.warned and stuck and all(stuck) and late:
             self.warned = True
+            guess = f"ln({config.batch})" if kind == "softmax" else f"{chance(kind, config.batch):.2f} or more"
             say(
-                f"warning: L_align is still ln({config.batch}) after {rows[-1]['step']} steps, which is guessing; are "
+                f"warning: L_align is still {guess} after {rows[-1]['step']} steps, which is guessing; are "
                 "images and captions paired rightly (cmapkd data inspect), and is train.lr neither too high nor too low?"
             )
