@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cmapkd.core.types import Inputs
 from cmapkd.towers.dual import DualEncoder
+from cmapkd.towers.families.text_clip import has_blocks
 from cmapkd.towers.inherit.head import unfit
 from cmapkd.towers.inherit.image_parts import ImageParts
 from cmapkd.towers.inherit.parts import BlockParts
@@ -24,10 +25,11 @@ def image_refusal(
 ) -> str:  # fmt: skip
     """The reason why the student's image tower cannot inherit from the teacher's; empty where it can."""
     if mine is None or theirs is None:
-        who, tower = ("its", student.image) if mine is None else ("the teacher's", teacher.image)
+        who, native = ("its", student.image.native) if mine is None else ("the teacher's", teacher.image.native)
+        name = type(getattr(native, "trunk", getattr(native, "vision", native))).__name__
         return (
-            f"{who} image tower ({type(tower.native).__name__}) is no plain ViT of open_clip or timm, or of Hugging Face's "
-            "CLIP or SigLIP; towers of convolutions never inherit"
+            f"{who} image tower ({name}) is no plain ViT of open_clip or timm, or of Hugging Face's CLIP or SigLIP; towers "
+            "of convolutions or rotary positions never inherit"
         )
     if (mine.before is None) != (theirs.before is None):
         return "one of the two ViTs has a norm before its blocks and the other has none"
@@ -53,9 +55,10 @@ def text_refusal(
 ) -> str:  # fmt: skip
     """The reason why the student's text tower cannot inherit from the teacher's; empty where it can."""
     if mine is None or theirs is None:
-        who, tower = ("its", student.text) if mine is None else ("the teacher's", teacher.text)
+        who, native = ("its", student.text.native) if mine is None else ("the teacher's", teacher.text.native)
+        inner = native if has_blocks(native) else getattr(native, "transformer", getattr(native, "text", native))
         return (
-            f"{who} text tower ({type(tower.native).__name__}) is no plain transformer of open_clip, or of Hugging Face's BERT, "
+            f"{who} text tower ({type(inner).__name__}) is no plain transformer of open_clip, or of Hugging Face's BERT, "
             "RoBERTa, CLIP or SigLIP"
         )
     if mine.attention != theirs.attention:

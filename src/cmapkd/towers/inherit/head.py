@@ -58,8 +58,8 @@ def fit_head(
     """Fit a head to final embeddings [n, E]; a constant that no bias can hold goes into the last norm's bias, the smallest
     that gives it.
 
-    pooled, their_pooled: the pooled vectors of both towers, [n, k] and [n, D]; norm: the student's last norm, where all
-    between it and the projection is linear.
+    pooled, their_pooled: the pooled vectors of both towers, [n, k] and [n, D]; norm: the student's last norm, at 1 and 0,
+    where all between it and the projection is linear; None where the pooled vectors have a mean of their own.
     """
     for index, (linear, act) in enumerate(mine.hidden):
         assert their_pooled is not None

@@ -57,8 +57,11 @@ def before_norm(scale: Tensor, basis: Tensor) -> Tensor:
 
 
 def through_origin(x: Tensor, y: Tensor) -> Tensor:
-    """W [d, e] of a ridge regression y ≈ xW without a constant, for maps that have none; float64 inside."""
+    """W [d, e] of a ridge regression y ≈ xW without a constant, for maps that have none; float64 inside.
+
+    Its strength goes by the variance of x, so that a mean far larger than that does not hide it.
+    """
     x, y = x.double(), y.double()
     gram = x.T @ x
-    gram.diagonal().add_(STRENGTH * gram.diagonal().mean().clamp_min(1e-12))
+    gram.diagonal().add_(STRENGTH * len(x) * x.var(0).mean().clamp_min(1e-12))
     return torch.linalg.solve(gram, x.T @ y).float()

@@ -40,15 +40,13 @@ def inherit_text(mine: TextParts, theirs: TextParts, ids: Tensor, streams: dict[
     basis = basis_of(theirs.blocks, first, texts.real, mask, mine.width)
     stream = _fit_embeddings(mine, theirs, texts, first, basis)
     stream = inherit_blocks(mine.blocks, theirs.blocks, stream, first, lambda x: x, basis, texts.real, mask)
-    norm = mine.blocks[-1].second
     if mine.last is not None:
-        norm = mine.last
-        nn.init.ones_(norm.weight)
-        nn.init.zeros_(norm.bias)
-        stream = bare(stream, norm.eps)
+        nn.init.ones_(mine.last.weight)
+        nn.init.zeros_(mine.last.bias)
+        stream = bare(stream, mine.last.eps)
     pooled, theirs_pooled = mine.pool(stream, texts.real, texts.ids), streams.get("pooled")
     theirs_pooled = None if theirs_pooled is None else theirs_pooled[texts.fitting]
-    fit_head(mine.head, theirs.head, pooled, theirs_pooled, end[texts.fitting], norm)
+    fit_head(mine.head, theirs.head, pooled, theirs_pooled, end[texts.fitting], mine.last)
 
 
 def fitted(mine: TextParts, theirs: TextParts, ids: Tensor) -> Texts:

@@ -75,7 +75,7 @@ def _open_clip(text: Any, end: int) -> TextParts | None:
     else:
         head = Head(weight=None if projection is None else projection.detach())
     assert head is not None
-    real = _until(end) if causal else lambda ids: ids != text.pad_id
+    real = _until(end) if causal else lambda ids: ids != getattr(text, "pad_id", 0)
     attention = "causal" if causal else "masked" if masked else "whole"
     return TextParts(text.token_embedding, text.positional_embedding.detach(), None, None, list(text.transformer.resblocks),
                      blocks, text.ln_final, attention, real, pools[pool], head)  # fmt: skip
