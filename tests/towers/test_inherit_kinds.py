@@ -21,6 +21,7 @@ from families.trunks import EVA02, registered
 
 CONTEXT, NUMBER = 16, itertools.count()
 CLASS = {"vision_cfg": VIT}
+PLAIN = {"vision_cfg": VIT | {"no_ln_pre": True}}
 CONV = {"vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32, "head_width": 64}}
 TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
 
@@ -53,7 +54,7 @@ def tower(root, seed, vision, text=TEXT, embedding=24):
     clip = build(cfg)
     for name, value in clip.named_parameters():
         if value.ndim == 2 and any(part in name for part in ("block", "layer", "pool")):
-            value.data.normal_(0, 1.5 * value.shape[1] ** -0.5)
+            value.data.normal_(0, 0.7 * value.shape[1] ** -0.5)
         elif "embeddings" in name and value.ndim == 2:
             value.data.normal_(0, 1)
         elif value.ndim == 1 and any(part in name for part in ("ln_", "norm", "Norm", "gamma")):
@@ -103,14 +104,14 @@ SMALLER = {
         encoder("cls_pooler", hidden_size=24, num_hidden_layers=2), 24,
     ),
     "a class token and no registers": (
-        KINDS["registers and a mean, RoBERTa with a head of two layers"], CLASS,
+        KINDS["registers and a mean, RoBERTa with a head of two layers"], PLAIN,
         encoder("mean_pooler", **ROBERTA | {"hidden_size": 16}), 24,
     ),
     "a narrower SigLIP with larger patches": (
         KINDS["SigLIP"], timm("map", "none", class_token=False, embed_dim=24, patch_size=16),
         TEXT | SIGLIP_TEXT | {"width": 24}, 24,
     ),
-    "a class token from attention pooling": (KINDS["SigLIP"], CLASS, TEXT | SIGLIP_TEXT | {"layers": 3}, 16),
+    "a class token from attention pooling": (KINDS["SigLIP"], PLAIN, TEXT | SIGLIP_TEXT | {"layers": 3}, 16),
 }  # fmt: skip
 
 
@@ -119,10 +120,10 @@ def test_a_student_of_another_kind_or_size_starts_near_its_teacher(tmp_path, cha
     (vision, text, embedding), small, words, width = SMALLER[change]
     teacher = tower(tmp_path, 0, vision, dict(text), embedding)
     student = tower(tmp_path, 1, small, dict(words), width)
-    inherit(student, teacher, inputs(student), inputs(teacher))
-    image, text = similarity_agreement(student, teacher)
-    print("FIT", image, text)
-    assert image > 0.5 and text > 0.8
+    before = similarity_agreement(student, teacher)
+    assert inherit(student, teacher, inputs(student), inputs(teacher)) == Pair("", "")
+    after = similarity_agreement(student, teacher)
+    assert after[0] > max(0.4, before[0] + 0.2) and after[1] > max(0.8, before[1] + 0.2)
 
 
 @torch.no_grad()
@@ -158,7 +159,7 @@ REFUSED = {
     "norms behind": ((CLASS, TEXT), (CLASS, encoder("mean_pooler")), "", "attention is causal"),
     "both ways": ((CLASS, TEXT), (CLASS, TEXT | BOTH_WAYS), "", "its attention is causal and its teacher's is whole"),
     "context": ((CLASS, TEXT | BOTH_WAYS | {"context_length": 12}), (CLASS, TEXT | BOTH_WAYS), "", "its context is 12"),
-    "pooling": ((SIGLIP, TEXT), (CLASS | {"vision_cfg": VIT | {"no_ln_pre": True}}, TEXT), "it pools by attention", ""),
+    "pooling": ((SIGLIP, TEXT), (PLAIN, TEXT), "it pools by attention", ""),
     "pooler": ((CLASS, encoder("cls_pooler")), (CLASS, encoder("mean_pooler")), "", "hidden layers that the teacher's has not"),
     "no bias": ((timm("token", qkv_bias=False), TEXT), (timm("token"), TEXT), "have no bias", ""),
     "more inside": ((timm("token", qk_norm=True), TEXT), (timm("token"), TEXT),
