@@ -43,6 +43,10 @@ class TextParts:
     def width(self) -> int:
         return self.words.embedding_dim
 
+    def used(self, attention: str, real: Callable[[Tensor], Tensor], pool: Pool, head: Head) -> TextParts:
+        """The same embeddings and blocks with what the model around them adds."""
+        return replace(self, attention=attention, real=real, pool=pool, head=head)
+
     def mask(self, real: Tensor) -> Tensor | None:
         """The attention's mask for texts of these tokens, as `attend` has it."""
         if self.attention == "causal":
@@ -83,22 +87,22 @@ def _open_clip(text: Any, end: int) -> TextParts | None:
 
 def _open_clip_hugging_face(text: Any) -> TextParts | None:
     """Of a CustomTextCLIP whose text tower is a model of transformers: it masks padding by its id."""
-    core, kind = _transformers(text.transformer), type(text.pooler).__name__
+    core, kind = transformers_parts(text.transformer), type(text.pooler).__name__
     own = getattr(text.transformer, "pooler", None)
     steps: list[nn.Module | None] = list(text.proj) if isinstance(text.proj, nn.Sequential) else [text.proj]
     if kind == "ClsPooler" and text.pooler.use_pooler_output and own is not None:
         steps = [own.dense, own.activation, *steps]
-    pools: dict[str, Pool] = {"MeanPooler": _mean, "ClsPooler": _first, "ClsLastHiddenStatePooler": _first}
+    pools: dict[str, Pool] = {"MeanPooler": mean_pool, "ClsPooler": _first, "ClsLastHiddenStatePooler": _first}
     head = head_of(steps)
     if core is None or kind not in pools or head is None:
         return None
     pad = text.config.pad_token_id
-    return replace(core, attention="masked", real=lambda ids: ids != pad, pool=pools[kind], head=head)
+    return core.used("masked", lambda ids: ids != pad, pools[kind], head)
 
 
 def _hugging_face(half: Any, tower: TextTower) -> TextParts | None:
     """Of a model of transformers with a text half (families/text_hf.py)."""
-    core, end = _transformers(half.text), tower.tokenizer.end
+    core, end = transformers_parts(half.text), tower.tokenizer.end
     own = getattr(half.text, "pooler", None)
     steps = [half.projection]
     if half.pooled == "pooler" and half.position == "first":
@@ -113,12 +117,10 @@ def _hugging_face(half: Any, tower: TextTower) -> TextParts | None:
     causal = half.position == "end"
     attention = "causal" if causal else "masked" if half.masked else "whole"
     pool = _first if half.pooled == "first" else {"first": _first, "end": _at_end(end), "last": _last}[half.position]
-    return replace(
-        core, attention=attention, real=_until(end) if causal else tower.tokenizer.real, pool=pool, head=head
-    )
+    return core.used(attention, _until(end) if causal else tower.tokenizer.real, pool, head)
 
 
-def _transformers(model: Any) -> TextParts | None:
+def transformers_parts(model: Any) -> TextParts | None:
     """The embeddings and blocks of a model of transformers in the manner of BERT or of CLIP."""
     into, encoder = getattr(model, "embeddings", None), getattr(model, "encoder", None)
     layers = list(getattr(encoder, "layer", None) or getattr(encoder, "layers", None) or [])
@@ -159,5 +161,6 @@ def _last(tokens: Tensor, real: Tensor, ids: Tensor) -> Tensor:
     return tokens[:, -1]
 
 
-def _mean(tokens: Tensor, real: Tensor, ids: Tensor) -> Tensor:
+def mean_pool(tokens: Tensor, real: Tensor, ids: Tensor) -> Tensor:
+    """The mean of the real tokens."""
     return (tokens * real[..., None]).sum(1) / real.sum(1, keepdim=True)
