@@ -140,7 +140,7 @@ def _start(folder: Path) -> None:
     samples = open_samples(data.train, data)
     _ = samples.fingerprint(), shared_captions(samples)
     pool, _ = split_holdout(len(samples), data.holdout)
-    student = InputSpec(224, WordTokenizer(lambda word: list(word.encode()), str, 1, 2, 0, 77))
+    student = InputSpec(224, WordTokenizer(lambda word: list(word.encode()), str, str, 1, 2, 0, 77))
     loader = open_loader(samples, data, CorruptConfig(captions=0.1), student, None, BATCH, 0, pool)
     loader.batch(0)
     print(time.monotonic() - begin, flush=True)

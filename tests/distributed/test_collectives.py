@@ -1,6 +1,7 @@
 """Collectives: what one process makes all get, errors reach all, and the first goes before the others."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,27 @@ def test_processes_that_cannot_meet_are_told_where(monkeypatch, tmp_path):
         ):
             pass
     assert group.world() == 1 and os.environ["RANK"] == "0"
+
+
+def test_a_process_whose_others_never_start_says_what_it_waits_for(monkeypatch, capsys):
+    import socket
+
+    monkeypatch.setattr(group, "MEETING", 2.0)
+    monkeypatch.setattr(group, "PATIENT", 0.0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = Place(0, 2, 0, 2, "127.0.0.1", free.getsockname()[1])
+    for name, value in place.environment().items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="cannot meet the others"), group.joined(5):
+        pass
+    said = f"rank 0 of 2: waiting for 1 other process at 127.0.0.1:{place.port}; gives up after 2 s. "
+    assert [line[: len(said)] for line in capsys.readouterr().err.splitlines()].count(said) == 1
+
+
+def test_processes_that_meet_in_time_say_nothing(capsys):
+    before = set(threading.enumerate())
+    with group.saying_what_it_waits_for(Place(0, 3, 0, 3, "127.0.0.1", 1)):
+        (timer,) = set(threading.enumerate()) - before
+    timer.join()
+    assert capsys.readouterr().err == ""

@@ -72,7 +72,7 @@ def test_a_measured_model_says_everything_and_is_left_in_its_mode(tmp_path: Path
     clip = tiny().train()
     file = tmp_path / "weights"
     file.write_bytes(b"0" * 2_000_000)
-    found = efficiency.measure(clip, 16, 8, file, seconds=0.01)
+    found = efficiency.measure(clip, 16, 8, [file], seconds=0.01)
     assert clip.training
     assert found.megabytes == 2
     assert found.params - found.params_without_tokens == 640

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from open_clip.coca_model import CoCa
+from safetensors.torch import load_file, save_file
 
 import toy
-from cmapkd.export.open_clip_folder import save_open_clip
+from cmapkd.export.open_clip_folder import CONFIG, WEIGHTS, save_open_clip
 from cmapkd.towers.sources.open_clip import build
 from cmapkd.towers.tokens import tokenizer as tok
 from families import trunks
@@ -19,6 +21,7 @@ from families import trunks
 CONTEXT = 24
 VIT = {"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 8}
 TEXT = {"context_length": CONTEXT, "width": 32, "heads": 2, "layers": 4}
+APART = {"custom_text": True}
 BOTH_WAYS = {"no_causal_mask": True, "pool_type": "last"}
 SIGLIP_TEXT = {**BOTH_WAYS, "proj_bias": True, "norm_kwargs": {"eps": 1e-6}}
 
@@ -68,10 +71,19 @@ def trunk(name: str, size: int = 32, pool: str = "avg", proj: str | None = None)
 
 
 def coca(folder: Path) -> str:
-    """CoCa's two towers, written from the config of the whole model: the text decoder is left out."""
-    vision = {**VIT, "attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2, "output_tokens": True}
-    decoder = {"multimodal_cfg": {**TEXT, "vocab_size": 128}}
-    return written(folder, vision, {"embed_cls": True, "output_tokens": True}, {"custom_text": True, **decoder})
+    """A whole CoCa, with its text decoder."""
+    vision = {**VIT, "attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2}
+    model = written(folder, vision, {"embed_cls": True}, APART)
+    config = json.loads((folder / CONFIG).read_text())
+    cfg = config["model_cfg"]
+    for part in ("vision_cfg", "text_cfg"):
+        cfg[part]["output_tokens"] = True
+    cfg["multimodal_cfg"] = {**TEXT, "vocab_size": cfg["text_cfg"]["vocab_size"]}
+    whole = CoCa(**{key: value for key, value in cfg.items() if key != "custom_text"})
+    whole.load_state_dict(load_file(str(folder / WEIGHTS)), strict=False)
+    save_file({key: value.contiguous() for key, value in whole.state_dict().items()}, str(folder / WEIGHTS))
+    (folder / CONFIG).write_text(json.dumps(config))
+    return model
 
 
 BERT = {
@@ -94,7 +106,6 @@ MT5 = {
 }
 M2M = {"model_type": "m2m_100", "d_model": 32, "encoder_layers": 3, "decoder_layers": 1, "encoder_attention_heads": 2,
        "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64}  # fmt: skip
-APART = {"custom_text": True}
 
 
 def encoder(folder: Path, config: dict, pooler: str) -> str:

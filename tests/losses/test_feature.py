@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cmapkd.losses.feature import gate, intra, token_error
+from cmapkd.losses.feature import SumOfSquares, gate, intra, token_error
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -99,6 +99,17 @@ def test_the_token_error_passes_gradcheck_and_keeps_the_teacher_out() -> None:
     mask = torch.tensor([[True, False, True], [True, True, True]])
     assert torch.autograd.gradcheck(lambda s: token_error(s, teacher.detach(), mask), student)
     assert torch.autograd.grad(token_error(student, teacher).sum(), [student, teacher], allow_unused=True)[1] is None
+
+
+def test_the_sum_of_squares_has_the_bits_of_the_naive_one_in_value_and_gradient() -> None:
+    for shape in ((5, 700), (3, 4, 33)):
+        given, pull = draw(0, *shape).float(), draw(1, *shape[:-1]).float()
+        results = []
+        for total in (SumOfSquares.apply, lambda x: x.square().sum(-1)):
+            x = given.clone().requires_grad_()
+            value = total(x)
+            results.append((value, torch.autograd.grad(value, x, pull)[0]))
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_the_token_error_follows_the_batch_and_is_blind_to_channel_rotations() -> None:

@@ -2,7 +2,7 @@ import torch
 
 from cmapkd.pyramid import levels as lv
 from cmapkd.pyramid import maps
-from cmapkd.pyramid.resample import area_matrix, sample_at
+from cmapkd.pyramid.resample import area_matrix, resample_grid, resize_matrix, sample_at
 
 
 def test_block_groups_follow_the_proportions_of_depth():
@@ -63,6 +63,42 @@ def test_area_matrix_rows_sum_to_one_and_cover_all_cells():
 def test_pooled_features_of_an_empty_text_are_finite():
     mask = torch.zeros(2, 3, dtype=torch.bool)
     assert lv.mean_max(torch.randn(2, 3, 4), mask).isfinite().all()
+
+
+def pooled_both_ways(given, mask):
+    """[(value, gradient)] of the fast and of the naive pooling of `given` under one random pull."""
+    pull = torch.randn(len(given), 2 * given.shape[-1], generator=torch.Generator().manual_seed(1)).to(given)
+    results = []
+    for pool in (lv.MeanMax.apply, lv.naive_mean_max):
+        tokens = given.clone().requires_grad_()
+        value = pool(tokens, mask)
+        results.append((value, torch.autograd.grad(value, tokens, pull)[0]))
+    return results
+
+
+def test_the_pooled_level_has_the_bits_of_the_naive_one_in_value_and_gradient():
+    given = torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(0))
+    real = torch.arange(7)[None] < torch.tensor([7, 1, 0, 3, 5])[:, None]
+    for mask in (None, real):
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+            fast, naive = pooled_both_ways(given.to(dtype), mask)
+            assert torch.equal(fast[0], naive[0]) and torch.equal(fast[1], naive[1])
+            assert fast[1].dtype == dtype and fast[1].abs().sum() > 0
+
+
+def test_tokens_with_the_same_largest_value_share_its_gradient():
+    given = torch.tensor([0.0, 2, 2, 2, 2])[None, :, None].repeat(1, 1, 3)
+    for mask in (None, torch.tensor([[True, True, False, True, True]])):
+        fast, naive = pooled_both_ways(given, mask)
+        torch.testing.assert_close(fast, naive)
+        assert torch.equal(fast[1][:, 1], fast[1][:, 3])
+
+
+def test_a_map_is_resampled_like_the_sum_over_all_its_cells():
+    for n, side in ((8, 4), (7, 4), (4, 8)):
+        matrix, tokens = resize_matrix(n, side).float(), torch.randn(3, n * n, 5)
+        naive = torch.einsum("hm,bmnd,gn->bhgd", matrix, tokens.unflatten(1, (n, n)), matrix).flatten(1, 2)
+        torch.testing.assert_close(resample_grid(tokens, matrix), naive)
 
 
 def test_sampling_a_map_at_its_own_cells_is_a_gather_and_elsewhere_is_bilinear():

@@ -22,13 +22,15 @@ from cmapkd.tasks.captioning.decoder import (
     Lexicon,
     build_lexicon,
     caption_cross_entropy,
+    framed,
     teacher_forcing,
     text_decoder,
     tidy,
 )
 from cmapkd.tasks.captioning.search import beam_search, next_log_probabilities
 from cmapkd.towers.tokens.by_word import WordTokenizer
-from cmapkd.towers.tokens.tokenizer import Tokenizer, from_folder, from_open_clip
+from cmapkd.towers.tokens.tokenizer import Tokenizer, from_folder, from_hugging_face, from_open_clip
+from towers.tokens.toy_tokenizers import KINDS
 
 TEACHER = Path(cmapkd.__file__).parent / "assets" / "scenes-teacher"  # its tokenizer.json names no decoder
 
@@ -67,7 +69,7 @@ def model(words=3, longest=5, seed=0, spread=3.0) -> Captioner:
 
 def letters() -> Tokenizer:
     """One token a letter; padding is id 0, which is also the letter `!`, as in CLIP."""
-    return WordTokenizer(lambda w: [0 if c == "!" else ord(c) for c in w], str.lower, 998, 999, 0, 8)
+    return WordTokenizer(lambda w: [0 if c == "!" else ord(c) for c in w], str, str.lower, 998, 999, 0, 8)
 
 
 def test_padding_is_known_by_its_place_and_not_by_its_id():
@@ -238,6 +240,17 @@ def test_texts_of_clips_own_tokenizer_are_read_back():
     lexicon, decode = build_lexicon(ids, words), text_decoder(words)
     back = [decode(lexicon.expand(row)) for row in lexicon.compact(ids).tolist()]
     assert torch.equal(words(back)[0], ids) and back[0] == texts[0] and back[2] == "!!!"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_of_any_fast_tokenizer_are_read_back_also_without_a_start_or_an_end_token(tmp_path, kind):
+    words = from_hugging_face(KINDS[kind](tmp_path), 40)
+    texts = ["a small dog, wearing 2 red collars", "two children play football in the park!"]
+    for ids in (words(texts)[0], words(texts)[0].masked_fill(words(texts)[0] == words.end, words.pad)):
+        rows = framed(ids, words)
+        lexicon, decode = build_lexicon(rows, words), text_decoder(words)
+        assert [decode(lexicon.expand(row)) for row in lexicon.compact(rows).tolist()] == texts
+        words.end = -1  # a tokenizer that puts none behind a text
 
 
 def test_a_tokenizer_that_cannot_be_read_back_is_refused():

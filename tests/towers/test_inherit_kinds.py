@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from timm.models import vision_transformer
 
 import toy
-from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Pair
 from cmapkd.towers.adapt import adapt
 from cmapkd.towers.inherit.start import inherit
@@ -183,15 +182,6 @@ def test_towers_that_do_not_fit_are_refused_with_the_reason_and_stay(tmp_path, w
     for name, value in student.native.state_dict().items():
         if any(value.data_ptr() == own.data_ptr() for own in stays.native.state_dict().values()):
             assert torch.equal(value, before[name]), name
-
-
-def test_a_frozen_tower_keeps_its_weights(tmp_path):
-    student, teacher = tower(tmp_path, 1, CLASS), tower(tmp_path, 0, CLASS)
-    student.text.native.requires_grad_(False)
-    assert "frozen" in inherit(student, teacher, inputs(student), inputs(teacher)).text
-    student.image.native.requires_grad_(False)
-    with pytest.raises(UsageError, match="neither tower can"):
-        inherit(student, teacher, inputs(student), inputs(teacher))
 
 
 def test_only_the_tensors_of_towers_that_inherited_are_kept(tmp_path):

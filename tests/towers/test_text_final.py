@@ -1,4 +1,4 @@
-"""A text tower of another family: it serves methods of final embeddings, and what needs levels is refused with the reason."""
+"""A text tower of another family: it serves all terms of final embeddings and of images; terms of its levels are off."""
 
 import pytest
 import torch
@@ -8,13 +8,19 @@ import toy
 import world
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
+from cmapkd.core.types import IMAGE_LEVELS
 from cmapkd.export.open_clip_folder import save_open_clip
+from cmapkd.store.store import Store
 from cmapkd.tasks.vqa.probe import Settings, build_head
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.sources import open_clip as open_clip_source
 from cmapkd.towers.sources.open_clip import build
 from cmapkd.towers.tokens import tokenizer as tok
+from cmapkd.train.batches import inputs_of
 from cmapkd.train.runs.distill import distill
+from cmapkd.train.runs.folder import prepare_folder
+from cmapkd.train.schedule import stage_at
+from cmapkd.train.setup.assemble import assemble
 from cmapkd.train.setup.prepare import build_cache
 
 PLAIN_BUILD = build
@@ -33,7 +39,7 @@ class BagOfTokens(nn.Module):
         return (self.table(ids) * real).sum(1) / real.sum(1)
 
 
-def bag_build(cfg):
+def bag_build(cfg, *_, **__):
     """`build`, with a BagOfTokens in every CustomTextCLIP."""
     clip = PLAIN_BUILD(cfg)
     if cfg.get("custom_text"):
@@ -54,7 +60,8 @@ def bag(tmp_path, monkeypatch):
 
 
 def config(bag, tmp_path, method, **over):
-    world.teacher_folder(tmp_path / "student-init", seed=1, width=32)
+    if not (tmp_path / "student-init").is_dir():
+        world.teacher_folder(tmp_path / "student-init", seed=1, width=32)
     return world.config(
         tmp_path, **{"teacher__model": f"local-dir:{bag}", "cache__path": None, "method": method, **over}
     )
@@ -66,8 +73,7 @@ def test_it_loads_says_that_it_has_no_levels_and_encodes(bag):
     assert not tower.text.has_levels and tower.text.widths == tower.shape.text_widths == ()
     assert tower.final(x).text.shape == (3, 24) and len(tower.image.levels(tower.normalise(x.images)).levels) == 4
     assert torch.equal(tower.final(x).text, tower.native.text(x.ids))
-    with pytest.raises(UsageError, match="BagOfTokens has no levels"):
-        tower(x)
+    assert tower.shape.levels == IMAGE_LEVELS and tower(x).text.levels == ()
 
 
 def test_it_teaches_and_learns_by_methods_of_final_embeddings(bag, tmp_path):
@@ -80,44 +86,44 @@ def test_it_teaches_and_learns_by_methods_of_final_embeddings(bag, tmp_path):
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
-def test_a_method_of_levels_is_refused_naming_the_terms_and_the_way_out(bag, tmp_path, role):
-    over = {"run": str(tmp_path / "run")}
+def test_a_method_of_levels_goes_on_with_those_of_images_and_says_what_is_off(bag, tmp_path, role, capfd):
+    over = {"run": str(tmp_path / "run"), "train__steps": 2}
     if role == "student":
-        over |= {
-            "teacher__model": f"local-dir:{world.teacher_folder(tmp_path / 'teacher')}",
-            "student__model": str(bag),
-        }
-    with pytest.raises(
-        UsageError, match=rf"{role}.model .* no levels L1-L4, but .* intra_l.* method: clip_kd"
-    ) as caught:
-        distill(config(bag, tmp_path, "cmapkd", **over))
+        other = world.teacher_folder(tmp_path / "teacher")
+        over |= {"teacher__model": f"local-dir:{other}", "student__model": str(bag)}
+    run = distill(config(bag, tmp_path, "cmapkd", **over))
+    first = next(row for row in world.rows(run) if "loss/fd" in row)
+    assert {"loss/intra_v", "loss/fd", "loss/logits"} < set(first)
+    assert not {"loss/intra_l", "loss/pyramid_align"} & set(first)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "off: " in line]
+    assert len(lines) == 1 and "intra_l, pyramid_align" in lines[0] and f"{role} " in lines[0]
+    assert "gives no L1, L2, L3, L4" in lines[0]
+
+
+def test_a_method_of_texts_alone_is_refused_naming_the_way_out(bag, tmp_path):
+    settings = {"weights": {"intra_v": 0.0, "logits": 0.0, "fd": 0.0, "icl": 0.0, "pyramid_align": 0.0}}
+    with pytest.raises(UsageError, match=r"intra_l: teacher .* gives no L1.*use method: ") as caught:
+        distill(config(bag, tmp_path, "cmapkd", **settings))
     assert "\n" not in str(caught.value)
 
 
-def test_a_cache_and_a_head_of_tokens_are_refused_too(bag, tmp_path):
-    with pytest.raises(UsageError, match="no levels L1-L4, but these are needed by the cache"):
-        build_cache(config(bag, tmp_path, "clip_kd", cache__path=str(tmp_path / "cache")))
+def test_its_cache_holds_the_final_embeddings_of_texts_alone_and_teaches_as_the_live_teacher(bag, tmp_path):
+    cache = str(tmp_path / "cache")
+    build_cache(config(bag, tmp_path, "cmapkd", cache__path=cache))
+    assert set(Store(tmp_path / "cache" / "text").fields) == {"final"}
+    found = []
+    for path in (cache, None):
+        one = config(bag, tmp_path, "cmapkd", cache__path=path, run=str(tmp_path / f"r{len(found)}"))
+        run = assemble(one, prepare_folder(one, False))
+        given = inputs_of(run, run.loader.batch(0), stage_at(run.stages, 0.0))
+        found.append({k: float(v.detach()) for k, v in toy.losses(run.objective, run.state.learner, given).items()})
+    assert found[0].keys() == found[1].keys() >= {"intra_v", "fd"}
+    for name, value in found[0].items():
+        assert abs(value - found[1][name]) <= 3e-2 * abs(value) + 1e-3, name
+
+
+def test_a_head_of_tokens_is_refused(bag):
     tower = load_tower(TowerConfig(model=f"local-dir:{bag}"))
-    with pytest.raises(UsageError, match="needed by head 'coattention'"):
+    with pytest.raises(UsageError, match="gives no words .* head 'coattention'"):
         build_head(tower, 5, Settings(head="coattention"))
     build_head(tower, 5, Settings(head="fusion"))
-
-
-def test_a_hugging_face_text_model_loads_from_a_folder_and_is_never_downloaded(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    words = toy.tokenizer(tmp_path / "words")
-    bert = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    transformers.BertConfig(vocab_size=tok.vocabulary(words.folder), **bert).save_pretrained(tmp_path / "bert")
-    cfg = toy.config(tok.vocabulary(words.folder))
-    cfg["text_cfg"] |= {
-        "hf_model_name": str(tmp_path / "bert"),
-        "hf_proj_type": "linear",
-        "hf_pooler_type": "mean_pooler",
-    }
-    image = {"mean": list(toy.MEAN), "std": list(toy.STD)}
-    folder = save_open_clip(build(cfg), cfg, image, words.folder, tmp_path / "model", "toy")
-    tower = load_tower(TowerConfig(model=f"local-dir:{folder}"))
-    assert not tower.text.has_levels and tower.encode_texts(["a red star"]).shape == (1, 24)
-    cfg["text_cfg"]["hf_model_name"] = str(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="nowhere' is a Hugging Face model whose config.json is not on this machine"):
-        build(cfg)

@@ -67,17 +67,29 @@ class DataConfig(Section, frozen=True, kw_only=True):
             )
 
 
-class TowerConfig(Section, frozen=True, kw_only=True):
-    """A CLIP-like model: an open_clip name, the name of a shipped small model, `local-dir:PATH`, or a checkpoint path.
+DOWNLOAD = "CMAPKD_DOWNLOAD"  # set to 1 by --download, so that worker processes know it too
 
-    weights: a local checkpoint for a named architecture (safetensors, open_clip `.pt`, OpenAI's `.pt`).
+
+class TowerConfig(Section, frozen=True, kw_only=True):
+    """A CLIP-like model: an open_clip name, the name of a shipped small model, `local-dir:PATH`, or a checkpoint path; or an
+    image model: `timm:NAME`, `timm:NAME:FILE` with its weights.
+
+    model: a folder is open_clip's (open_clip_config.json) or Hugging Face's (config.json with model.safetensors).
+    Published weights are named `ARCHITECTURE/TAG` (open_clip) and `hf-hub:org/name`, a Hugging Face folder `hf:FOLDER`.
+    weights: a local checkpoint for a named architecture (safetensors, open_clip `.pt`, OpenAI's `.pt`), or `random` for
+    a Hugging Face folder of which only the config is used.
     tokenizer: `own` (the architecture's), `teacher`, `train:N` (a BPE of N entries trained on the training captions), or
     a folder with a tokenizer.json.
+    image_size: side in pixels of the images that the image tower reads, where it is not the model's own; position
+    embeddings of weights are interpolated. It also makes a model of images that are not square one of square images.
+    download: fetch what the name stands for (`ViT-B-32/openai`, `hf-hub:org/name`) where it is not on this machine.
     """
 
     model: str
     weights: Path | None = None
     tokenizer: str = "own"
+    image_size: Annotated[int, Meta(ge=8)] | None = None
+    download: bool = False
 
 
 class StudentConfig(TowerConfig, frozen=True, kw_only=True):
@@ -86,9 +98,23 @@ class StudentConfig(TowerConfig, frozen=True, kw_only=True):
     inherit: initialise from the teacher's weights by a least-squares fit (towers/inherit/) instead of at random, where
     both are open_clip transformers; the text tower also needs the teacher's tokenizer. Fitted once and stored in the
     cache. Method `scratch` starts at random all the same.
+    text: `teacher` keeps the teacher's own text tower, frozen, beside the image tower that `model` names: its space is the
+    teacher's, and an index of text embeddings stays valid. It is the default for a `model` of images alone (`timm:NAME`).
+    image: `teacher` keeps the teacher's own image tower, frozen, beside the text tower of the architecture that `model` names.
+    Neither tower of the teacher runs in a step: its embeddings are those that the teacher gives.
+    frozen: sides (`[image]` or `[text]`) whose tower does not learn; its projection to the joint space does.
     """
 
     inherit: bool = False
+    text: Literal["own", "teacher"] | None = None
+    image: Literal["own", "teacher"] = "own"
+    frozen: tuple[Literal["image", "text"], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.text == self.image == "teacher":
+            raise ValueError("text and image are both the teacher's, so nothing is left to train; drop one of them")
+        if set(self.frozen) == {"image", "text"}:
+            raise ValueError("frozen names both sides, so nothing is left to train; drop one of them")
 
 
 class CacheConfig(Section, frozen=True, kw_only=True):

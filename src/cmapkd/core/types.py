@@ -19,6 +19,8 @@ U = TypeVar("U")
 IMAGE_LEVELS = ("P2", "P3", "P4", "P5")
 TEXT_LEVELS = ("L1", "L2", "L3", "L4")
 LEVELS = IMAGE_LEVELS + TEXT_LEVELS
+Side = Literal["image", "text"]
+SIDES: tuple[Side, ...] = ("image", "text")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class Pair(Generic[T]):
 
     image: T
     text: T
+
+    def of(self, side: Side) -> T:
+        return self.image if side == "image" else self.text
 
     def map(self, f: Callable[[T], U]) -> Pair[U]:
         return Pair(f(self.image), f(self.text))
@@ -94,7 +99,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Features:
-    """Features of one modality, as a tower gives them.
+    """Features of one modality, as a tower gives them; a tower without levels gives empty tuples beside its final embedding.
 
     levels: four token tensors [B, N_k, D_k], shallow to deep (P2..P5 or L1..L4).
     masks: per level bool [B, N_k], True where a token is real, or None when all are.
@@ -148,7 +153,8 @@ class Needs:
 class TeacherOutputs:
     """Teacher outputs of a batch, the same whether the teacher ran now or its features were read from the store.
 
-    final: [B, E] per modality, unit rows. similarity: the teacher's scale and bias, plain numbers. levels: calibrated targets T_k, values
+    final: [B, E] per modality, unit rows; [B, 0] of a side that the teacher does not have. similarity: the teacher's scale and
+    bias, plain numbers. levels: calibrated targets T_k, values
     [B, N_k, r], of the levels asked for. bridge: [B, 4, E] per modality, unit rows in the shared space, where asked for.
     summaries: one vector a level, [B, r]. others: (final, similarity) of each further stored teacher. read: bytes that were
     read from the store.
@@ -161,6 +167,11 @@ class TeacherOutputs:
     summaries: dict[str, Tensor] = field(default_factory=dict)
     others: tuple[tuple[Pair[Tensor], LogitScale], ...] = ()
     read: int = 0
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides that the teacher has."""
+        return tuple(side for side in SIDES if self.final.of(side).shape[-1])
 
     @property
     def bridge_rows(self) -> Tensor:

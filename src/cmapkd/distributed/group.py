@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from cmapkd.distributed.heartbeat import GRACE, SILENT, Heartbeat
 from cmapkd.distributed.place import Place, place_of
 
 MEETING = 300.0  # seconds that the processes of a run have to start
+PATIENT = 10.0  # seconds of them after which a process that waits says so
 PARTING = 60.0  # seconds that rank 0, which may keep the store, waits for the others at the end
 
 
@@ -103,7 +105,8 @@ def _join(place: Place, timeout: float, gpus: bool) -> Group:
     patience = timedelta(seconds=timeout + (2 * GRACE if gpus else 0))
     try:
         if not _met:
-            _met.append(next(rendezvous("env://", timeout=timedelta(seconds=MEETING)))[0])
+            with saying_what_it_waits_for(place):
+                _met.append(next(rendezvous("env://", timeout=timedelta(seconds=MEETING)))[0])
         store = dist.PrefixStore(f"run-{len(_met)}", _met[0])
         _met.append(store)
         dist.init_process_group(
@@ -117,6 +120,23 @@ def _join(place: Place, timeout: float, gpus: bool) -> Group:
             "is the port free there, and were all started?"
         ) from None
     return Group(place, store, Heartbeat(store.clone(), place.rank, place.world, timeout))
+
+
+@contextlib.contextmanager
+def saying_what_it_waits_for(place: Place) -> Iterator[None]:
+    """A line on stderr where the block, in which processes meet, takes longer than PATIENT seconds."""
+    others = "1 other process" if place.world == 2 else f"{place.world - 1} other processes"
+    line = (
+        f"rank {place.rank} of {place.world}: waiting for {others} at {place.address}:{place.port}; gives up after {MEETING:.0f} s. "
+        "Start them with the same MASTER_ADDR and MASTER_PORT, or start this one alone, without torchrun and srun"
+    )
+    timer = threading.Timer(PATIENT, log.say, (line,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _own_gpu(place: Place) -> None:

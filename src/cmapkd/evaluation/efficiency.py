@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from cmapkd.core.types import Pair
 from cmapkd.evaluation.device import device_name, peak_megabytes, reset_peak
 from cmapkd.evaluation.evaluate import config_of, open_model
 from cmapkd.export.run import METHOD_TENSORS
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.named import weight_files
 
 BATCHES = (1, 32)
@@ -100,12 +101,35 @@ def giga(count: float) -> str:
     return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.3g} M"
 
 
-def measure(
-    clip: nn.Module, image_size: int, context: int, file: Path | None = None, seconds: float = 2.0
-) -> Efficiency:
-    """Measure an open_clip CLIP on the device and in the dtype it is in.
+class Encoders(nn.Module):
+    """The two encoders of a model under the names that an open_clip CLIP gives them."""
 
-    file: its weights on disk (default: the bytes of its tensors); seconds: time budget of each latency.
+    def __init__(self, tower: DualEncoder) -> None:
+        super().__init__()
+        self.native = tower.native
+        self._tower = [tower]  # in a list, so that its parameters are not registered twice
+
+    @property
+    def visual(self) -> nn.Module:
+        return self._tower[0].image.native
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        return self._tower[0].image.encode(pixels)
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        return self._tower[0].text.encode(ids)
+
+
+def measure(
+    clip: nn.Module,
+    image_size: int,
+    context: int,
+    files: Sequence[Path] = (),
+    seconds: float = 2.0,
+) -> Efficiency:
+    """Measure an open_clip CLIP, or Encoders, on the device and in the dtype it is in.
+
+    files: its weights on disk (default: the bytes of its tensors); seconds: time budget of each latency.
     """
     device = next(clip.parameters()).device
     inputs = example_inputs(image_size, context, max(BATCHES), device)
@@ -122,7 +146,9 @@ def measure(
     finally:
         clip.train(was_training)
     every, towers, tokens = parameters(clip)
-    size = file.stat().st_size if file else sum(t.numel() * t.element_size() for t in clip.state_dict().values())
+    size = sum(file.stat().st_size for file in files) or sum(
+        t.numel() * t.element_size() for t in clip.state_dict().values()
+    )
     return Efficiency(
         every, every - tokens, towers, size / 1e6, flops, times, peak, device_name(device), torch.get_num_threads()
     )
@@ -132,8 +158,8 @@ def parameters(clip: nn.Module) -> tuple[int, Pair[int], int]:
     """(all, image and text tower, token embeddings); the scale belongs to neither tower, tied tensors count once."""
     every = sum(p.numel() for p in clip.parameters())
     image = sum(p.numel() for p in clip.visual.parameters())  # type: ignore[union-attr]
-    scales = sum(p.numel() for name, p in clip.named_parameters() if name in ("logit_scale", "logit_bias"))
-    tables = ("token_embedding.weight", "word_embeddings.weight")
+    scales = sum(p.numel() for name, p in clip.named_parameters() if name.endswith(("logit_scale", "logit_bias")))
+    tables = ("token_embedding.weight", "word_embeddings.weight", "embed_tokens.weight")
     tokens = sum(p.numel() for name, p in clip.named_parameters() if name.endswith(tables))
     return every, Pair(image, every - image - scales), tokens
 
@@ -202,7 +228,7 @@ def latency(
 
 
 def print_efficiency(models: list[str], out: Path | None = None, threads: int | None = None) -> None:
-    """The figures of each model: a run folder, an open_clip folder or a model name; of later ones also against the first.
+    """The figures of each model: a run folder, a model's folder or its name; of later ones also against the first.
 
     out: a file of one JSON line a model; threads: of PyTorch, its own choice unless given. Raises UsageError for a
     place where nothing can be written, and for less than one thread.
@@ -231,7 +257,7 @@ def print_efficiency(models: list[str], out: Path | None = None, threads: int | 
 def efficiency_of(model: str) -> Efficiency:
     """Measure the model that `model` names; it is freed afterwards."""
     tower, files = open_model(model), weight_files(config_of(model))
-    cost = measure(tower.native, tower.size, tower.tokenizer.context, files[0] if files else None)
+    cost = measure(Encoders(tower), tower.size, tower.tokenizer.context, files)
     return replace(cost, train_hours=train_hours(Path(model)))
 
 

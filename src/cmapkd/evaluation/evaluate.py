@@ -64,7 +64,7 @@ def evaluate_folder(
     out: Path | None = None,
     teacher: str | None = None,
 ) -> None:
-    """Score `model` (a run folder, an open_clip folder, `teacher` with a config, or any model name); print each line.
+    """Score `model` (a run folder, a model's folder, `teacher` with a config, or any model name); print each line.
 
     data: default: the config's own validation data, and without a config that of the run. protocols: each goes to the
     task that has it. out: a JSON file of all scores. teacher: also print the model's agreement with this one.
@@ -133,7 +133,7 @@ def open_subject(model: str, config: Config | None = None) -> Subject:
 
 
 def open_model(model: str, config: Config | None = None) -> DualEncoder:
-    """A run folder's student, an open_clip folder, a model name, or `teacher` of a config."""
+    """A run folder's student, a model's folder, a model name, or `teacher` of a config."""
     given = config_of(model, config)
     return load_tower(given, words=config.cache.words) if model == "teacher" and config else load_tower(given)
 

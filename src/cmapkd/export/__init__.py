@@ -1,1 +1,1 @@
-"""Export of a trained student: open_clip folder, Hugging Face folder, ONNX, model card."""
+"""Export of a trained student: folder of open_clip or Hugging Face, ONNX, model card."""

@@ -8,15 +8,38 @@ from typing import Any
 from cmapkd.core.errors import UsageError
 
 REQUIRED = ("name", "method", "data", "scores", "command")
-KNOWN = (*REQUIRED, "license", "fingerprint", "teacher", "student", "params", "synthetic")
+KNOWN = (
+    *REQUIRED,
+    "license",
+    "fingerprint",
+    "teacher",
+    "student",
+    "params",
+    "synthetic",
+    "library",
+    "class",
+    "encoder",
+)
 UNLICENSED = (
     "\n\nNo licence was stated for these weights; what may be done with them depends on the teacher's and the data's."
 )
 SYNTHETIC = "> **Trained or evaluated on synthetic data.** Its scores say nothing about photographs.\n\n"
 
+INSIDE = "# Run this inside the model's folder: open_clip reads the config of the text encoder as text/config.json.\n"
+USE = {
+    "open_clip": """import open_clip
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH")
+tokenizer = open_clip.get_tokenizer("local-dir:PATH")""",
+    "transformers": """from transformers import AutoImageProcessor, AutoTokenizer, {cls}
+
+model = {cls}.from_pretrained("PATH")
+processor, tokenizer = AutoImageProcessor.from_pretrained("PATH"), AutoTokenizer.from_pretrained("PATH")""",
+}
+
 TEMPLATE = """---
 license: {license}
-library_name: open_clip
+library_name: {library}
 pipeline_tag: zero-shot-image-classification
 tags: [clip, knowledge-distillation, cmapkd]
 ---
@@ -46,10 +69,7 @@ Command:
 ## Use
 
 ```python
-import open_clip
-
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH")
-tokenizer = open_clip.get_tokenizer("local-dir:PATH")
+{use}
 ```
 """
 
@@ -59,7 +79,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
 
     facts: name, method, command; data: its name or lines about it, with `fingerprint` unless the lines contain it;
     scores: a mapping from metric to fraction, or lines as of `Score.line()`. Optional: license, teacher, student, params,
-    synthetic (bool). Every other fact is listed under Training.
+    synthetic (bool), library (open_clip or transformers, which opens the folder) and class (of transformers), encoder
+    (bool: an open_clip folder whose text tower is a Hugging Face encoder). Every other fact is listed under Training.
     Raises UsageError naming the missing facts.
     """
     missing = [key for key in REQUIRED if not facts.get(key)]
@@ -82,7 +103,15 @@ def model_card(facts: Mapping[str, Any]) -> str:
         training=_bullets([f"{key}: {value}" for key, value in training.items()]),
         data=_bullets(data),
         command=str(facts["command"]).strip(),
+        library=(library := facts.get("library", "open_clip")),
+        use=_use(library, facts),
     )
+
+
+def _use(library: str, facts: Mapping[str, Any]) -> str:
+    """The lines that open the model; inside its folder, where open_clip looks for a text encoder's config from there."""
+    lines = USE[library].replace("{cls}", str(facts.get("class", "AutoModel")))
+    return INSIDE + lines.replace("PATH", ".") if facts.get("encoder") else lines
 
 
 def _score_lines(scores: Mapping[str, float] | Sequence[str]) -> Sequence[str]:

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
+from cmapkd.towers.dual import DualEncoder
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
+WORDS = ("a", "photo", "of", "two", "small", "red", "dogs", "beside", "the", "tree", "and", "house")
 
 
 @dataclass(frozen=True)
@@ -37,85 +39,71 @@ class Exported:
 class ImageGraph(nn.Module):
     """The image tower: uint8 [n, 3, S, S] to normalised embeddings [n, E]; normalisation by mean and std is included."""
 
-    def __init__(self, clip: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, tower: DualEncoder) -> None:
         super().__init__()
-        self.clip: Any = clip
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
+        self.tower = tower
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return F.normalize(self.clip.encode_image((pixels.float() - self.mean) / self.std), dim=-1)
+        return F.normalize(self.tower.image.encode(self.tower.normalise(pixels)), dim=-1)
 
 
 class TextGraph(nn.Module):
     """The text tower: int64 [n, L] token ids to normalised embeddings [n, E]."""
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, tower: DualEncoder) -> None:
         super().__init__()
-        self.clip: Any = clip
+        self.tower = tower
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.normalize(self.clip.encode_text(ids), dim=-1)
+        return F.normalize(self.tower.text.encode(ids), dim=-1)
 
 
-def export_onnx(
-    clip: nn.Module,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    image_size: int,
-    context: int,
-    vocabulary: int,
-    folder: Path,
-    tolerance: float = 1e-3,
-) -> tuple[Exported, Exported]:
+def export_onnx(tower: DualEncoder, folder: Path, tolerance: float = 1e-3) -> tuple[Exported, Exported]:
     """Write image.onnx and text.onnx, each compared with PyTorch through onnxruntime.
 
-    vocabulary: number of token ids. tolerance: largest allowed difference of a component of a normalised embedding.
-    Raises UsageError when a package is missing or a graph differs by more than `tolerance`.
+    tolerance: largest allowed difference of a component of a normalised embedding.
+    Raises UsageError when a package is missing, a tower cannot be traced, or a graph differs by more than `tolerance`.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"export to ONNX needs {', '.join(missing)}; install them with: pip install 'cmapkd[onnx]'")
     fsio.make_folder(folder)
     generator = torch.Generator().manual_seed(0)
+    size = tower.size
 
     def pixels(n: int) -> Tensor:
-        return torch.randint(0, 256, (n, 3, image_size, image_size), generator=generator, dtype=torch.uint8)
+        return torch.randint(0, 256, (n, 3, size, size), generator=generator, dtype=torch.uint8)
 
     def ids(n: int) -> Tensor:
-        # The end token has the largest id; it comes last, so that pooling finds it as in real text.
-        drawn = torch.randint(1, vocabulary - 1, (n, context), generator=generator)
-        drawn[:, -1] = vocabulary - 1
-        return drawn
+        lengths = torch.randint(1, tower.tokenizer.context, (n,), generator=generator).tolist()
+        drawn = [torch.randint(len(WORDS), (length,), generator=generator).tolist() for length in lengths]
+        return tower.tokenizer([" ".join(WORDS[k] for k in row) for row in drawn])[0]
 
-    was_training, device = clip.training, next(clip.parameters()).device
-    clip = clip.eval().cpu()
+    was_training, device = tower.training, tower.device
+    tower = tower.eval().cpu()
     try:
         with _exportable_attention():
-            image = _export(ImageGraph(clip, mean, std).eval(), pixels, "pixels", folder / "image.onnx", tolerance)
-            text = _export(TextGraph(clip).eval(), ids, "ids", folder / "text.onnx", tolerance)
+            image = _export(ImageGraph(tower).eval(), pixels, "pixels", folder / "image.onnx", tolerance)
+            text = _export(TextGraph(tower).eval(), ids, "ids", folder / "text.onnx", tolerance)
     finally:
-        clip.to(device).train(was_training)
+        tower.to(device).train(was_training)
     return image, text
 
 
 def _export(graph: nn.Module, draw: Callable[[int], Tensor], name: str, path: Path, tolerance: float) -> Exported:
-    import onnxruntime
-
+    inputs = draw(3)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program: Any = torch.onnx.export(
-            graph, (draw(2),), dynamo=True, opset_version=OPSET, input_names=[name],
-            output_names=[f"{path.stem}_embedding"],
-            dynamic_shapes=({0: torch.export.Dim("n", min=1)},), verbose=False,
-        )  # fmt: skip
-        content = program.model_proto.SerializeToString()
-        inputs = draw(3)
         expected = graph(inputs)
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(None, {name: inputs.numpy()})[0])
+        try:
+            content = _traced(graph, draw(2), name, f"{path.stem}_embedding")
+            found = _run(content, name, inputs)
+        except Exception as error:  # exporter and onnxruntime raise many kinds, one inside the other
+            reason = " ".join(str(error).split())[:160]
+            raise UsageError(
+                f"export to ONNX: the {path.stem} tower cannot be traced for batches of any size ({type(error).__name__}: "
+                f"{reason}); nothing written"
+            ) from None
     measured = Exported(
         path, float((found - expected).abs().max()), float(F.cosine_similarity(found, expected, dim=-1).min())
     )
@@ -123,6 +111,21 @@ def _export(graph: nn.Module, draw: Callable[[int], Tensor], name: str, path: Pa
         raise UsageError(f"export to ONNX: {measured.line()}, more than {tolerance:g}; nothing written")
     fsio.write_bytes(path, content)
     return measured
+
+
+def _traced(graph: nn.Module, inputs: Tensor, name: str, output: str) -> bytes:
+    program: Any = torch.onnx.export(
+        graph, (inputs,), dynamo=True, opset_version=OPSET, input_names=[name], output_names=[output],
+        dynamic_shapes=({0: torch.export.Dim("n", min=1)},), verbose=False,
+    )  # fmt: skip
+    return program.model_proto.SerializeToString()
+
+
+def _run(content: bytes, name: str, inputs: Tensor) -> Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {name: inputs.numpy()})[0])
 
 
 @contextmanager

@@ -36,11 +36,17 @@ def interactive(
     student: Pair[Tensor], teacher: Pair[Tensor], mine: LogitScale, positives: Positives
 ) -> Float[Tensor, ""]:
     """L_icl, [B, E] per modality: `align` of the student's images with the teacher's texts and the reverse, the mean of both."""
+    images = against_other(student.image, teacher.text, mine, positives)
+    return images + against_other(student.text, teacher.image, mine, positives)
+
+
+def against_other(
+    student: Float[Tensor, "b e"], teacher: Float[Tensor, "b e"], mine: LogitScale, positives: Positives = None
+) -> Float[Tensor, ""]:
+    """One half of L_icl: the student's embeddings of one modality against the teacher's of the other."""
     if mine.kind == "softmax":
-        return contrastive.interactive(student.image, student.text, teacher.image, teacher.text, mine.scale, positives)
-    images = align(student.image, teacher.text.detach(), mine, positives)
-    texts = align(student.text, teacher.image.detach(), mine, positives)
-    return 0.5 * (images + texts)
+        return contrastive.against_other(student, teacher, mine.scale, positives)
+    return 0.5 * align(student, teacher.detach(), mine, positives)
 
 
 def distill(

@@ -43,9 +43,19 @@ def interactive(
     positives: Bool[Tensor, "b b"] | None = None,
 ) -> Float[Tensor, ""]:
     """L_icl: the student's image against the teacher's text, and the reverse (CLIP-KD, arXiv 2307.12732, ICL)."""
-    images = _one_way(scale * similarity(student_image, teacher_text.detach()), positives)
-    texts = _one_way(scale * similarity(student_text, teacher_image.detach()), positives)
-    return 0.5 * (images + texts)
+    images = against_other(student_image, teacher_text, scale, positives)
+    texts = against_other(student_text, teacher_image, scale, positives)
+    return images + texts
+
+
+def against_other(
+    student: Float[Tensor, "b e"],
+    teacher: Float[Tensor, "b e"],
+    scale: Float[Tensor, ""] | float,
+    positives: Bool[Tensor, "b b"] | None = None,
+) -> Float[Tensor, ""]:
+    """One half of L_icl: the student's embeddings of one modality against the teacher's of the other."""
+    return 0.5 * _one_way(scale * similarity(student, teacher.detach()), positives)
 
 
 def _one_way(logits: Float[Tensor, "b c"], positives: Bool[Tensor, "b c"] | None) -> Float[Tensor, ""]:

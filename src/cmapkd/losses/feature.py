@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class SumOfSquares(torch.autograd.Function):
+    """Σ x² over the last axis; bit for bit `x.square().sum(-1)`, whose gradient 2·x·g takes one pass instead of three."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
+        ctx.save_for_backward(x)
+        return x.square().sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Float[Tensor, "*b"]) -> Float[Tensor, "*b n"]:
+        (x,) = ctx.saved_tensors
+        return x * (2 * gradient)[..., None]
 
 
 def gate(h: Float[Tensor, "b n d"], w: Float[Tensor, " b"]) -> Float[Tensor, "b n d"]:
@@ -21,7 +40,7 @@ def token_error(
     mask: Bool[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, " b"]:
     """‖S − T‖² averaged over the real tokens and the channels, per sample; a sample without tokens gives 0."""
-    error = (student - teacher.detach()).square().mean(-1)
+    error = SumOfSquares.apply(student - teacher.detach()) / student.shape[-1]
     if mask is None:
         return error.mean(1)
     return (error * mask).sum(1) / mask.sum(1).clamp_min(1)

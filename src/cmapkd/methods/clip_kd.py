@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmapkd.core.types import Pair
 from cmapkd.losses import both_kinds, contrastive, gradient, logits
 from cmapkd.methods.method import Method
-from cmapkd.methods.term import Term, TermSizes
+from cmapkd.methods.term import Term, TermSizes, sum_of
 from cmapkd.methods.view import View
 
 
@@ -19,30 +20,37 @@ class FD(Term):
     """L_fd of both modalities, summed."""
 
     reads = frozenset({"teacher_image", "teacher_text"})
+    halves = True
 
     def forward(self, view: View) -> Tensor:
         teacher, mine = view.teacher.final, view.student.projected
-        return logits.fd(mine.image, teacher.image) + logits.fd(mine.text, teacher.text)
+        return sum_of(logits.fd(mine.of(side), teacher.of(side)) for side in view.sides)
 
 
 class MFD(Term):
     """L_fd where the student's images are mostly masked and the teacher's are whole; texts as in L_fd."""
 
     reads = frozenset({"teacher_image", "teacher_text", "masked_images"})
+    halves = True
 
     def forward(self, view: View) -> Tensor:
-        teacher = view.teacher.final
-        return logits.fd(view.masked, teacher.image) + logits.fd(view.student.projected.text, teacher.text)
+        teacher, mine = view.teacher.final, Pair(view.masked, view.student.projected.text)
+        return sum_of(logits.fd(mine.of(side), teacher.of(side)) for side in view.sides)
 
 
 class ICL(Term):
     """L_icl: the student against the teacher's opposite tower, at the student's own scale and bias."""
 
     reads = frozenset({"teacher_image", "teacher_text"})
+    halves = True
 
     def forward(self, view: View) -> Tensor:
-        mine, teacher = view.student.projected, view.teacher.final
-        return both_kinds.interactive(mine, teacher, view.similarity, view.positives)
+        teacher, mine = view.teacher.final, view.student.projected
+        other = Pair(mine.text, mine.image)
+        return sum_of(
+            both_kinds.against_other(other.of(side), teacher.of(side), view.similarity, view.positives)
+            for side in view.sides
+        )
 
 
 class RelationalCRD(Term):

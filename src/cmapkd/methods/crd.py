@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmapkd.core.types import Pair
 from cmapkd.losses import contrastive
 from cmapkd.losses.crd import draw_negatives, nce, remember
 from cmapkd.methods.method import Method
-from cmapkd.methods.term import Term, TermSizes
+from cmapkd.methods.term import Term, TermSizes, sum_of
 from cmapkd.methods.view import View
 
 WIDTH, TEMPERATURE, MOMENTUM, NEGATIVES = 128, 0.07, 0.5, 16384
@@ -81,6 +82,7 @@ class CRD(Term):
     """L_CRD with memory banks: the student's images against the teacher's images, plus its texts against the teacher's texts."""
 
     reads = frozenset({"teacher_image", "teacher_text"})
+    halves = True
 
     def __init__(self, sizes: TermSizes, chosen: Mapping[str, float | str] | None = None) -> None:
         super().__init__(sizes, chosen)
@@ -88,13 +90,15 @@ class CRD(Term):
 
     def forward(self, view: View) -> Tensor:
         pairs = view.student.final.zip(view.teacher.final)
-        return self.image(*pairs.image, view.samples) + self.text(*pairs.text, view.samples)
+        heads = Pair(self.image, self.text)
+        return sum_of(heads.of(side)(*pairs.of(side), view.samples) for side in view.sides)
 
 
 class InBatchCRD(Term):
     """The InfoNCE form: no memory, the negatives are the rest of the batch."""
 
     reads = frozenset({"teacher_image", "teacher_text"})
+    halves = True
 
     def __init__(self, sizes: TermSizes, chosen: Mapping[str, float | str] | None = None) -> None:
         super().__init__(sizes, chosen)
@@ -102,7 +106,8 @@ class InBatchCRD(Term):
 
     def forward(self, view: View) -> Tensor:
         pairs = view.student.final.zip(view.teacher.final)
-        return self.image(*pairs.image, view.positives) + self.text(*pairs.text, view.positives)
+        heads = Pair(self.image, self.text)
+        return sum_of(heads.of(side)(*pairs.of(side), view.positives) for side in view.sides)
 
 
 TERMS = {"crd": CRD, "crd_inbatch": InBatchCRD}

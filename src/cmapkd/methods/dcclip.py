@@ -21,6 +21,7 @@ class LastFeatures(Term):
 
     reads = frozenset({"teacher_image", "teacher_text", "image_tokens", "text_tokens"})
     levels = LAST
+    halves = True
     final = False
 
     def forward(self, view: View) -> Tensor:

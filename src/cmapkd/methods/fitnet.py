@@ -18,6 +18,7 @@ class Hint(Term):
 
     reads = frozenset({"teacher_image", "teacher_text", "image_errors", "text_errors"})
     levels = GUIDED
+    halves = True
     final = False
 
     def forward(self, view: View) -> Tensor:

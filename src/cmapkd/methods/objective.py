@@ -58,7 +58,8 @@ def coupling_of(prior: Tensor, levels: tuple[str, ...], factor: Tensor | None) -
 class Objective:
     """The terms of a method with their current weights.
 
-    weights: λ of each term; the balance changes them. apart: L_task has batches of its own, and is no term here.
+    weights: λ of each term; the balance changes them. apart: L_task has batches of its own, and is no term here. always:
+    the teacher's embeddings are needed also where no term reads them, since a frozen side of the student is read there.
     """
 
     def __init__(
@@ -68,8 +69,9 @@ class Objective:
         weights: dict[str, float],
         facts: Facts | None = None,
         apart: bool = False,
+        always: bool = False,
     ) -> None:
-        self.method, self.terms, self.weights, self.apart = method, terms, weights, apart
+        self.method, self.terms, self.weights, self.apart, self.always = method, terms, weights, apart, always
         self.facts = facts or Facts()
         pairs = self.facts.pairs
         self._prior = [] if pairs is None else pairs.alpha.tolist()  # on the CPU, so that no step waits for a device
@@ -122,7 +124,7 @@ class Objective:
         tokens, summaries = levels("image_tokens", "text_tokens"), levels("image_summaries", "text_summaries")
         teacher = any(term.reads_teacher() for term in terms)
         return Needs(
-            teacher=teacher,
+            teacher=teacher or self.always,
             levels=tuple(name for name in LEVELS if name in {*errors, *tokens, *summaries}),
             errors=errors,
             tokens=tokens,

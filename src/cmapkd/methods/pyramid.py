@@ -64,6 +64,7 @@ class SampleRelation(Term):
 
     reads = frozenset({"teacher_image", "teacher_text", "image_summaries", "text_summaries"})
     levels = ("P4", "P5", "L3", "L4")
+    halves = True
     final = False
 
     def forward(self, view: View) -> Tensor:
@@ -77,6 +78,7 @@ class LayerRelation(Term):
 
     reads = frozenset({"teacher_image", "teacher_text", "bridge"})
     final = False
+    halves = True
 
     @classmethod
     def is_on(cls, levels: Iterable[str]) -> bool:

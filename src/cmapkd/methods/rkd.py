@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cmapkd.losses.rkd import angle_loss, distance_loss
 from cmapkd.methods.method import Method
-from cmapkd.methods.term import Term
+from cmapkd.methods.term import Term, sum_of
 from cmapkd.methods.view import View
 
 
@@ -14,20 +14,22 @@ class Distances(Term):
     """RKD-D within the images plus RKD-D within the texts, of the student's embeddings as they are."""
 
     reads = frozenset({"teacher_image", "teacher_text"})
+    halves = True
 
     def forward(self, view: View) -> Tensor:
         mine, teacher = view.student.final, view.teacher.final
-        return distance_loss(mine.image, teacher.image) + distance_loss(mine.text, teacher.text)
+        return sum_of(distance_loss(mine.of(side), teacher.of(side)) for side in view.sides)
 
 
 class Angles(Term):
     """RKD-A within the images plus RKD-A within the texts, of the student's embeddings as they are."""
 
     reads = frozenset({"teacher_image", "teacher_text"})
+    halves = True
 
     def forward(self, view: View) -> Tensor:
         mine, teacher = view.student.final, view.teacher.final
-        return angle_loss(mine.image, teacher.image) + angle_loss(mine.text, teacher.text)
+        return sum_of(angle_loss(mine.of(side), teacher.of(side)) for side in view.sides)
 
 
 TERMS = {"rkd_distance": Distances, "rkd_angle": Angles}

@@ -59,18 +59,26 @@ class TermSizes:
         return self.student_tower
 
 
+def sum_of(losses: Iterable[Tensor]) -> Tensor:
+    """The sum of one or more scalars."""
+    first, *rest = losses
+    return sum(rest, first)
+
+
 class Term(nn.Module, ABC):
     """One loss. It knows no weight, stage, optimizer, device or rank.
 
     reads: the parts of the View that it looks at, beside the student's final embeddings. levels: the levels of which it
     reads errors, tokens or summaries; where none of them is on, it is off. final: it acts on final embeddings, never fades,
-    and gradient ratios are relative to it. options: its switches, each with a default number or with the words it may
+    and gradient ratios are relative to it. halves: its loss is the sum of one of images and one of texts, so that a teacher
+    with one side alone is enough. options: its switches, each with a default number or with the words it may
     be, the default first.
     """
 
     reads: ClassVar[frozenset[Input]] = frozenset()
     levels: ClassVar[tuple[str, ...]] = LEVELS
     final: ClassVar[bool] = True
+    halves: ClassVar[bool] = False
     options: ClassVar[Mapping[str, float | tuple[str, ...]]] = {}
 
     def __init__(self, sizes: TermSizes, chosen: Mapping[str, float | str] | None = None) -> None:

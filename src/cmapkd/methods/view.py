@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from cmapkd.core.types import Inputs, LogitScale, Pair, StudentOutputs, TeacherOutputs
+from cmapkd.core.types import Inputs, LogitScale, Pair, Side, StudentOutputs, TeacherOutputs
 
 T = TypeVar("T")
 
@@ -43,6 +43,11 @@ class View:
     @property
     def teacher(self) -> TeacherOutputs:
         return present(self.teacher_or_none, "teacher_image or teacher_text")
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides that the teacher has, of which a term of halves sums its losses."""
+        return self.teacher.sides
 
     @property
     def bridges(self) -> tuple[Pair[Tensor], Pair[Tensor]]:

@@ -9,7 +9,7 @@ on held-out samples, and that measurement is the prior of the coupling matrix.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -64,3 +64,11 @@ def pair_information(
     alpha = torch.where(information >= floor, information.square(), torch.zeros_like(information))
     alpha[-1, -1] = 0
     return PairInformation(temperatures, information, recall, alpha / alpha.sum().clamp_min(1e-12))
+
+
+def spread(pairs: PairInformation, image: list[int], text: list[int]) -> PairInformation:
+    """Facts of some levels' pairs at their places of the 4×4 level pairs; the others know nothing, at temperature 1."""
+    out = [torch.ones(4, 4), *(torch.zeros(4, 4) for _ in range(3))]
+    for whole, part in zip(out, astuple(pairs), strict=True):
+        whole[torch.tensor(image)[:, None], torch.tensor(text)[None]] = part
+    return PairInformation(*out)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from cmapkd.losses.feature import SumOfSquares
 from cmapkd.pyramid.resample import both_axes, resize_matrix
 
 
@@ -36,7 +37,7 @@ class GridError:
         else:
             left, target = self.matrices(student)
             difference = both_axes(left, student) - both_axes(target, teacher.detach())
-        return difference.square().flatten(1).sum(1) / (self.cells * student.shape[-1])
+        return SumOfSquares.apply(difference.flatten(1)) / (self.cells * student.shape[-1])
 
     def matrices(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """(left, target) on the device of `like` in its dtype; copied there once, since a copy would make each step wait."""

@@ -6,7 +6,7 @@ Each way has `error(student, teacher)`, the squared error of each sample [B]; `p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -135,8 +135,10 @@ class LevelErrors(nn.Module):
             self.unit[LEVELS.index(name)] = powers.mean().clamp_min(1e-6)
 
 
-def build_matches(student: Shape, teacher: Shape, targets: Targets) -> dict[str, Match]:
-    """The comparison of each level: P2 at 4×, P3 at 2×, P4 at 1× the side of the student's deepest grid, P5 at its own side.
+def build_matches(
+    student: Shape, teacher: Shape, targets: Targets, levels: Collection[str] = LEVELS
+) -> dict[str, Match]:
+    """The comparison of each of `levels`: P2 at 4×, P3 at 2×, P4 at 1× the side of the student's deepest grid, P5 at its own side.
 
     Where the teacher's maps are pooled before they are stored, no level is compared finer than that.
     """
@@ -151,7 +153,8 @@ def build_matches(student: Shape, teacher: Shape, targets: Targets) -> dict[str,
             if sampled
             else GridMatch(name, grid_error(mine, kept, side if kept == theirs else min(side, kept)))
         )
-    return out | {"L1": WordMatch(), "L2": WordMatch(), "L3": VectorMatch(), "L4": VectorMatch()}
+    out |= {"L1": WordMatch(), "L2": WordMatch(), "L3": VectorMatch(), "L4": VectorMatch()}
+    return {name: match for name, match in out.items() if name in levels}
 
 
 def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:

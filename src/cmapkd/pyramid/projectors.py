@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,17 +16,19 @@ class Projectors(nn.Module):
     """Level adapters, bridge heads (V2L, L2V) and embedding projectors.
 
     adapters: S_k = Linear(LN(h_k)), zero-initialised so that the trunk feels a level only once its adapter knows
-    something (S = 0 means FVU 1 exactly). v2l, l2v: the student's pooled levels into the shared space. project: final
+    something (S = 0 means FVU 1 exactly). v2l, l2v: the student's pooled levels into the shared space, for `bridge`, the
+    levels that have a place in it. project: final
     embeddings to the teacher's width, absent when the widths agree.
     """
 
-    def __init__(self, student: Shape, ranks: dict[str, int], embedding: int, bridge: bool) -> None:
+    def __init__(self, student: Shape, ranks: dict[str, int], embedding: int, bridge: Collection[str]) -> None:
         super().__init__()
         widths: dict[str, int] = dict(zip(IMAGE_LEVELS, student.image_widths, strict=True))
         widths |= dict(zip(TEXT_LEVELS, student.text_widths, strict=bool(student.text_widths)))
         self.adapters = nn.ModuleDict({k: _adapter(widths[k], r) for k, r in ranks.items()})
-        self.v2l = nn.ModuleDict({k: _head(2 * widths[k], embedding) for k in IMAGE_LEVELS} if bridge else {})
-        self.l2v = nn.ModuleDict({k: _head(2 * widths[k], embedding) for k in TEXT_LEVELS} if bridge else {})
+        self.v2l = nn.ModuleDict({k: _head(2 * widths[k], embedding) for k in IMAGE_LEVELS if k in bridge})
+        self.l2v = nn.ModuleDict({k: _head(2 * widths[k], embedding) for k in TEXT_LEVELS if k in bridge})
+        self.embedding = embedding
         same = student.embedding == embedding
         self.project = nn.ModuleList([] if same else [nn.Linear(student.embedding, embedding) for _ in range(2)])
 
@@ -33,13 +37,18 @@ class Projectors(nn.Module):
         return self.adapters[name](tokens)
 
     def bridge(self, features: Pair[Features]) -> Pair[Tensor]:
-        """[B, 4, E] per modality, unit rows."""
+        """[B, 4, E] per modality, unit rows; zeros for a level that has no place in the shared space."""
 
-        def heads(modules: nn.ModuleDict, part: Features) -> Tensor:
-            rows = [head(p) for head, p in zip(modules.values(), part.pooled, strict=True)]
+        def heads(names: tuple[str, ...], modules: nn.ModuleDict, part: Features) -> Tensor:
+            nothing = part.final.new_zeros(len(part.final), self.embedding)
+            pooled = dict(zip(names, part.pooled, strict=False))
+            rows = [modules[name](pooled[name]) if name in modules else nothing for name in names]
             return F.normalize(torch.stack(rows, 1).float(), dim=-1)
 
-        return Pair(heads(self.v2l, features.image), heads(self.l2v, features.text))
+        return Pair(
+            heads(IMAGE_LEVELS, self.v2l, features.image),
+            heads(TEXT_LEVELS, self.l2v, features.text),
+        )
 
     def projected(self, final: Pair[Tensor]) -> Pair[Tensor]:
         if not self.project:

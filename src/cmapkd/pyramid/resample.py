@@ -43,9 +43,7 @@ def both_axes(matrix: Tensor, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "
 
 def resample_grid(tokens: Float[Tensor, "b n d"], matrix: Float[Tensor, "h m"]) -> Float[Tensor, "b k d"]:
     """Apply one separable resampling matrix [h, m] to both axes of a square map of m·m tokens."""
-    h, m = matrix.shape
-    image = tokens.unflatten(1, (m, m))
-    return torch.einsum("hm,bmnd,gn->bhgd", matrix, image, matrix).flatten(1, 2)
+    return both_axes(matrix, tokens).flatten(1, 2)
 
 
 def sample_at(tokens: Float[Tensor, "b n d"], places: Int[Tensor, "b k"], side: int) -> Float[Tensor, "b k d"]:

@@ -14,7 +14,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Features, LogitScale, Needs, Pair, TeacherOutputs, Tokens
+from cmapkd.core.types import (
+    IMAGE_LEVELS,
+    LEVELS,
+    TEXT_LEVELS,
+    Features,
+    LogitScale,
+    Needs,
+    Pair,
+    TeacherOutputs,
+    Tokens,
+)
 from cmapkd.pyramid.bridge import PairInformation
 from cmapkd.pyramid.maps import MAPS, level_vector, pool_map, side_of
 from cmapkd.pyramid.resample import sample_at
@@ -54,7 +64,15 @@ class Targets(nn.Module):
         return {name: self.get(name) for name in self.names}
 
     @property
-    def pairs(self) -> PairInformation:
+    def levels(self) -> tuple[str, ...]:
+        """The levels that the teacher gives, of which there are targets."""
+        return tuple(name for name in LEVELS if f"{name}/basis" in self.names)
+
+    @property
+    def pairs(self) -> PairInformation | None:
+        """Facts of the level pairs; None for a teacher that does not give levels of both modalities."""
+        if "pairs/alpha" not in self.names:
+            return None
         return PairInformation(
             *(self.get(f"pairs/{key}") for key in ("temperatures", "information", "recall", "alpha"))
         )
@@ -70,10 +88,13 @@ class Targets(nn.Module):
         return (normed - self.get(f"{name}/mean")) @ self.get(f"{name}/basis")
 
     def bridge(self, features: Features, levels: tuple[str, ...]) -> Float[Tensor, "b k e"]:
-        """Unit rows in the shared space, one per level."""
+        """Unit rows in the shared space, one per level; zeros for a level that the teacher does not give."""
+        pooled = dict(zip(levels, features.pooled, strict=False))
+        width = self.get(f"{self.levels[0]}/bridge").shape[1]
+        nothing = features.final.new_zeros(len(features.final), width, dtype=torch.float32)
         rows = [
-            p.float() @ self.get(f"{k}/bridge") + self.get(f"{k}/bias")
-            for k, p in zip(levels, features.pooled, strict=True)
+            pooled[k].float() @ self.get(f"{k}/bridge") + self.get(f"{k}/bias") if k in self.levels else nothing
+            for k in levels
         ]
         return F.normalize(torch.stack(rows, 1), dim=-1)
 
@@ -89,7 +110,7 @@ class Targets(nn.Module):
 
     def text_levels(self, text: Features, wanted: Iterable[str]) -> dict[str, Tokens]:
         """Targets of the text levels asked for."""
-        raw = zip(TEXT_LEVELS, text.levels, text.masks, strict=True)
+        raw = zip(TEXT_LEVELS, text.levels, text.masks, strict=False)
         return {name: Tokens(self.level(name, tokens), mask) for name, tokens, mask in raw if name in wanted}
 
     def image_levels(

@@ -21,11 +21,20 @@ def verify_cache(folder: Path) -> str:
         raise UsageError(
             f"cache {folder}: {state}, so there is nothing to verify; {AGAIN.removesuffix(' again')} first"
         )
-    stores = [folder / "image", folder / "text", *sorted(folder.glob("pixels-*"))]
+    texts = [folder / "text"] if (folder / "text").is_dir() or "text" in _sides(folder) else []
+    stores = [folder / "image", *texts, *sorted(folder.glob("pixels-*"))]
     checked = [_calibration_files(folder), *(Store(path).verify_all() for path in stores)]
     files, size = (sum(column) for column in zip(*checked, strict=True))
     parts = ", ".join(path.name for path in stores)
     return f"cache {folder}: {parts} and calibration verified, {files} files, {size / 1e6:.1f} MB"
+
+
+def _sides(folder: Path) -> list[str]:
+    """The sides of the teacher; both in the record of an earlier version."""
+    try:
+        return json.loads((folder / "teacher.json").read_bytes())["shape"].get("sides", ["image", "text"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise IntegrityError(f"{folder / 'teacher.json'}: corrupt; delete it and {AGAIN}") from None
 
 
 def _calibration_files(folder: Path) -> tuple[int, int]:

@@ -32,10 +32,13 @@ def feature_bytes(config: Config, samples: Samples, tower: DualEncoder) -> tuple
     """Bytes on disk of all features, and a sentence that says how they come about."""
     image_fields, text_fields = fields(tower.shape, tower.text.words, config.cache)
     image_rows, text_rows = len(samples) * config.data.views, samples.n_captions
-    size = estimate_bytes(image_fields, image_rows) + estimate_bytes(text_fields, text_rows)
+    size = estimate_bytes(image_fields, image_rows) + (estimate_bytes(text_fields, text_rows) if text_fields else 0)
+    a_view = f"{estimate_bytes(image_fields, 1) / 1e3:.1f} kB a view"
+    if not text_fields:
+        return size, f"cache of {len(samples)} images × {config.data.views} views: {size / 1e6:.1f} MB ({a_view})"
     return size, (
         f"cache of {len(samples)} images × {config.data.views} views and {text_rows} captions: {size / 1e6:.1f} MB "
-        f"({estimate_bytes(image_fields, 1) / 1e3:.1f} kB a view, {estimate_bytes(text_fields, 1) / 1e3:.1f} kB a caption)"
+        f"({a_view}, {estimate_bytes(text_fields, 1) / 1e3:.1f} kB a caption)"
     )
 
 
@@ -64,6 +67,8 @@ def write_features(
                 lambda rows: (rows, view_pixels(samples, config.data, np.asarray(rows), tower.size, ledger)),
                 lambda inputs: _image_records(tower, targets, config.data.views, *inputs),
             )
+        if not text_fields:
+            return ledger
         captions = samples.flat_captions()
         with StoreWriter(
             folder / "text", text_fields, samples.n_captions, config.cache.shard_rows, key, check
@@ -84,7 +89,7 @@ def seal_features(config: Config, samples: Samples, tower: DualEncoder, check: b
     facts = {
         "key": cache_key(config.teacher, config.data, config.cache, samples),
         **asdict(tower.similarity.fixed()),
-        "shape": asdict(tower.shape),
+        "shape": asdict(tower.shape),  # the fields that an earlier version did not write have defaults
     }
     if check or not (folder / "teacher.json").is_file():
         fsio.write_json(folder / "teacher.json", facts)
@@ -120,7 +125,7 @@ def _image_records(
 ) -> dict[str, np.ndarray]:
     features = tower.image.levels(tower.normalise(pixels.to(tower.device)))
     index = torch.arange(rows.start, rows.stop)
-    levels = targets.image_levels(features, IMAGE_LEVELS, (index // views, index % views))
+    levels = targets.image_levels(features, targets.levels, (index // views, index % views))
     places = next((tokens.places for tokens in levels.values() if tokens.places is not None), None)
     kept = {} if places is None else {"places": places.cpu().numpy()}
     return _numpy({k: v.values for k, v in levels.items()} | _common(targets, features, IMAGE_LEVELS)) | kept
@@ -128,14 +133,14 @@ def _image_records(
 
 def _text_records(tower: DualEncoder, targets: Targets, ids: Tensor, words: Tensor) -> dict[str, np.ndarray]:
     features = tower.text.levels(ids.to(tower.device), words.to(tower.device))
-    levels = targets.text_levels(features, TEXT_LEVELS)
+    levels = targets.text_levels(features, targets.levels)
     masks = {f"{k}-mask": v.mask.cpu().numpy().astype(np.uint8) for k, v in levels.items() if v.mask is not None}
     return _numpy({k: v.values for k, v in levels.items()} | _common(targets, features, TEXT_LEVELS)) | masks
 
 
 def _common(targets: Targets, features: Features, levels: tuple[str, ...]) -> dict[str, Tensor]:
-    final = torch.nn.functional.normalize(features.final.float(), dim=-1)
-    return {"final": final, "bridge": targets.bridge(features, levels)}
+    final = {"final": torch.nn.functional.normalize(features.final.float(), dim=-1)}
+    return final | {"bridge": targets.bridge(features, levels)} if features.levels else final
 
 
 def _numpy(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cmapkd.core.errors import UsageError
 from cmapkd.core.tree import join
-from cmapkd.core.types import IMAGE_LEVELS, LEVELS, TEXT_LEVELS, Inputs, Pair
-from cmapkd.pyramid.bridge import pair_information, ridge
+from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Inputs, Pair
+from cmapkd.pyramid.bridge import pair_information, ridge, spread
 from cmapkd.pyramid.targets import Targets, rank_for
 from cmapkd.towers.dual import DualEncoder, evaluating
 
@@ -62,7 +62,7 @@ def calibrate(
     bridge's fit and used for τ, α and the recall table. Raises UsageError when r components keep under 80 % variance.
     """
     moments, pooled, final = _observed(tower, batches)
-    if not moments["P2"].count:
+    if not len(final.image):
         raise UsageError("calibration saw no samples; data.train is empty")
     return Targets(_bases(moments, rank) | _bridges(pooled, final), grid, keep, sampling)
 
@@ -71,14 +71,16 @@ def _observed(
     tower: DualEncoder, batches: Iterable[Inputs]
 ) -> tuple[dict[str, _Moments], dict[str, Tensor], Pair[Tensor]]:
     """(moments of each level's tokens, pooled vectors of each level [n, 2D], final embeddings [n, E], unit rows)."""
-    moments = {name: _Moments() for name in LEVELS}
-    pooled: dict[str, list[Tensor]] = {name: [] for name in LEVELS}
+    moments = {name: _Moments() for name in tower.shape.levels}
+    pooled: dict[str, list[Tensor]] = {name: [] for name in tower.shape.levels}
     final: list[Pair[Tensor]] = []
     with evaluating(tower):
         for inputs in batches:
             features = tower(inputs)
             for names, part in ((IMAGE_LEVELS, features.image), (TEXT_LEVELS, features.text)):
-                for name, tokens, mask, pool in zip(names, part.levels, part.masks, part.pooled, strict=True):
+                for name, tokens, mask, pool in zip(names, part.levels, part.masks, part.pooled, strict=False):
+                    if name not in moments:
+                        continue
                     moments[name].add(tokens, mask)
                     pooled[name].append(pool.float().cpu())
             final.append(features.map(lambda f: F.normalize(f.final.float(), dim=-1).cpu()))
@@ -102,18 +104,28 @@ def _bases(moments: dict[str, _Moments], rank: int) -> dict[str, Tensor]:
 
 
 def _bridges(pooled: dict[str, Tensor], final: Pair[Tensor]) -> dict[str, Tensor]:
-    """The ridge map of each level, and τ, information, recall and α of each pair on the samples that are kept out."""
+    """The ridge map of each level, and τ, information, recall and α of each pair on the samples that are kept out.
+
+    A level that the teacher does not give has zeros for the pairs; without levels of both modalities there are no pairs.
+    """
     n = len(final.image)
     fit = n - max(2, n // 5)
     tensors: dict[str, Tensor] = {}
     held: dict[str, Tensor] = {}
     for names, target in ((IMAGE_LEVELS, final.image), (TEXT_LEVELS, final.text)):
-        for name in names:
+        for name in [name for name in names if name in pooled]:
             weight, bias = ridge(pooled[name][:fit], target[:fit])
             tensors |= {f"{name}/bridge": weight, f"{name}/bias": bias}
             held[name] = pooled[name][fit:] @ weight + bias
-    image, text = (torch.stack([held[k] for k in names], 1) for names in (IMAGE_LEVELS, TEXT_LEVELS))
-    pairs = pair_information(image, text)
+    known = [[name for name in names if name in held] for names in (IMAGE_LEVELS, TEXT_LEVELS)]
+    if not all(known):
+        return tensors
+    image, text = (torch.stack([held[name] for name in names], 1) for names in known)
+    pairs = spread(
+        pair_information(image, text),
+        [IMAGE_LEVELS.index(k) for k in known[0]],
+        [TEXT_LEVELS.index(k) for k in known[1]],
+    )
     return tensors | {f"pairs/{key}": getattr(pairs, key) for key in ("temperatures", "information", "recall", "alpha")}
 
 

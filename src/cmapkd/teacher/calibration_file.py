@@ -15,7 +15,7 @@ from cmapkd.config.sources import CacheConfig, DataConfig
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError
 from cmapkd.core.log import say
-from cmapkd.core.types import IMAGE_LEVELS, LEVELS, Inputs
+from cmapkd.core.types import IMAGE_LEVELS, Inputs
 from cmapkd.data.holdout import split_holdout
 from cmapkd.data.loader import Ledger, read_views
 from cmapkd.data.samples import Samples
@@ -101,8 +101,10 @@ def fit_targets(data: DataConfig, cache: CacheConfig, tower: DualEncoder, sample
         cache.tokens,
         cache.sampling,
     )
-    kept = ", ".join(f"{name} {float(targets.get(f'{name}/retained')):.0%}" for name in LEVELS)
+    kept = ", ".join(f"{name} {float(targets.get(f'{name}/retained')):.0%}" for name in targets.levels)
     say(f"variance kept: {kept}")
+    if targets.pairs is None:
+        return targets
     table = "; ".join(
         f"{name} " + " ".join(f"{value:.2f}" for value in row)
         for name, row in zip(IMAGE_LEVELS, targets.pairs.recall.tolist(), strict=True)

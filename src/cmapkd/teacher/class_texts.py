@@ -55,7 +55,7 @@ def open_class_texts(samples: Samples, tower: DualEncoder | None, teacher: Teach
 def _first_captions(samples: Samples, tower: DualEncoder, teacher: Teacher, images: np.ndarray) -> Float[Tensor, "b e"]:
     """The teacher's unit embeddings of the first captions of these images."""
     first = samples.caption_spans(images)[0]
-    if isinstance(teacher, CachedTeacher):
+    if isinstance(teacher, CachedTeacher) and teacher.text is not None:
         rows = torch.from_numpy(teacher.text.read_float("final", first))
     else:
         captions = samples.flat_captions()

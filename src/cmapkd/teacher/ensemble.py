@@ -49,6 +49,8 @@ def _open(folder: Path, key: dict[str, str], views: int, device: torch.device) -
             f"cache.ensemble {folder}: no finished cache here; run `cmapkd cache` with another teacher.model and "
             f"cache.path={folder} first"
         )
+    if not (folder / "text").is_dir():
+        raise UsageError(f"cache.ensemble {folder}: its teacher has no text tower; leave it out")
     image, text = Store(folder / "image"), Store(folder / "text")
     for name in SHARED:
         if image.key[name] != key[name]:

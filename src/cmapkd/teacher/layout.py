@@ -23,7 +23,7 @@ RESERVED = 0.1
 
 
 def fields(shape: Shape, words: int, config: CacheConfig) -> tuple[dict[str, Field], dict[str, Field]]:
-    """Record layouts of the image and the text store."""
+    """Record layouts of the image and the text store, of what the teacher gives; the text store of an image-only one is empty."""
 
     def level(tokens: int, width: int) -> Field:
         rank = rank_for(width, config.rank)
@@ -31,8 +31,8 @@ def fields(shape: Shape, words: int, config: CacheConfig) -> tuple[dict[str, Fie
             return Field((tokens, rank), "float16")
         return Field((tokens, rank), "int8", np.full(rank, SPREAD / 127, dtype=np.float32))
 
-    common = {"final": Field((shape.embedding,), "float16"), "bridge": Field((4, shape.embedding), "float16")}
-    image = dict(common)
+    final, bridge = Field((shape.embedding,), "float16"), Field((4, shape.embedding), "float16")
+    image = {"final": final, "bridge": bridge}
     for name, side, width in zip(IMAGE_LEVELS, shape.grids, shape.image_widths, strict=True):
         count = token_count(name, stored_side(side, config.grid))
         if config.tokens is not None and name in MAPS:
@@ -40,9 +40,13 @@ def fields(shape: Shape, words: int, config: CacheConfig) -> tuple[dict[str, Fie
         image[name] = level(count, width)
     if config.tokens is not None:
         image["places"] = Field((min(config.tokens, shape.grids[2] ** 2),), "int32")
-    text = dict(common)
+    text = {"final": final} if "text" in shape.sides else {}
+    if shape.text_widths:
+        text["bridge"] = bridge
     tokens = (words, -(-words // PHRASE), 1, 1)
-    for name, count, width in zip(TEXT_LEVELS, tokens, shape.text_widths, strict=True):
+    for name, count, width in zip(TEXT_LEVELS, tokens, shape.text_widths, strict=False):
+        if name not in shape.levels:
+            continue
         text[name] = level(count, width)
         if name in MASKED:
             text[f"{name}-mask"] = Field((count,), "uint8")

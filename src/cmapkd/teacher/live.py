@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from cmapkd.core.types import Batch, Needs, TeacherOutputs
 from cmapkd.pyramid.targets import Targets
@@ -10,7 +11,10 @@ from cmapkd.towers.dual import DualEncoder, evaluating
 
 
 class LiveTeacher:
-    """Runs the frozen tower in every step."""
+    """Runs the frozen tower in every step; its levels only where some are asked for.
+
+    targets: without levels where no term reads any.
+    """
 
     needs_inputs = True
 
@@ -24,5 +28,8 @@ class LiveTeacher:
         assert inputs is not None, "a live teacher needs batches with teacher inputs"
         enabled = self.precision != torch.float32
         with evaluating(self.tower), torch.autocast(self.tower.device.type, self.precision, enabled=enabled):
+            if not self.targets.levels:
+                final = self.tower.final(inputs)
+                return TeacherOutputs(final.map(lambda rows: F.normalize(rows.float(), dim=-1)), self.similarity)
             features = self.tower(inputs)
         return self.targets.outputs(features, needs, self.similarity, (batch.samples, batch.views))

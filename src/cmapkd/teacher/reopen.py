@@ -33,15 +33,14 @@ def open_cached_teacher(
     targets = open_targets(folder, key, cache)
     if targets is None:
         raise IntegrityError(f"cache {folder}: calibration.json is missing; delete {folder} and run `cmapkd cache`")
+    shape = Shape(**{name: tuple(v) if isinstance(v, list) else v for name, v in known["shape"].items()})
     teacher = CachedTeacher(
         Store(folder / "image", key, how=cache.read),
-        Store(folder / "text", key, how=cache.read),
+        Store(folder / "text", key, how=cache.read) if "text" in shape.sides else None,
         data.views,
         similarity_of(known),
-        known["shape"]["grids"][2],
+        shape.grids[2],
     )
-    s = known["shape"]
-    shape = Shape(tuple(s["image_widths"]), tuple(s["grids"]), tuple(s["text_widths"]), s["embedding"])
     return teacher, targets, shape
 
 

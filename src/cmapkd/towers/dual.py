@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmapkd.core.types import Features, Inputs, Pair
+from cmapkd.core.errors import UsageError
+from cmapkd.core.types import SIDES, Features, Inputs, Pair, Side
 from cmapkd.pyramid.levels import Shape
 from cmapkd.towers.evaluating import evaluating
+from cmapkd.towers.freeze import frozen_modules
 from cmapkd.towers.protocols import ImageTower, TextTower
 from cmapkd.towers.similarity import Similarity
 from cmapkd.towers.tokens.tokenizer import Tokenizer
@@ -21,7 +23,7 @@ from cmapkd.towers.tokens.tokenizer import Tokenizer
 class Package:
     """The library that opens a model's folder, and the model's config in that library's own format."""
 
-    library: Literal["open_clip", "transformers"]
+    library: Literal["open_clip", "transformers", "timm"]
     config: dict[str, Any]
 
 
@@ -30,6 +32,7 @@ class DualEncoder(nn.Module):
 
     All weights belong to `native`, registered once under the name `clip`; the towers and the similarity are plain
     objects that refer to parts of it. package: the library that opens the model, with its config; name: as the user gave it.
+    frozen: the sides that do not learn (towers/freeze.py); kept: the one of them that is the teacher's own (towers/joined.py).
     """
 
     mean: Tensor
@@ -50,11 +53,15 @@ class DualEncoder(nn.Module):
         self.image, self.text, self.similarity, self.package, self.name = image, text, similarity, package, name
         self.register_buffer("mean", torch.tensor(image.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(image.std).view(1, 3, 1, 1) * 255, persistent=False)
-        self.shape = Shape(image.widths, image.grids, text.widths, image.embedding)
+        words = getattr(text.tokenizer, "has_words", True)
+        sides = SIDES if text.tokenizer.context else SIDES[:1]
+        self.shape = Shape(image.widths, image.grids, text.widths, image.embedding, words, sides)
+        self.frozen: tuple[Side, ...] = ()
+        self.kept: Side | None = None
 
     @property
     def native(self) -> nn.Module:
-        """The open_clip model, for code that counts, reads, changes or exports its weights."""
+        """The model of its library, for code that counts, reads, changes or exports its weights."""
         return self.clip
 
     @property
@@ -79,15 +86,30 @@ class DualEncoder(nn.Module):
         """Pixels 0..255 [B, 3, S, S] to the float pixels that the image tower reads."""
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
-    def forward(self, inputs: Inputs) -> Pair[Features]:
-        """Levels and final embeddings of both modalities."""
-        image = self.image.levels(self.normalise(inputs.images))
-        return Pair(image, self.text.levels(inputs.ids, inputs.words, inputs.trimmed))
+    def train(self, mode: bool = True) -> DualEncoder:
+        """As any module, but frozen sides stay in eval mode."""
+        super().train(mode)
+        for module in frozen_modules(self):
+            module.eval()
+        return self
 
-    def final(self, inputs: Inputs) -> Pair[Tensor]:
+    def forward(self, inputs: Inputs, known: Tensor | None = None) -> Pair[Features]:
+        """Levels and final embeddings of both modalities; known: the embeddings of the kept side, which is then not computed."""
+        given = None if known is None else Features((), (), (), known)
+        if given is not None and self.kept == "image":
+            return Pair(given, self.text.levels(inputs.ids, inputs.words, inputs.trimmed))
+        image = self.image.levels(self.normalise(inputs.images))
+        return Pair(image, given or self.text.levels(inputs.ids, inputs.words, inputs.trimmed))
+
+    def final(self, inputs: Inputs, known: Tensor | None = None) -> Pair[Tensor]:
         """Final embeddings alone, [B, E] each, not normalised: the `final` of `forward`, without computing the levels."""
-        ids = inputs.ids if inputs.trimmed else self.text.trim(inputs.ids)
-        return Pair(self.image.encode(self.normalise(inputs.images)), self.text.encode(ids))
+        image = known if self.kept == "image" else None
+        text = known if self.kept == "text" else None
+        if image is None:
+            image = self.image.encode(self.normalise(inputs.images))
+        if text is None:
+            text = self.text.encode(inputs.ids if inputs.trimmed else self.text.trim(inputs.ids))
+        return Pair(image, text)
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -102,9 +124,16 @@ class DualEncoder(nn.Module):
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Tensor:
-        """n texts, padded to the whole context as open_clip does, to L2-normalised float32 [n, E], in eval mode."""
+        """n texts, padded as the model's library does, to L2-normalised float32 [n, E], in eval mode."""
+        if "text" not in self.shape.sides:
+            raise UsageError(
+                f"model {self.name}: it has no text tower, so it embeds no texts; give a model with both towers"
+            )
+        ids, _ = self.tokenizer(texts)
+        if self.package.library == "transformers":  # open_clip pads to the whole context
+            ids = self.text.trim(ids)
         with evaluating(self):
-            return F.normalize(self.text.encode(self.tokenizer(texts)[0].to(self.device)).float(), dim=-1)
+            return F.normalize(self.text.encode(ids.to(self.device)).float(), dim=-1)
 
     def channels_last(self) -> DualEncoder:
         """Store convolutions in the layout of their fastest kernels; returns the model itself."""

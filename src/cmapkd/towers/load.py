@@ -1,15 +1,20 @@
-"""Load a DualEncoder from a TowerConfig: named architectures, open_clip folders, OpenAI and Hugging Face checkpoints; no network."""
+"""Load a DualEncoder from a TowerConfig: named architectures, folders of open_clip and Hugging Face, checkpoint files; no network."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.named import folder_of, refuse_no_folder, split
-from cmapkd.towers.sources import hugging_face, open_clip
+from cmapkd.towers.joined import with_teachers_image, with_teachers_text
+from cmapkd.towers.named import folder_of, kept_side, refuse_no_folder, split
+from cmapkd.towers.sources import hugging_face, open_clip, timm
 
 
 def load_tower(
@@ -22,17 +27,42 @@ def load_tower(
     """The model that `config` names, with its weights if it names some, else randomly initialised.
 
     captions: texts that a `train:N` tokenizer is trained on; tokenizer_folder: where that tokenizer is written; teacher:
-    the model whose tokenizer `tokenizer: teacher` refers to (its weights are not read); words: length of L1.
+    the model whose tokenizer `tokenizer: teacher` refers to, and whose tower a student may keep; words: length of L1.
     Raises UsageError when the name, folder or weights cannot be used.
     """
-    folder = folder_of(split(config)[0])
+    if (side := kept_side(config, teacher)) is not None:
+        return _joined(side, config, captions, tokenizer_folder, teacher, words)
+    architecture, weights = split(config)
+    folder = folder_of(architecture)
+    if architecture.startswith(timm.SCHEME):
+        return timm.image_model(architecture, weights)
     if folder is None:
         return open_clip.named_model(config, captions, tokenizer_folder, teacher, words)
     refuse_no_folder(folder, config.model)
-    if (folder / "open_clip_config.json").is_file():
-        return open_clip.folder_model(folder, config.model, words)
+    if (folder / "open_clip_config.json").is_file() and not config.model.startswith("hf:"):
+        return open_clip.folder_model(folder, config.model, words, config.image_size)
     if (folder / "config.json").is_file():
-        return hugging_face.folder_model(folder, config.model, words)
+        if config.image_size is not None:
+            raise UsageError(f"model {config.model}: image_size is for models of open_clip and timm; leave it out")
+        return hugging_face.folder_model(folder, config.model, words, config.weights)
     raise UsageError(
         f"model {config.model}: {folder} holds neither open_clip_config.json nor a Hugging Face config.json"
     )
+
+
+def _joined(
+    side: str,
+    config: Any,
+    captions: Iterable[str],
+    tokenizer_folder: Path | None,
+    teacher: TowerConfig | None,
+    words: int,
+) -> DualEncoder:
+    """A student that keeps one side of the teacher."""
+    assert teacher is not None
+    with torch.random.fork_rng():  # a teacher without weights draws some
+        theirs = load_tower(teacher, words=words)
+    if side == "text":
+        return with_teachers_text(config, theirs, words)
+    build = partial(open_clip.named_model, config, captions, tokenizer_folder, teacher, words)
+    return with_teachers_image(config, theirs, build)

@@ -53,7 +53,7 @@ class ImageTower(Protocol):
 class TextTower(Protocol):
     """Token ids to L1..L4 or to the final embedding alone.
 
-    has_levels: whether `levels` can be called; widths: of L1..L4, empty without levels; words: length of L1;
+    has_levels: whether `levels` gives L1..L4, else the final embedding alone; widths: of L1..L4, empty without levels; words: length of L1;
     native: the wrapped module, for code that reads or changes weights.
     """
 

@@ -12,11 +12,11 @@ WARM = 10.0  # the average forgets the first weights: its decay at step n is at 
 
 
 class Ema:
-    """ā ← d ā + (1 − d) θ of every parameter of `modules`, after each step; statistics of batch norms are not averaged."""
+    """ā ← d ā + (1 − d) θ of every parameter of `modules` that learns, after each step; statistics of batch norms are not averaged."""
 
     def __init__(self, modules: list[nn.Module], decay: float) -> None:
         self.decay = decay
-        self.parameters: list[Tensor] = [p for module in modules for p in module.parameters()]
+        self.parameters: list[Tensor] = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.parameters]
 
     def restart(self) -> None:

@@ -57,24 +57,32 @@ class Learner(nn.Module):
             self.student.eval()
         return self
 
-    def forward(self, inputs: Inputs, needs: Needs, weights: Tensor | None = None) -> StudentOutputs:
-        """Student outputs as far as `needs` says. weights [B, 8] gate each level's gradient into the trunk; None is uniform."""
+    def forward(
+        self, inputs: Inputs, needs: Needs, weights: Tensor | None = None, teacher: Pair[Tensor] | None = None
+    ) -> StudentOutputs:
+        """Student outputs as far as `needs` says. weights [B, 8] gate each level's gradient into the trunk; None is uniform.
+
+        teacher: its final embeddings, which stand for those of the side that the student keeps of it.
+        """
+        known = teacher.of(self.student.kept) if teacher is not None and self.student.kept is not None else None
         noise = draw_noise(inputs.images, self.student.image.patch) if needs.masked else None
         with generators.own(), over_all_processes(self.student), ExitStack() as contexts:
             for term in self.terms_by_name.values():
                 contexts.enter_context(term.around(self.student))
-            return self._outputs(inputs, needs, weights, noise)
+            return self._outputs(inputs, needs, weights, noise, known)
 
     def class_prompts(self) -> Tensor:
         """The student's embeddings of the class prompts [C, E_s], float32."""
         return self.student.text.encode(self.prompt_ids).float()
 
-    def _outputs(self, inputs: Inputs, needs: Needs, weights: Tensor | None, noise: Tensor | None) -> StudentOutputs:
+    def _outputs(
+        self, inputs: Inputs, needs: Needs, weights: Tensor | None, noise: Tensor | None, known: Tensor | None
+    ) -> StudentOutputs:
         masked = None if noise is None else self._masked(inputs.images, noise)
         if self.projectors is None or not (needs.levels or needs.bridge):
-            final = self.student.final(inputs)
+            final = self.student.final(inputs, known)
             return StudentOutputs(final, self._projected(final), masked=masked)
-        features = self.student(inputs)
+        features = self.student(inputs, known)
         final = features.map(lambda f: f.final)
         levels, summaries = self._levels(features, needs, weights)
         bridge = self.projectors.bridge(features) if needs.bridge else None
@@ -87,7 +95,7 @@ class Learner(nn.Module):
         assert self.projectors is not None
         levels, summaries = {}, {}
         for names, part in ((IMAGE_LEVELS, features.image), (TEXT_LEVELS, features.text)):
-            for name, raw, mask in zip(names, part.levels, part.masks, strict=True):
+            for name, raw, mask in zip(names, part.levels, part.masks, strict=False):
                 if name not in needs.levels:
                     continue
                 gated = raw if weights is None else gate(raw, weights[:, LEVELS.index(name)])
@@ -106,19 +114,24 @@ class Learner(nn.Module):
 
 
 def build_learner(
-    terms: Mapping[str, Term], student: DualEncoder, teacher: Shape | None = None, targets: Targets | None = None
+    terms: Mapping[str, Term],
+    student: DualEncoder,
+    teacher: Shape | None = None,
+    targets: Targets | None = None,
+    levels: tuple[str, ...] = LEVELS,
 ) -> Learner:
     """The learner of `terms`: adapters for the levels that they read, V2L and L2V heads for the bridge.
 
-    teacher None: a student alone.
+    teacher None: a student alone. levels: those that both give.
     """
     if teacher is None:
         return Learner(student, None, LevelErrors({}), terms)
     ranks, matches = {}, {}
     if targets is not None and reads_levels(terms):
-        ranks = {name: targets.rank(name) for name in LEVELS}
-        matches = build_matches(student.shape, teacher, targets)
-    projectors = Projectors(student.shape, ranks, teacher.embedding, bool(reading("bridge", terms)))
+        ranks = {name: targets.rank(name) for name in levels}
+        matches = build_matches(student.shape, teacher, targets, levels)
+    bridge = levels if reading("bridge", terms) else ()
+    projectors = Projectors(student.shape, ranks, teacher.embedding, bridge)
     return Learner(student, projectors, LevelErrors(matches), terms)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from cmapkd.core.types import Batch, TeacherOutputs
+from cmapkd.core.types import Batch, Pair, TeacherOutputs
 from cmapkd.losses.alignment import pair_divergence
 from cmapkd.policy.credit import PAIRS, measure_credit
 from cmapkd.train.batches import active_stage, inputs_of, on_device
@@ -33,6 +34,9 @@ def with_policy(run: Run, given: StepInputs, step: int, recorder: Recorder) -> S
 
 def seen(teacher: TeacherOutputs) -> TeacherOutputs:
     """The teacher's embeddings and bridge of the samples of all processes: what a policy decides on, the same in each."""
+    if "text" not in teacher.sides:  # a policy sees zeros in place of texts
+        final = Pair(teacher.final.image, torch.zeros_like(teacher.final.image))
+        teacher = replace(teacher, final=final)
     return exchange(replace(teacher, levels={}, others=()))
 
 

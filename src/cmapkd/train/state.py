@@ -15,6 +15,7 @@ from cmapkd.config.schema import Config, StageConfig
 from cmapkd.core import generators
 from cmapkd.core.errors import IntegrityError
 from cmapkd.core.log import say
+from cmapkd.core.types import LEVELS
 from cmapkd.data.loader import Loader
 from cmapkd.distributed.collectives import gathered, tensors_from_first, values_of_all
 from cmapkd.distributed.group import is_first, rank, world
@@ -51,7 +52,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: its fixed parts, and its state."""
+    """One training run: its fixed parts, and its state. levels: those that teacher and student give."""
 
     config: Config
     folder: Path
@@ -65,6 +66,7 @@ class Run:
     validate: Callable[[], dict[str, float]]
     task: TaskLoss | None
     state: TrainState
+    levels: tuple[str, ...] = LEVELS
 
 
 def save_state(run: Run, step: int) -> None:

@@ -51,7 +51,7 @@ def forward(
     The towers run under autocast when precision is not float32.
     """
     with torch.autocast(inputs.images.device.type, precision, enabled=precision != torch.float32):
-        outputs = learner(inputs, needs, weights)
+        outputs = learner(inputs, needs, weights, None if teacher is None else teacher.final)
     outputs = map_tensors(outputs, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
     errors = learner.errors(outputs.levels, teacher.levels, needs.errors) if teacher is not None else {}
     return replace(outputs, errors=errors, levels={name: outputs.levels[name] for name in needs.tokens})

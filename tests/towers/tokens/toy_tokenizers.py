@@ -29,10 +29,10 @@ def word_piece(folder: Path, size: int = 200) -> Path:
     return written(fast, folder, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
 
 
-def unigram(folder: Path, size: int = 200) -> Path:
+def unigram(folder: Path, size: int = 200, **config: str) -> Path:
     """T5's and SigLIP's: a piece starts with the space before it; `</s>` after the text and none before it."""
     fast = Tokenizer(models.Unigram())
-    fast.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    fast.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
     fast.pre_tokenizer = pre_tokenizers.Metaspace()
     fast.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>")
@@ -40,7 +40,7 @@ def unigram(folder: Path, size: int = 200) -> Path:
     fast.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", fast.token_to_id("</s>"))]
     )
-    return written(fast, folder, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    return written(fast, folder, **{"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"} | config)
 
 
 def byte_level(folder: Path, size: int = 400, trim: bool = True, prefix: bool = False) -> Path:
@@ -59,6 +59,12 @@ def byte_level(folder: Path, size: int = 400, trim: bool = True, prefix: bool = 
     return written(
         fast, folder, bos_token="<s>", eos_token="</s>", pad_token="<pad>", cls_token="<s>", sep_token="</s>"
     )
+
+
+def letters(folder: Path) -> Path:
+    """ByT5's: one token a byte, in Python alone, so that there are no offsets."""
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "ByT5Tokenizer"}))
+    return folder
 
 
 def written(fast: Tokenizer, folder: Path, **special: str) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cmapkd.core.errors import UsageError
-from cmapkd.towers.tokens.tokenizer import PROBE, Tokenizer
+from cmapkd.towers.tokens.hugging_face import PROBE
+from cmapkd.towers.tokens.interface import NONE, Tokenizer
 
 PAD, START, END = 0, 1, 2
 SPECIAL = 3
@@ -57,8 +57,15 @@ class Lexicon:
         return [int(self.known[index - SPECIAL]) for index in row if index >= SPECIAL]
 
 
+def framed(ids: Int[Tensor, "b l"], tokenizer: Tokenizer) -> Int[Tensor, "b k"]:
+    """Rows with a column before the text and an end token behind it, also where the tokenizer has none."""
+    if tokenizer.end == NONE:
+        ids = F.pad(ids.masked_fill(~tokenizer.real(ids), NONE), (0, 1), value=NONE)
+    return ids if tokenizer.start != NONE else F.pad(ids, (1, 0), value=tokenizer.pad)
+
+
 def build_lexicon(ids: Int[Tensor, "b l"], tokenizer: Tokenizer) -> Lexicon:
-    """All tokens between start and end in any row of `ids`."""
+    """All tokens between start and end in any row of `ids`, as `framed` gives them."""
     column = torch.arange(ids.shape[1])[None]
     inside = (column > 0) & (column < first_end(ids, tokenizer.end)[:, None])
     return Lexicon(ids[inside].unique(sorted=True), tokenizer.end)
@@ -196,44 +203,23 @@ class Block(nn.Module):
 
 
 def text_decoder(tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:
-    """A function from token ids, without start and end, to text: by a folder's own tokenizer.json, else as CLIP does.
+    """A function from token ids, without start and end, to text, by the tokenizer's own decoding.
 
     Raises UsageError for a tokenizer whose ids cannot be read back.
     """
-    decode = _folder_decoder(tokenizer.folder) if tokenizer.folder else _clip_decoder()
-    ids = tokenizer.pieces(PROBE)
+
+    def decode(ids: Sequence[int]) -> str:
+        return tidy(tokenizer.decode(ids))
+
     try:
-        text = decode(ids)
+        text = decode(tokenizer.pieces(PROBE))
         again = decode(tokenizer.pieces(text))
     except (KeyError, IndexError, OverflowError):
-        text, again = "", None  # ids that CLIP does not have
+        text, again = "", None  # ids that the vocabulary does not have
     if again != text:
-        where = tokenizer.folder or "this tokenizer has no folder and is not CLIP's"
-        raise UsageError(
-            f"{where}: captions cannot be read back from its tokens; use a model with a CLIP-type tokenizer"
-        )
+        where = tokenizer.folder or "this tokenizer has no folder and"
+        raise UsageError(f"{where}: captions cannot be read back from its tokens; use a model with another tokenizer")
     return decode
-
-
-def _folder_decoder(folder: Path) -> Callable[[Sequence[int]], str]:
-    """Words marked by a suffix are told apart here if tokenizer.json does not say how, which CLIP's does not either."""
-    from tokenizers import Tokenizer as Fast
-    from tokenizers import decoders
-
-    fast = Fast.from_file(str(folder / "tokenizer.json"))
-    suffix = getattr(fast.model, "end_of_word_suffix", None)
-    if not suffix:
-        return lambda ids: tidy(fast.decode(list(ids), skip_special_tokens=True))
-    if fast.decoder is None:
-        fast.decoder = decoders.BPEDecoder(suffix)
-    return lambda ids: tidy(fast.decode(list(ids), skip_special_tokens=True).replace(suffix, " "))
-
-
-def _clip_decoder() -> Callable[[Sequence[int]], str]:
-    from open_clip.tokenizer import SimpleTokenizer
-
-    clip = SimpleTokenizer()
-    return lambda ids: tidy(clip.decode(list(ids)))
 
 
 def tidy(text: str) -> str:

@@ -19,6 +19,7 @@ from cmapkd.tasks.captioning.decoder import (
     build_lexicon,
     caption_loss,
     first_end,
+    framed,
     next_token_logits,
     text_decoder,
 )
@@ -147,7 +148,7 @@ def caption_tokens(tower: DualEncoder, samples: Samples, longest: int) -> tuple[
     chunks = []
     captions = samples.flat_captions()
     for span in spans(len(captions), 8192):
-        ids = tower.tokenizer([captions[i] for i in span])[0]
+        ids = framed(tower.tokenizer([captions[i] for i in span])[0], tower.tokenizer)
         chunks.append(ids[:, : int(first_end(ids, tower.tokenizer.end).max()) + 1])
     length = max(chunk.shape[1] for chunk in chunks)
     # Filled up with end tokens: what follows the first one is padding.

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmapkd.core.errors import DataError
+from cmapkd.core.errors import DataError, UsageError
 from cmapkd.data.questions import Questions
 from cmapkd.tasks.encoder import spans
 from cmapkd.tasks.frozen_features import FINAL, Extraction, ImageFeatures, image_features, require_room
 from cmapkd.towers.dual import DualEncoder, evaluating
-from cmapkd.towers.families.text_final import require_text_levels
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,20 @@ def question_features(
     image = image_features(tower, questions.paths, extraction, questions.name)
     distinct = {text: place for place, text in enumerate(dict.fromkeys(questions.questions))}
     if tokens:
-        require_text_levels(tower, "model", ["head 'coattention'"])
+        require_words(tower)
         size = len(distinct) * (tower.text.words + 1) * tower.shape.text_widths[0] * 2
         require_room(size + image.rows.nbytes, extraction.ram_mb, f"{questions.name}'s images and questions")
     text = text_features(tower, list(distinct), tokens, extraction.batch)
     return QuestionFeatures(image, text, torch.tensor([distinct[text] for text in questions.questions]))
+
+
+def require_words(tower: DualEncoder) -> None:
+    """Raise UsageError for a model without the word level L1, which head 'coattention' reads."""
+    if "L1" not in tower.shape.levels:
+        raise UsageError(
+            f"model {tower.name}: its text tower ({type(tower.text.native).__name__}) gives no words (level L1), which head "
+            "'coattention' reads; use head fusion, or a model whose tokens are known by word"
+        )
 
 
 @torch.no_grad()

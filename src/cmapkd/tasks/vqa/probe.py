@@ -19,11 +19,10 @@ from cmapkd.tasks.frozen_probe import Fitting, drawn, fitting_of, require_positi
 from cmapkd.tasks.score import Score
 from cmapkd.tasks.trained_head import TrainedHead
 from cmapkd.tasks.vqa.accuracy import answer_accuracy, check_ids, earned, vqa_accuracy
-from cmapkd.tasks.vqa.features import question_features
+from cmapkd.tasks.vqa.features import question_features, require_words
 from cmapkd.tasks.vqa.head import CoAttentionHead, FusionHead, Vocabulary, training_answers
 from cmapkd.tasks.vqa.results import results_of
 from cmapkd.towers.dual import DualEncoder, evaluating
-from cmapkd.towers.families.text_final import require_text_levels
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def build_head(tower: DualEncoder, answers: int, settings: Settings) -> nn.Modul
     """An untrained head for the features that `question_features` computes with the same settings."""
     if settings.head == "fusion":
         return FusionHead(tower.shape.embedding, answers, settings.width, settings.dropout)
-    require_text_levels(tower, "model", [f"head '{settings.head}'"])
+    require_words(tower)
     level = int(settings.extraction.level[1]) - 2
     return CoAttentionHead(
         tower.shape.image_widths[level], tower.shape.text_widths[0], answers, settings.width, dropout=settings.dropout

@@ -64,7 +64,8 @@ class VitImage:
         extra = {"output_extra_tokens": True} if self._class_token else {}
         out = self._visual.forward_intermediates(pixels, indices=self.taps, output_fmt="NLC", **extra)
         taken = sorted(set(self.taps))  # of fewer than three blocks, one belongs to more than one group
-        p2, p3, p4 = (out["image_intermediates"][taken.index(tap)] for tap in self.taps)
+        found = [level.contiguous() for level in out["image_intermediates"]]  # else each reader copies it again
+        p2, p3, p4 = (found[taken.index(tap)] for tap in self.taps)
         class_token = out["image_intermediates_prefix"][-1][:, 0] if self._class_token else None
         side = -(-round(p4.shape[1] ** 0.5) // 2)
         return image_features((p2, p3, p4, last_level(p4, class_token, side)), out["image_features"])

@@ -24,6 +24,8 @@ def image_refusal(
     student: DualEncoder, teacher: DualEncoder, mine: ImageParts | None, theirs: ImageParts | None, given: Inputs, read: Inputs
 ) -> str:  # fmt: skip
     """The reason why the student's image tower cannot inherit from the teacher's; empty where it can."""
+    if student.kept == "image":
+        return "it is the teacher's own image tower"
     if mine is None or theirs is None:
         who, native = ("its", student.image.native) if mine is None else ("the teacher's", teacher.image.native)
         name = type(getattr(native, "trunk", getattr(native, "vision", native))).__name__
@@ -54,6 +56,8 @@ def text_refusal(
     student: DualEncoder, teacher: DualEncoder, mine: TextParts | None, theirs: TextParts | None, given: Inputs, read: Inputs
 ) -> str:  # fmt: skip
     """The reason why the student's text tower cannot inherit from the teacher's; empty where it can."""
+    if student.kept == "text":
+        return "it is the teacher's own text tower"
     if mine is None or theirs is None:
         who, native = ("its", student.text.native) if mine is None else ("the teacher's", teacher.text.native)
         inner = native if has_blocks(native) else getattr(native, "transformer", getattr(native, "text", native))
@@ -79,11 +83,6 @@ def text_refusal(
         if not _faithful(parts.modules, parts.blocks, tower.text.encode, ids[:FEW], real, parts):
             return _unknown(tower is student, parts.modules)
     return ""
-
-
-def frozen(native: nn.Module) -> bool:
-    """Whether no parameter of a tower learns, so that it keeps the weights that it has."""
-    return not any(value.requires_grad for value in native.parameters())
 
 
 def _blocks(mine: list[BlockParts], theirs: list[BlockParts]) -> str:

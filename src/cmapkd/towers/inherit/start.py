@@ -15,14 +15,12 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Inputs, Pair
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.evaluating import evaluating
-from cmapkd.towers.inherit.eligible import frozen, image_refusal, text_refusal
+from cmapkd.towers.inherit.eligible import image_refusal, text_refusal
 from cmapkd.towers.inherit.image import image_streams, inherit_image
 from cmapkd.towers.inherit.image_parts import image_parts
 from cmapkd.towers.inherit.probe import principal
 from cmapkd.towers.inherit.text import inherit_text, text_streams
 from cmapkd.towers.inherit.text_parts import text_parts
-
-FROZEN = "it is frozen and keeps its weights"
 
 
 @torch.no_grad()
@@ -37,8 +35,8 @@ def inherit(student: DualEncoder, teacher: DualEncoder, mine: Inputs, theirs: In
         images = image_parts(student.image), image_parts(teacher.image)
         texts = text_parts(student.text), text_parts(teacher.text)
         refused = Pair(
-            FROZEN if frozen(student.image.native) else image_refusal(student, teacher, *images, mine, theirs),
-            FROZEN if frozen(student.text.native) else text_refusal(student, teacher, *texts, mine, theirs),
+            image_refusal(student, teacher, *images, mine, theirs),
+            text_refusal(student, teacher, *texts, mine, theirs),
         )
         if refused.image and refused.text:
             raise UsageError(f"student.inherit: neither tower can; image: {refused.image}; text: {refused.text}")

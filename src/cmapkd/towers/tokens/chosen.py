@@ -9,7 +9,11 @@ from typing import Any
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.named import tokenizer_folder_of
+from cmapkd.towers.sources.downloads import HOW, tokenizer_folder
 from cmapkd.towers.tokens import tokenizer as tok
+from cmapkd.towers.tokens.hugging_face import tokenizer_files
+
+CLIP_SIZE = 49408  # entries of CLIP's vocabulary
 
 
 def configured_tokenizer(
@@ -20,7 +24,7 @@ def configured_tokenizer(
     teacher: TowerConfig | None,
 ) -> tuple[tok.Tokenizer | None, Path | None]:
     """(tokenizer, its folder) that the config asks for; (None, None) when that is the architecture's own."""
-    context = model_cfg["text_cfg"].get("context_length", 77)
+    context, options = context_of(model_cfg), options_of(model_cfg)
     choice = config.tokenizer
     if choice == "own":
         return None, None
@@ -28,35 +32,60 @@ def configured_tokenizer(
         if teacher is None:
             raise UsageError("student.tokenizer is 'teacher', but the run has no teacher; use own, train:N or a folder")
         theirs = tokenizer_folder_of(teacher)
-        return (None, None) if theirs is None else (tok.from_folder(theirs, context), theirs)
+        return (None, None) if theirs is None else (tok.from_folder(theirs, context, options), theirs)
     if choice.startswith("train:"):
         size = choice.removeprefix("train:")
         if not size.isdigit() or int(size) < 64 or folder is None:
             raise UsageError(f"student.tokenizer is '{choice}'; train:N needs a whole number of entries, 64 or more")
         if (folder / "tokenizer.json").is_file():
-            return tok.from_folder(folder, context), folder
-        return tok.train(captions, int(size), context, folder), folder
-    return tok.from_folder(Path(choice), context), Path(choice)
+            return tok.from_folder(folder, context, options), folder
+        tok.train(captions, int(size), context, folder)
+        return tok.from_folder(folder, context, options), folder
+    return tok.from_folder(Path(choice), context, options), Path(choice)
 
 
-def architecture_tokenizer(model_cfg: dict[str, Any], name: str) -> tok.Tokenizer:
-    """The tokenizer that an architecture is published with: CLIP's, or a refusal where it is a download."""
+def architecture_tokenizer(
+    model_cfg: dict[str, Any], name: str, folder: Path | None = None, download: bool = False
+) -> tok.Tokenizer:
+    """The tokenizer that open_clip reads for this config: of the model's folder, or CLIP's.
+
+    folder: of the model, whose tokenizer files count only where the config names a tokenizer, as in open_clip, or where the
+    model's vocabulary is too small for CLIP's ids.
+    Raises UsageError where it is on neither, nor in huggingface_hub's cache, and a download is not asked for.
+    """
     import open_clip
 
-    text = model_cfg["text_cfg"]
-    context = text.get("context_length", 77)
-    if text.get("hf_tokenizer_name"):
-        raise UsageError(
-            f"model {name}: its tokenizer '{text['hf_tokenizer_name']}' would have to be downloaded; "
-            "give model: local-dir:FOLDER with a tokenizer.json, or tokenizer: FOLDER"
-        )
-    return tok.from_open_clip(open_clip.SimpleTokenizer(context_length=context), context)
+    text, context, options = model_cfg["text_cfg"], context_of(model_cfg), options_of(model_cfg)
+    named = text.get("hf_tokenizer_name")
+    own = folder is not None and tokenizer_files(folder)
+    if not named and not (own and text.get("vocab_size", CLIP_SIZE) < CLIP_SIZE):
+        return tok.from_open_clip(open_clip.SimpleTokenizer(context_length=context, **options), context)
+    if own:
+        return tok.from_folder(folder, context, options)
+    if (fetched := tokenizer_folder(named, download)) is not None:
+        return tok.from_folder(fetched, context, options)
+    raise UsageError(
+        f"model {name}: its tokenizer '{named}' would have to be downloaded; "
+        f"give model: local-dir:FOLDER with a tokenizer.json, or tokenizer: FOLDER, {HOW}"
+    )
 
 
 def hugging_face_tokenizer(folder: Path, context: int) -> tok.Tokenizer:
-    """open_clip's reader of the folder's tokenizer files, or CLIP's own tokenizer where the folder has none."""
+    """The folder's tokenizer with open_clip's cleaning, or CLIP's own tokenizer where the folder has none."""
     import open_clip
 
-    if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
-        return tok.from_open_clip(open_clip.tokenizer.HFTokenizer(str(folder), context_length=context), context)
+    if tokenizer_files(folder):
+        return tok.from_folder(folder, context)
     return tok.from_open_clip(open_clip.SimpleTokenizer(context_length=context), context)
+
+
+def context_of(model_cfg: dict[str, Any]) -> int:
+    """Length of a row of ids of an open_clip model config."""
+    return model_cfg["text_cfg"].get("context_length", 77)
+
+
+def options_of(model_cfg: dict[str, Any]) -> dict[str, Any]:
+    """Options of open_clip's tokenizers in a model config, such as `clean`."""
+    text = model_cfg["text_cfg"]
+    mode = text.get("tokenizer_mode")
+    return dict(text.get("tokenizer_kwargs") or {}) | ({"tokenizer_mode": mode} if mode else {})

@@ -1,119 +1,85 @@
-"""Tokenizers that return the index of the word of each token, so that models with different vocabularies can be compared.
+"""Tokenizers of models, by where they come from: open_clip, a folder's tokenizer.json, a Hugging Face folder, training captions.
 
-Text is cleaned as the model's own tokenizer cleans it and split at white space; the ids of the first
-200,000 different words are kept. CLIP-type tokenizers never merge across white space, so the concatenation equals encoding the whole text;
-`from_open_clip` checks that on a probe sentence.
+All give the index of the white-space word of each token, so that models with different vocabularies can be compared:
+word by word where that is exact, else by the character offsets of tokens, else not at all (`has_words`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cmapkd.core import fsio
 from cmapkd.core.errors import UsageError
-from cmapkd.towers.tokens.by_offset import OffsetTokenizer
+from cmapkd.towers.tokens import hugging_face as hf
 from cmapkd.towers.tokens.by_word import WordTokenizer
-from cmapkd.towers.tokens.interface import Tokenizer
-
-PROBE = "A small dog, wearing 2 red collars, doesn't look at the camera ."
+from cmapkd.towers.tokens.interface import NONE, Tokenizer
 
 
 def from_open_clip(tokenizer: Any, context: int) -> Tokenizer:
-    """An open_clip tokenizer (CLIP's BPE or a Hugging Face one). Raises UsageError where tokens merge across words."""
+    """An open_clip tokenizer: CLIP's BPE, or one around a tokenizer of Hugging Face. Raises UsageError for any other."""
     if hasattr(tokenizer, "bpe_ranks"):
-        wrapped = WordTokenizer(
-            tokenizer.encode,
-            tokenizer.clean_fn,
-            tokenizer.sot_token_id,
-            tokenizer.eot_token_id,
-            0,
-            context,
-        )
-    elif hasattr(tokenizer, "tokenizer"):
-        wrapped = _from_hugging_face(tokenizer, context)
-    else:
+        start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
+        return WordTokenizer(_clip_encode(tokenizer), tokenizer.decode, tokenizer.clean_fn, start, end, 0, context)
+    if not hasattr(tokenizer, "tokenizer"):
         raise UsageError(f"tokenizer {type(tokenizer).__name__} is neither open_clip's nor Hugging Face's")
-    expected = tokenizer([PROBE])[0]
-    if not torch.equal(wrapped([PROBE])[0][0], expected.long()):
-        raise UsageError(
-            f"tokenizer {type(tokenizer).__name__} merges across words, so its tokens cannot be told apart by word; "
-            "use a model with a CLIP-type tokenizer"
-        )
-    return wrapped
-
-
-def _from_hugging_face(tokenizer: Any, context: int) -> Tokenizer:
-    """open_clip's HFTokenizer; BERT's CLS and SEP serve as start and end token."""
     inner = tokenizer.tokenizer
-    start = inner.bos_token_id if inner.bos_token_id is not None else inner.cls_token_id
-    end = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
-    if start is None or end is None:
-        raise UsageError(f"tokenizer {inner.name_or_path} has no start or end token; CLIP-type text towers need both")
-    return WordTokenizer(
-        lambda word: inner(word, add_special_tokens=False).input_ids,
-        tokenizer.clean_fn,
-        start,
-        end,
-        inner.pad_token_id or 0,
-        context,
-        Path(inner.name_or_path) if Path(inner.name_or_path).is_dir() else None,
-    )
+    strip = inner.sep_token_id if getattr(tokenizer, "strip_sep_token", False) else NONE
+    clean = getattr(tokenizer, "clean_fn", None) or _cleaning("canonicalize")  # SigLipTokenizer has no attribute for it
+    return hf.of_transformers(inner, lambda texts: tokenizer(texts, context), context, clean, strip)
 
 
-def from_folder(folder: Path, context: int) -> Tokenizer:
-    """The tokenizer of a folder with tokenizer.json, read by the tokenizers library (transformers is not needed)."""
-    from tokenizers import Tokenizer as Fast
+def _clip_encode(tokenizer: Any) -> Callable[[str], list[int]]:
+    """The ids of a cleaned word, as open_clip's SimpleTokenizer.encode gives them but without cleaning it once more."""
+    letters = tokenizer.byte_encoder
 
-    path = folder / "tokenizer.json"
-    if not path.is_file():
+    def encode(word: str) -> list[int]:
+        parts = ("".join(letters[byte] for byte in part.encode()) for part in tokenizer.pat.findall(word))
+        return [tokenizer.encoder[piece] for part in parts for piece in tokenizer.bpe(part).split(" ")]
+
+    return encode
+
+
+def _cleaning(name: str) -> Callable[[str], str]:
+    from open_clip.tokenizer import get_clean_fn
+
+    return get_clean_fn(name)
+
+
+def from_folder(folder: Path, context: int, options: Mapping[str, Any] | None = None) -> Tokenizer:
+    """The tokenizer of a folder, with the ids that open_clip's HFTokenizer gives; options: HFTokenizer's own, such as `clean`.
+
+    Raises UsageError where it cannot be read. A tokenizer.json of no special class is read without transformers.
+    """
+    from tokenizers import processors
+
+    options = dict(options or {})
+    config = hf.tokenizer_config(folder)
+    if not hf.tokenizer_files(folder):
         raise UsageError(f"{folder}: no tokenizer.json here; give a folder that holds one, or tokenizer: own")
-    try:
-        fast = Fast.from_file(str(path))
-        special = json.loads((folder / "tokenizer_config.json").read_text())
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise UsageError(
-            f"{folder}: tokenizer.json with tokenizer_config.json cannot be read ({' '.join(str(error).split())[:100]})"
-        ) from None
-    ids = [fast.token_to_id(special.get(key) or "") for key in ("bos_token", "eos_token", "pad_token")]
-    if None in ids:
-        raise UsageError(
-            f"{folder}: tokenizer_config.json must name bos_token, eos_token and pad_token of tokenizer.json"
-        )
-    start, end, pad = (int(i or 0) for i in ids)
-    return WordTokenizer(
-        lambda word: fast.encode(word, add_special_tokens=False).ids,
-        lambda text: " ".join(text.split()),
-        start,
-        end,
-        pad,
-        context,
-        folder,
-    )
+    if config.get("tokenizer_class") not in hf.GENERIC or set(options) - {"clean"}:
+        return from_open_clip(hf.open_clip_tokenizer(folder, context, options), context)
+    fast = hf.fast_of(folder)
+    start, end, pad = (hf.special_id(fast, config, kind) for kind in ("bos", "eos", "pad"))
+    if not fast.encode("").ids:
+        if NONE in (start, end):
+            raise UsageError(
+                f"{folder}: tokenizer.json puts no special tokens around a text, and tokenizer_config.json names no "
+                "bos_token and eos_token of it; give a tokenizer with an end token"
+            )
+        between = [(fast.id_to_token(k), k) for k in (start, end)]
+        template = f"{between[0][0]} $A {between[1][0]}"
+        fast.post_processor = processors.TemplateProcessing(single=template, special_tokens=between)
+    return hf.of_fast(fast, max(pad, 0), context, _cleaning(options.get("clean", "whitespace")), folder)
 
 
 def from_hugging_face(folder: Path, context: int) -> Tokenizer:
-    """The fast tokenizer of a local folder, read by transformers without remote code; words by character offsets.
+    """The tokenizer of a local folder, with the ids that transformers gives; no remote code is run.
 
     Raises UsageError where the folder holds no tokenizer that transformers reads.
     """
-    from tokenizers import Tokenizer as Fast
-    from transformers import AutoTokenizer
-
-    try:
-        inner = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises nothing narrower
-        raise UsageError(f"{folder}: no tokenizer can be read here ({' '.join(str(error).split())[:100]})") from None
-    pad = next((i for i in (inner.pad_token_id, inner.eos_token_id) if i is not None), 0)
-    if not inner.is_fast:
-        raise UsageError(f"{folder}: its tokenizer has no tokenizer.json, so its tokens cannot be told apart by word")
-    fast = Fast.from_str(inner.backend_tokenizer.to_str())
-    left, cut_left = inner.padding_side == "left", inner.truncation_side == "left"
-    return OffsetTokenizer(fast, lambda text: text, pad, context, folder, left, cut_left)
+    return hf.of_folder(folder, context)
 
 
 def train(texts: Iterable[str], size: int, context: int, folder: Path) -> Tokenizer:
@@ -160,7 +126,7 @@ def train(texts: Iterable[str], size: int, context: int, folder: Path) -> Tokeni
 
 
 def vocabulary(folder: Path) -> int:
-    """Number of entries of a tokenizer.json, special tokens included."""
-    from tokenizers import Tokenizer as Fast
-
-    return Fast.from_file(str(folder / "tokenizer.json")).get_vocab_size(with_added_tokens=True)
+    """Number of entries of a folder's tokenizer, special tokens included."""
+    if (folder / "tokenizer.json").is_file():
+        return hf.fast_of(folder).get_vocab_size(with_added_tokens=True)
+    return len(hf.auto_tokenizer(folder))

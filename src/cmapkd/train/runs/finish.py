@@ -50,7 +50,7 @@ def write(run: Run, metrics: dict[str, float], share: float) -> TrainedHead | No
     student, folder = run.state.learner.student, run.folder
     done = None if run.task is None else run.task.result(student)
     export_student(student, folder / "student", facts(run, metrics, share, done))
-    say(f"student: {folder / 'student'} (open_clip local-dir)")
+    say(f"student: {folder / 'student'} (folder of {student.package.library})")
     if done is not None:
         keep_head(run, done)
     keep_method_tensors(run)

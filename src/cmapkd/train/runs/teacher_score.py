@@ -28,7 +28,7 @@ def teacher_metrics(config: Config, most: int | None = None) -> dict[str, float]
     key = f"{identity(config.teacher)['weights']} {validation.identity}"
     if key not in known:
         tower = load_tower(config.teacher, words=config.cache.words).to(pick_device(config.train.device))
-        scores = validation.scores(tower)
+        scores = validation.scores(tower) if "text" in tower.shape.sides else []
         for score in scores:
             say(f"teacher: {score.line()}")
         known[key] = merged(scores)

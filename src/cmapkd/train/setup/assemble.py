@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from cmapkd.config.schema import Config
@@ -28,17 +30,18 @@ from cmapkd.policy import POLICIES, Policy
 from cmapkd.tasks.task_loss import TaskLoss
 from cmapkd.teacher.class_texts import ClassTexts, open_class_texts
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.families.text_final import require_text_levels
+from cmapkd.towers.freeze import freeze
 from cmapkd.towers.load import load_tower
 from cmapkd.train.balance import Balance
 from cmapkd.train.blocks import compile_blocks, recompute_activations
 from cmapkd.train.ema import Ema
 from cmapkd.train.learner import Learner, build_learner, build_terms
 from cmapkd.train.optimizer import build_optimizer
+from cmapkd.train.setup.availability import Model, available, by_reason, common_levels
 from cmapkd.train.setup.first_batches import learn_from_first_batches
 from cmapkd.train.setup.plan import Plan, plan_run
 from cmapkd.train.setup.start_student import start_from_teacher
-from cmapkd.train.setup.teachers import OpenedTeacher, level_readers, open_teacher
+from cmapkd.train.setup.teachers import OpenedTeacher, open_teacher
 from cmapkd.train.state import Run, TrainState
 from cmapkd.train.validation.served import validator
 
@@ -55,7 +58,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     torch.manual_seed(config.seed)
     with first_before_others():  # it may write a tokenizer, and what the student inherits
         student = build_student(config, plan, opened, folder / "tokenizer")
-    require_text_levels(student, "student.model", level_readers(config, plan.method.weights))
+    plan = for_models(config, plan, opened, student)
     texts = class_texts_of(plan, opened)
     learner = learner_of(config, plan, student, opened, texts)
     optimizer, task = build_optimizer(learner, config.train), None
@@ -66,7 +69,14 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
     loader, held_out = loaders(config, plan, student, opened)
     policy = policy_of(config, learner, opened, held_out)
     weights = dict(plan.method.weights)
-    objective = Objective(plan.method, learner.terms_by_name, weights, facts_of(plan, opened, texts), task is not None)
+    objective = Objective(
+        plan.method,
+        learner.terms_by_name,
+        weights,
+        facts_of(plan, opened, texts),
+        task is not None,
+        student.kept is not None,
+    )
     steps = config.train.steps or max(1, round(float(config.train.epochs or 0) * loader.steps_per_epoch))
     policy_optimizer = torch.optim.Adam(policy.parameters(), lr=config.policy.lr) if list(policy.parameters()) else None
     balance = Balance(plan.method.share, steps)
@@ -84,6 +94,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
         validate=validator(plan.validation, plan.method, learner, opened.tower if opened else None, classes),
         task=task,
         state=TrainState(learner, optimizer, weights, balance, policy, policy_optimizer, ema=ema),
+        levels=plan.levels,
     )
     learn_from_first_batches(run, plan.method.inherits(config.student.inherit))
     share_(module_state for module in (learner, policy) for module_state in module.state_dict().values())
@@ -117,6 +128,7 @@ def build_student(config: Config, plan: Plan, opened: OpenedTeacher | None, toke
     captions = tokenizer_captions(plan.samples) if config.student.tokenizer.startswith("train:") else ()
     student = load_tower(config.student, captions, tokenizer, config.teacher, config.cache.words)
     student.to(plan.device).channels_last().requires_grad_(plan.method.student == "trained")
+    freeze(student, config.student.frozen)
     if plan.method.inherits(config.student.inherit):
         start_from_teacher(config, student, plan.samples, opened.tower if opened else None)
     return student
@@ -129,6 +141,22 @@ def tokenizer_captions(samples: Samples) -> Iterable[str]:
         return captions
     say(f"student.tokenizer: trained on {TOKENIZED} of {len(captions)} captions, evenly spread")
     return captions.pick(np.linspace(0, len(captions) - 1, TOKENIZED).astype(np.int64))
+
+
+def for_models(config: Config, plan: Plan, opened: OpenedTeacher | None, student: DualEncoder) -> Plan:
+    """The plan without the terms and levels that the two models have nothing for; says which and why."""
+    if opened is None or config.teacher is None:
+        return plan
+    teacher = Model(f"teacher {config.teacher.model}", opened.shape)
+    learns = Model(f"student {config.student.model}", student.shape, student.frozen)
+    method, off = available(plan.method, config.method, teacher, learns)
+    for reason, names in by_reason(off).items():
+        say(f"off: {names} ({reason})")
+    levels = common_levels(teacher, learns)
+    stages = tuple(
+        structs.replace(stage, levels=tuple(name for name in stage.levels if name in levels)) for stage in plan.stages
+    )
+    return replace(plan, method=method, stages=stages, levels=levels)
 
 
 def class_texts_of(plan: Plan, opened: OpenedTeacher | None) -> ClassTexts | None:
@@ -147,7 +175,7 @@ def learner_of(
     shape, targets, tower = (opened.shape, opened.targets, opened.tower) if opened else (None, None, None)
     classes = 0 if texts is None else len(texts.embeddings)
     sizes = TermSizes(student.shape, shape, len(plan.samples), classes, tower, student)
-    learner = build_learner(build_terms(plan.term_weights, sizes, config.options), student, shape, targets)
+    learner = build_learner(build_terms(plan.term_weights, sizes, config.options), student, shape, targets, plan.levels)
     if reading("class_prompts", plan.term_weights):
         learner.prompt_ids = prompt_ids(plan.samples, student)
     return learner.to(plan.device)
@@ -171,7 +199,7 @@ def facts_of(plan: Plan, opened: OpenedTeacher | None, texts: ClassTexts | None)
     labels = None if texts is None else texts.labels
     if reading("class_prompts", plan.term_weights):
         labels = torch.tensor(list(plan.samples.labels or ()))
-    pairs = None if opened is None or opened.targets is None else opened.targets.pairs
+    pairs = None if opened is None else opened.targets.pairs
     on = plan.device
     return Facts(pairs, None if labels is None else labels.to(on), None if texts is None else texts.embeddings.to(on))
 

@@ -21,7 +21,7 @@ BATCHES = 4
 
 def learn_from_first_batches(run: Run, inherits: bool) -> None:
     """Set what depends on the data before the first step. inherits: the student began from the teacher's weights."""
-    stage = replace(stage_at(run.stages, 0.0), levels=LEVELS)
+    stage = replace(stage_at(run.stages, 0.0), levels=run.levels)
     levels = run.objective.needs(stage).levels
     learner, count = run.state.learner, min(BATCHES, run.steps)
     sigmoid = inherits and learner.student.similarity.kind == "sigmoid"

@@ -13,6 +13,7 @@ from cmapkd.config.schema import Config, StageConfig
 from cmapkd.core.device import pick_device
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
+from cmapkd.core.types import LEVELS
 from cmapkd.data.holdout import Pool, split_holdout
 from cmapkd.data.readers import open_samples
 from cmapkd.data.samples import Samples
@@ -35,7 +36,7 @@ from cmapkd.train.runs.dry_run import few
 class Plan:
     """pool, held: indices of the samples that are trained on, and of those that only a policy's credit sees.
 
-    open_task: makes the head of L_task on a student, None where L_task has no data of its own.
+    levels: those that teacher and student give. open_task: makes the head of L_task on a student, None where L_task has no data of its own.
     """
 
     method: Method
@@ -46,6 +47,7 @@ class Plan:
     held: np.ndarray
     device: torch.device
     open_task: Callable[[DualEncoder], TaskLoss] | None
+    levels: tuple[str, ...] = LEVELS
 
     @property
     def term_weights(self) -> dict[str, float]:

@@ -22,7 +22,6 @@ from cmapkd.teacher.build import feature_bytes, seal_features, write_features
 from cmapkd.teacher.calibration_file import calibrate_cache, open_targets
 from cmapkd.teacher.layout import cache_key
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.families.text_final import require_text_levels
 from cmapkd.towers.load import load_tower
 from cmapkd.towers.named import image_size, warn_of_random
 from cmapkd.train.setup.start_student import inherited_file, start_from_teacher
@@ -38,7 +37,6 @@ def build_cache(config: Config, estimate_only: bool = False) -> Path:
         say(f"data: {note}")
     warn_of_random(config.teacher, "teacher.model")
     tower = load_tower(config.teacher, words=config.cache.words)
-    require_text_levels(tower, "teacher.model", ["the cache"])
     size, sentence = feature_bytes(config, samples, tower)
     say(sentence)
     if config.cache.pixels:

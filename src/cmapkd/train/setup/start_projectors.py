@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cmapkd.core.tree import rows
-from cmapkd.core.types import IMAGE_LEVELS, TEXT_LEVELS, Batch, Features, Pair, TeacherOutputs, Tokens
+from cmapkd.core.types import IMAGE_LEVELS, SIDES, TEXT_LEVELS, Batch, Features, Pair, TeacherOutputs, Tokens
 from cmapkd.distributed.collectives import sum_
 from cmapkd.towers.dual import evaluating
 from cmapkd.train.learner import Learner
@@ -71,16 +71,21 @@ def _pairs(
     projectors, bridge = learner.projectors, teacher.bridge
     assert projectors is not None
     for names, part in ((IMAGE_LEVELS, features.image), (TEXT_LEVELS, features.text)):
-        for name, raw, mask in zip(names, part.levels, part.masks, strict=True):
+        for name, raw, mask in zip(names, part.levels, part.masks, strict=False):
             if name in projectors.adapters and name in teacher.levels:
                 norm, linear = projectors.adapters[name].children()
                 match = learner.errors.matches[name]
                 yield linear, *match.paired(Tokens(norm(raw), mask), teacher.levels[name])  # type: ignore[misc]
     if bridge is not None:
-        heads = ((projectors.v2l, features.image, bridge.image), (projectors.l2v, features.text, bridge.text))
-        for modules, part, goal in heads:
-            for k, (norm, linear) in enumerate(head.children() for head in modules.values()):
+        heads = ((IMAGE_LEVELS, projectors.v2l, features.image, bridge.image),
+                 (TEXT_LEVELS, projectors.l2v, features.text, bridge.text))  # fmt: skip
+        for names, modules, part, goal in heads:
+            for name, head in modules.items():
+                norm, linear = head.children()
+                k = names.index(name)
                 yield linear, norm(part.pooled[k]), goal[:, k]  # type: ignore[misc]
-    finals = ((features.image, teacher.final.image), (features.text, teacher.final.text))
-    for linear, (part, goal) in zip(projectors.project, finals, strict=False):
-        yield linear, part.final, goal  # type: ignore[misc]
+    finals = features.zip(teacher.final)
+    for linear, side in zip(projectors.project, SIDES, strict=False):
+        part, goal = finals.of(side)
+        if side in teacher.sides:
+            yield linear, part.final, goal  # type: ignore[misc]

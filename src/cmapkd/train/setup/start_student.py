@@ -25,7 +25,7 @@ from cmapkd.teacher.layout import cache_key, reserved
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.inherit.start import inherit
 from cmapkd.towers.load import load_tower
-from cmapkd.towers.named import identity
+from cmapkd.towers.named import identity, kept_side
 
 TOKENS = 65_536  # of images that are fitted on, at most; so many of the teacher's tokens take 270 MB at width 1024
 VERSION = "1"
@@ -85,6 +85,7 @@ def inherited_file(config: Config, samples: Samples) -> Path | None:
     key = (
         cache_key(config.teacher, config.data, config.cache, samples)
         | identity(config.student)
+        | ({"kept": side} if (side := kept_side(config.student, config.teacher)) else {})
         | {"inherited": VERSION}
     )
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]

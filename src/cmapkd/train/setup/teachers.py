@@ -12,32 +12,27 @@ from cmapkd.core.device import pick_precision
 from cmapkd.core.errors import UsageError
 from cmapkd.data.samples import Samples
 from cmapkd.distributed.collectives import share_
-from cmapkd.methods import TERMS, needs_teacher, reading
+from cmapkd.methods import needs_teacher, reading, reads_levels
 from cmapkd.policy import POLICIES
 from cmapkd.pyramid.levels import Shape
 from cmapkd.pyramid.targets import Targets
 from cmapkd.teacher.calibration_file import fit_targets
 from cmapkd.teacher.ensemble import open_ensemble
 from cmapkd.teacher.faults import corrupted
-from cmapkd.teacher.final_only import FinalTeacher
 from cmapkd.teacher.layout import cache_key
 from cmapkd.teacher.live import LiveTeacher
 from cmapkd.teacher.protocol import Teacher
 from cmapkd.teacher.reopen import open_cached_teacher
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.families.text_final import require_text_levels
 from cmapkd.towers.load import load_tower
 
 
 @dataclass(frozen=True)
 class OpenedTeacher:
-    """tower: the model itself, where it runs live or a term reads it; else None.
-
-    targets: None for a teacher without text levels, which gives final embeddings only.
-    """
+    """tower: the model itself, where it runs live or a term reads it; else None."""
 
     teacher: Teacher
-    targets: Targets | None
+    targets: Targets
     shape: Shape
     tower: DualEncoder | None
 
@@ -56,21 +51,17 @@ def open_teacher(config: Config, terms: Iterable[str], samples: Samples, device:
         return _from_cache(config, terms, samples, device, tower)
     assert tower is not None
     precision = pick_precision(config.train.precision, device)
-    require_text_levels(tower, "teacher.model", level_readers(config, terms))
-    if not tower.text.has_levels:
-        return OpenedTeacher(
-            corrupted(FinalTeacher(tower, precision), config.corrupt, samples), None, tower.shape, tower
-        )
-    targets = fit_targets(config.data, config.cache, tower, samples).to(device)
+    targets = Targets({}, None)
+    if reads_pyramid(config, terms):
+        targets = fit_targets(config.data, config.cache, tower, samples).to(device)
     share_(targets.tensors().values())
     live = LiveTeacher(tower, targets, precision)
     return OpenedTeacher(corrupted(live, config.corrupt, samples), targets, tower.shape, tower)
 
 
-def level_readers(config: Config, terms: Iterable[str]) -> list[str]:
-    """The terms, and the policy, that read the levels or the bridge of both towers."""
-    readers = sorted(name for name in terms if TERMS[name].reads_levels() or "bridge" in TERMS[name].reads)
-    return readers + ([f"policy {config.policy.name}"] if POLICIES[config.policy.name].reads_bridge else [])
+def reads_pyramid(config: Config, terms: Iterable[str]) -> bool:
+    """Whether a term, or the policy, reads levels or the bridge."""
+    return reads_levels(terms) or bool(reading("bridge", terms)) or POLICIES[config.policy.name].reads_bridge
 
 
 def _from_cache(

@@ -28,7 +28,7 @@ def facts(
     if (served := served_term(run.objective.method)) is not None:
         where = f"in {METHOD_TENSORS}, and the teacher is needed beside them" if best is None else "not kept here"
         lines.append(
-            f"scores belong to {served.says}. This folder's open_clip model is the student alone, which they do not "
+            f"scores belong to {served.says}. This folder's model is the student alone, which they do not "
             f"describe; the method's own tensors are {where}"
         )
     inherits = run.objective.method.inherits(config.student.inherit)

@@ -39,7 +39,8 @@ def centred(run: Run) -> Iterator[float]:
     if share == 0:
         yield 0.0
         return
-    with shifted(run.state.learner.student.image, share * mean, probe) as done:
+    student = run.state.learner.student
+    with evaluating(student), shifted(student.image, share * mean, probe) as done:  # dropout would hide an exact shift
         yield share if done else 0.0
 
 
@@ -70,7 +71,8 @@ def _choice(run: Run) -> tuple[float, Tensor, Tensor]:
 @torch.inference_mode()
 def _own_choice(run: Run) -> tuple[float, Tensor, Tensor]:
     student, method, batch = run.state.learner.student, run.objective.method, run.config.eval.batch
-    other = method.served is not None or method.student == "frozen" or run.task is not None
+    frozen = method.student == "frozen" or "image" in student.frozen
+    other = method.served is not None or frozen or run.task is not None
     if other or not run.config.train.centre:
         return 0.0, torch.empty(0), torch.empty(0)
     pixels, texts, owner = _sample(run, student)

@@ -14,7 +14,7 @@ from cmapkd.train.validation.centre import centred
 
 
 def evaluate(run: Run, step: int, recorder: Recorder) -> None:
-    """Validation figures into the log; the best student by the chosen metric is kept in best/, an open_clip folder."""
+    """Validation figures into the log; the best student by the chosen metric is kept in best/, a model folder."""
     started = time.monotonic()
     with run.state.averaged(), centred(run) as share:
         metrics = run.validate()

@@ -1,0 +1,105 @@
+"""Students with one side of the teacher: the other tower's model beside the teacher's own text or image tower.
+
+The student is the teacher's open_clip model with another image tower, or another model with the teacher's image tower; either
+way a plain open_clip model, whose kept side is the teacher's to the bit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from cmapkd.config.sources import StudentConfig
+from cmapkd.core.errors import UsageError
+from cmapkd.towers.adapt import adapt
+from cmapkd.towers.dual import DualEncoder
+from cmapkd.towers.named import architecture_config, folder_of, split
+from cmapkd.towers.sources import timm
+
+
+def with_teachers_text(config: StudentConfig, teacher: DualEncoder, words: int) -> DualEncoder:
+    """The image tower that `config` names, projected to the teacher's space, beside the text tower of `teacher`, which is used up.
+
+    Raises UsageError where the two do not fit into one open_clip model.
+    """
+    refuse_other_library(config, teacher, "text")
+    if config.tokenizer not in ("own", "teacher"):
+        raise UsageError(
+            f"student.tokenizer is '{config.tokenizer}', but student.text is the teacher's with the teacher's tokenizer; drop it"
+        )
+    clip, cfg = teacher.native, copy.deepcopy(teacher.package.config)
+    name, weights = split(config)
+    if name.startswith(timm.SCHEME):
+        facts, cfg["vision_cfg"] = timm.timm_facts(name), timm.vision_cfg(name)
+        visual: Any = _visual(cfg)
+        timm.load_trunk(visual.trunk, weights, config.model)
+        size, mean, std = facts["image_size"], facts["mean"], facts["std"]
+    else:
+        if folder_of(name) is not None or weights is not None:
+            raise UsageError(
+                f"student.text: teacher takes the image tower of {config.model} with random weights only; name the "
+                "architecture without a file, or drop student.text and set student.frozen: [text]"
+            )
+        cfg["vision_cfg"] = architecture_config(name)["vision_cfg"] | {"timm_model_pretrained": False}
+        visual, size = _visual(cfg), _side(cfg["vision_cfg"])
+        mean, std = teacher.image.mean, teacher.image.std
+    clip.visual = visual
+    student = adapt(clip, teacher.tokenizer, size, mean, std, cfg, config.model, words)
+    student.kept = "text"
+    return student
+
+
+def with_teachers_image(
+    config: StudentConfig, teacher: DualEncoder, build: Callable[[dict[str, Any]], DualEncoder]
+) -> DualEncoder:
+    """The text tower that `config` names beside the image tower of `teacher`, which is used up.
+
+    build: the named model with changes of its open_clip config.
+    """
+    refuse_other_library(config, teacher, "image")
+    name, weights = split(config)
+    if folder_of(name) is not None or weights is not None:
+        raise UsageError(
+            f"student.image: teacher takes the text tower of {config.model} with random weights only; name the architecture "
+            "without a file, or drop student.image and set student.frozen: [image]"
+        )
+    theirs = teacher.package.config
+    changes = {"embed_dim": theirs["embed_dim"], "vision_cfg": theirs["vision_cfg"]}
+    own = build(changes | {"quick_gelu": theirs.get("quick_gelu", False)})
+    own.native.visual = teacher.native.visual
+    with torch.no_grad():
+        own.similarity.copy_(teacher.similarity)
+    student = adapt(
+        own.native, own.tokenizer, teacher.size, teacher.image.mean, teacher.image.std, own.package.config, config.model,
+        own.text.words,
+    )  # fmt: skip
+    student.kept = "image"
+    return student
+
+
+def refuse_other_library(config: StudentConfig, teacher: DualEncoder, side: str) -> None:
+    """Raise UsageError for a teacher without that side, and for one that is no open_clip model."""
+    if side not in teacher.shape.sides:
+        raise UsageError(
+            f"student.{side}: teacher, but teacher {teacher.name} has no {side} tower; give a student with both towers"
+        )
+    if teacher.package.library != "open_clip":
+        raise UsageError(
+            f"student.{side}: teacher, but teacher {teacher.name} is a {teacher.package.library} model, whose {side} tower fits "
+            f"into no open_clip model beside {config.model}; give a student with both towers, or the teacher's open_clip folder"
+        )
+
+
+def _visual(cfg: dict[str, Any]) -> nn.Module:
+    from open_clip.model import _build_vision_tower
+
+    return _build_vision_tower(cfg["embed_dim"], cfg["vision_cfg"], cfg.get("quick_gelu", False))
+
+
+def _side(vision_cfg: dict[str, Any]) -> int:
+    size = vision_cfg.get("image_size", 224)
+    return int(size if isinstance(size, int) else size[0])
