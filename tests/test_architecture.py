@@ -19,7 +19,7 @@ from cmapkd.cli import doctor
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "cmapkd").rglob("*.py"))
-MAY_IMPORT_LOSSES = {"__future__", "collections", "dataclasses", "itertools", "math", "jaxtyping", "torch"}
+MAY_IMPORT_LOSSES = {"typing", "__future__", "collections", "dataclasses", "itertools", "math", "jaxtyping", "torch"}
 ADDRESS = re.compile(
     r"(py" r"pi|pythonhosted|npm" r"js|registry\.yarn|conda\.anaconda|download\.pytorch)\.(org|com)", re.I
 )

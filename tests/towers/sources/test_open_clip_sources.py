@@ -186,7 +186,7 @@ def test_pixels_are_normalised_as_for_the_published_weights(capsys):
     ids=["not-square", "patches", "tokens", "unknown-key", "three-stages", "other-size"],
 )
 def test_a_model_that_cannot_be_read_is_refused_with_the_reason(tmp_path, monkeypatch, part, keys, reason):
-    monkeypatch.setattr("cmapkd.towers.sources.open_clip.load_strict", lambda *_: None)
+    monkeypatch.setattr("cmapkd.towers.sources.resolution.load_strict", lambda *_: None)
     model = changed(FAMILIES["open_clip-vit"](tmp_path / "vit"), part, **keys)
     with pytest.raises(UsageError, match=reason) as caught:
         opened(model)

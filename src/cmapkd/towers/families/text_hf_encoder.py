@@ -28,6 +28,7 @@ class HfEncoderText:
         self._text: Any = clip.text
         self.tokenizer, self.words, self.has_levels = tokenizer, words, tokenizer.has_words
         _refuse_vocabulary(self._text, tokenizer)
+        _keep_every_block(self._text)
         self.taps: list[int] = []
         self.widths = self._measured() if self.has_levels else ()
 
@@ -68,6 +69,13 @@ class HfEncoderText:
             self.taps = [1 + tap for tap in lv.tap_blocks(depth, lv.TEXT_CUTS)]
             found = self.levels(ids, words)
         return tuple(level.shape[-1] for level in found.levels)
+
+
+def _keep_every_block(text: Any) -> None:
+    """Switch LayerDrop off, which leaves out blocks at random in training: a level is the output of a certain block."""
+    for module in text.modules():
+        if getattr(module, "layerdrop", 0):
+            module.layerdrop = 0.0
 
 
 def _refuse_vocabulary(text: Any, tokenizer: Tokenizer) -> None:
