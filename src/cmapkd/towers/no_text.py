@@ -38,7 +38,12 @@ class NoText:
     words = 0
 
     def __init__(self, native: nn.Module) -> None:
-        self.native, self.tokenizer = native, NoTokens()
+        self._native = native
+        self.tokenizer: Tokenizer = NoTokens()
+
+    @property
+    def native(self) -> nn.Module:
+        return self._native
 
     def levels(self, ids: Int[Tensor, "b l"], words: Int[Tensor, "b m"], trimmed: bool = False) -> Features:
         """Nothing: no level, and an embedding of width 0."""

@@ -41,7 +41,7 @@ def hugging_face_config(folder: Path) -> Any:
 
     raw = read_config(folder / "config.json")
     refuse_outside(folder, raw)
-    kind = raw.get("model_type")
+    kind = str(raw.get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise UsageError(
             f"{folder}: model_type '{kind}' in config.json is unknown to the installed transformers; "
