@@ -12,19 +12,22 @@ from cmapkd.core.types import Features
 from cmapkd.towers.dual import DualEncoder, Package
 from cmapkd.towers.protocols import ImageTower
 from cmapkd.towers.similarity import Similarity
-from cmapkd.towers.tokens.tokenizer import Tokenizer
+from cmapkd.towers.tokens.interface import NONE, Tokenizer
 
 
 class NoTokens(Tokenizer):
     """The tokenizer of a model without a text tower: texts have no tokens."""
 
     def __init__(self) -> None:
-        super().__init__(lambda word: [], str, -1, -1, -1, 0)
+        super().__init__(str, NONE, NONE, NONE, 0)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Int[Tensor, "n 0"], Int[Tensor, "n 0"]]:
         """ids and words, int64 [n, 0]."""
         nothing = torch.zeros(len(texts), 0, dtype=torch.int64)
         return nothing, nothing
+
+    def pieces(self, text: str) -> list[int]:
+        return []
 
 
 class NoText:
