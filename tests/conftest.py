@@ -36,3 +36,9 @@ def root(tmp_path_factory):
     world.teacher_folder(root / "student-init", seed=1, width=32)
     build_cache(world.config(root))
     return root
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all-pairs", action="store_true", help="tests/test_pairs.py: the whole matrix of teachers and students"
+    )

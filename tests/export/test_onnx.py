@@ -18,7 +18,7 @@ absent = any(importlib.util.find_spec(name) is None for name in onnx.NEEDED)
 
 
 def tiny(folder: Path) -> DualEncoder:
-    return toy.tower(folder / "tok", width=16, layers=3, size=16, context=8)
+    return toy.tower(folder / "tok", width=16, layers=3, size=16)
 
 
 @pytest.mark.skipif(absent, reason="cmapkd[onnx] absent")

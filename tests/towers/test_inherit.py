@@ -11,6 +11,7 @@ from cmapkd.towers.adapt import adapt
 from cmapkd.towers.inherit.attention import inherit_heads
 from cmapkd.towers.inherit.blocks import shared_basis, sources
 from cmapkd.towers.inherit.maps import bare
+from cmapkd.towers.inherit.parts import parts_of
 from cmapkd.towers.inherit.start import inherit
 from cmapkd.towers.sources.open_clip import build
 from cmapkd.towers.tokens import tokenizer as tok
@@ -130,7 +131,7 @@ def test_what_cannot_inherit_stays_as_it_was_and_is_told(tmp_path, teacher):
     mixed = adapt(build(cfg), student.tokenizer, 32, toy.MEAN, toy.STD, cfg, "toy", words=8)
     kept = {name: value.clone() for name, value in mixed.image.native.state_dict().items()}
     refused = inherit(mixed, teacher, inputs(mixed), inputs(teacher))
-    assert "only open_clip ViTs" in refused.image and refused.text == ""
+    assert "no plain ViT" in refused.image and refused.text == ""
     assert all(torch.equal(value, kept[name]) for name, value in mixed.image.native.state_dict().items())
     assert agreement(mixed, teacher)[1] > 0.99
 
@@ -149,12 +150,13 @@ def test_another_tokenizer_is_refused_for_texts_and_nothing_at_all_is_an_error(t
 
 def test_a_wider_head_attends_as_the_teachers_does():
     torch.manual_seed(0)
-    theirs, mine = ResidualAttentionBlock(32, 2), torch.nn.MultiheadAttention(64, 2, batch_first=True)
+    theirs, whole = ResidualAttentionBlock(32, 2), ResidualAttentionBlock(64, 2)
+    mine = whole.attn
     theirs.attn.in_proj_bias.data.normal_()
     wanted = bare(torch.randn(400, 32))
     seen = wanted @ torch.randn(32, 64)
     with torch.no_grad():
-        inherit_heads(mine, theirs, seen, wanted)
+        inherit_heads(*parts_of([whole, theirs]), seen, wanted)
 
     def logits(attention, x):
         query, key, _ = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)

@@ -39,7 +39,7 @@ class BagOfTokens(nn.Module):
         return (self.table(ids) * real).sum(1) / real.sum(1)
 
 
-def bag_build(cfg):
+def bag_build(cfg, *_, **__):
     """`build`, with a BagOfTokens in every CustomTextCLIP."""
     clip = PLAIN_BUILD(cfg)
     if cfg.get("custom_text"):
@@ -127,23 +127,3 @@ def test_a_head_of_tokens_is_refused(bag):
     with pytest.raises(UsageError, match="gives no words .* head 'coattention'"):
         build_head(tower, 5, Settings(head="coattention"))
     build_head(tower, 5, Settings(head="fusion"))
-
-
-def test_a_hugging_face_text_model_loads_from_a_folder_and_is_never_downloaded(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    words = toy.tokenizer(tmp_path / "words")
-    bert = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    transformers.BertConfig(vocab_size=tok.vocabulary(words.folder), **bert).save_pretrained(tmp_path / "bert")
-    cfg = toy.config(tok.vocabulary(words.folder))
-    cfg["text_cfg"] |= {
-        "hf_model_name": str(tmp_path / "bert"),
-        "hf_proj_type": "linear",
-        "hf_pooler_type": "mean_pooler",
-    }
-    image = {"mean": list(toy.MEAN), "std": list(toy.STD)}
-    folder = save_open_clip(build(cfg), cfg, image, words.folder, tmp_path / "model", "toy")
-    tower = load_tower(TowerConfig(model=f"local-dir:{folder}"))
-    assert not tower.text.has_levels and tower.encode_texts(["a red star"]).shape == (1, 24)
-    cfg["text_cfg"]["hf_model_name"] = str(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="nowhere' is a Hugging Face model whose config.json is not on this machine"):
-        build(cfg)

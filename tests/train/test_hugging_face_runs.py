@@ -13,7 +13,8 @@ import transformers
 import world
 from cmapkd.config.schema import TowerConfig, TrainConfig
 from cmapkd.core.errors import UsageError
-from cmapkd.evaluation.efficiency import Encoders, measure, parameters
+from cmapkd.evaluation.efficiency import measure, parameters
+from cmapkd.evaluation.encoders import Encoders
 from cmapkd.export.run import export_run
 from cmapkd.export.student_folder import save_student
 from cmapkd.towers.load import load_tower

@@ -46,6 +46,7 @@ def out(default: str, about: str = "") -> Argument:
 CONFIG = argument("--config", type=Path, required=True, help="a YAML file or a recipe (cmapkd list recipes)")
 OPTIONAL_CONFIG = argument("--config", type=Path, help="a YAML file or recipe with data.val and the teacher")
 RUN = argument("run", type=Path, help="a run folder")
+DOWNLOAD = flag("--download", "fetch models that are named (ARCHITECTURE/TAG, hf-hub:org/name) and not on this machine")
 
 ARMS = (
     argument("--seeds", type=int, default=3, help="runs of each arm, paired by seed; default: 3"),
@@ -87,6 +88,7 @@ COMMANDS: dict[str, Command] = {
         "run the teacher once and store its outputs (cache verify: check them)",
         commands.cache,
         (
+            DOWNLOAD,
             argument("what", nargs="?", choices=["verify"], help="check every stored file against its SHA-256"),
             CONFIG,
             flag("--estimate", "print the size and write nothing"),
@@ -101,6 +103,7 @@ COMMANDS: dict[str, Command] = {
         "train a student",
         commands.distill,
         (
+            DOWNLOAD,
             CONFIG,
             flag("--resume", "continue from the newest checkpoint of the run folder"),
             flag("--dry-run", "two real steps, an evaluation and an export; print memory and time, keep nothing"),
@@ -113,6 +116,7 @@ COMMANDS: dict[str, Command] = {
         "score a run's student, the teacher or any CLIP model",
         commands.evaluate,
         (
+            DOWNLOAD,
             argument("model", help="a run folder, a model's folder, a model name, or `teacher` with --config"),
             argument("--data", help="data to score on; default: data.val of --config or of the run"),
             argument("--split", help="split, where the data has several"),
@@ -136,6 +140,7 @@ COMMANDS: dict[str, Command] = {
         "compare methods × seeds on the same data, with intervals",
         commands.compare,
         (
+            DOWNLOAD,
             CONFIG,
             argument("--methods", nargs="+", default=["scratch", "kd", "cmapkd"], help="default: scratch kd cmapkd"),
             *ARMS,
@@ -147,6 +152,7 @@ COMMANDS: dict[str, Command] = {
         "compare cmapkd with itself, one thing changed at a time",
         commands.ablate,
         (
+            DOWNLOAD,
             argument(
                 "group",
                 choices=["pyramid", "policy", "losses", "progressive", "robust", "sparse", "all"],
@@ -162,6 +168,7 @@ COMMANDS: dict[str, Command] = {
         "train a VQA, detection or captioning head on a frozen model and score it",
         commands.train_head,
         (
+            DOWNLOAD,
             argument("task", choices=list(names.tasks("probe")), help="which task"),
             argument("model", help="a run folder, a model's folder or a model name"),
             argument("--train", required=True, help="questions, instances or captions to train on, or scenes:N:train"),
@@ -183,6 +190,7 @@ COMMANDS: dict[str, Command] = {
         "score a result file of VQA answers, boxes or captions",
         commands.score,
         (
+            DOWNLOAD,
             argument("task", choices=list(names.tasks("score")), help="the task of the file"),
             argument("results", type=Path, help="a result file in the format of the challenges"),
             argument("--data", required=True, help="ground truth: questions, instances or captions, or scenes:N:val"),
@@ -201,6 +209,7 @@ COMMANDS: dict[str, Command] = {
         "score models on several tasks in one table",
         commands.suite,
         (
+            DOWNLOAD,
             argument("suite", type=Path, help="a YAML file of tasks and data, or a name (cmapkd list suites)"),
             argument(
                 "models", nargs="+", help="run folders, models' folders or model names; the first computes CLIPScore"
@@ -224,6 +233,7 @@ COMMANDS: dict[str, Command] = {
         "measure parameters, FLOPs, latency and memory of models",
         commands.efficiency,
         (
+            DOWNLOAD,
             argument(
                 "models",
                 nargs="+",

@@ -78,6 +78,10 @@ def dispatch(argv: list[str]) -> int:
     overrides = [word for word in rest if command.overrides and OVERRIDE.fullmatch(word)]
     got = parser(name, command).read([word for word in rest if word not in overrides])
     refuse_several(name, command)
+    if getattr(got, "download", False):
+        from cmapkd.config.sources import DOWNLOAD
+
+        os.environ[DOWNLOAD] = "1"
     if "devices" in got and got.devices is not None:
         overrides = [*overrides, f"train.devices={got.devices}"]
     if command.overrides and got.config is not None:

@@ -67,20 +67,29 @@ class DataConfig(Section, frozen=True, kw_only=True):
             )
 
 
+DOWNLOAD = "CMAPKD_DOWNLOAD"  # set to 1 by --download, so that worker processes know it too
+
+
 class TowerConfig(Section, frozen=True, kw_only=True):
     """A CLIP-like model: an open_clip name, the name of a shipped small model, `local-dir:PATH`, or a checkpoint path; or an
     image model: `timm:NAME`, `timm:NAME:FILE` with its weights.
 
     model: a folder is open_clip's (open_clip_config.json) or Hugging Face's (config.json with model.safetensors).
+    Published weights are named `ARCHITECTURE/TAG` (open_clip) and `hf-hub:org/name`, a Hugging Face folder `hf:FOLDER`.
     weights: a local checkpoint for a named architecture (safetensors, open_clip `.pt`, OpenAI's `.pt`), or `random` for
     a Hugging Face folder of which only the config is used.
     tokenizer: `own` (the architecture's), `teacher`, `train:N` (a BPE of N entries trained on the training captions), or
     a folder with a tokenizer.json.
+    image_size: side in pixels of the images that the image tower reads, where it is not the model's own; position
+    embeddings of weights are interpolated. It also makes a model of images that are not square one of square images.
+    download: fetch what the name stands for (`ViT-B-32/openai`, `hf-hub:org/name`) where it is not on this machine.
     """
 
     model: str
     weights: Path | None = None
     tokenizer: str = "own"
+    image_size: Annotated[int, Meta(ge=8)] | None = None
+    download: bool = False
 
 
 class StudentConfig(TowerConfig, frozen=True, kw_only=True):

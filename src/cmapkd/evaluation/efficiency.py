@@ -20,9 +20,9 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.log import read_rows
 from cmapkd.core.types import Pair
 from cmapkd.evaluation.device import device_name, peak_megabytes, reset_peak
+from cmapkd.evaluation.encoders import Encoders
 from cmapkd.evaluation.evaluate import config_of, open_model
 from cmapkd.export.run import METHOD_TENSORS
-from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.named import weight_files
 
 BATCHES = (1, 32)
@@ -101,25 +101,6 @@ def giga(count: float) -> str:
     return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.3g} M"
 
 
-class Encoders(nn.Module):
-    """The two encoders of a model under the names that an open_clip CLIP gives them."""
-
-    def __init__(self, tower: DualEncoder) -> None:
-        super().__init__()
-        self.native = tower.native
-        self._tower = [tower]  # in a list, so that its parameters are not registered twice
-
-    @property
-    def visual(self) -> nn.Module:
-        return self._tower[0].image.native
-
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        return self._tower[0].image.encode(pixels)
-
-    def encode_text(self, ids: Tensor) -> Tensor:
-        return self._tower[0].text.encode(ids)
-
-
 def measure(
     clip: nn.Module,
     image_size: int,
@@ -159,7 +140,7 @@ def parameters(clip: nn.Module) -> tuple[int, Pair[int], int]:
     every = sum(p.numel() for p in clip.parameters())
     image = sum(p.numel() for p in clip.visual.parameters())  # type: ignore[union-attr]
     scales = sum(p.numel() for name, p in clip.named_parameters() if name.endswith(("logit_scale", "logit_bias")))
-    tables = ("token_embedding.weight", "word_embeddings.weight")
+    tables = ("token_embedding.weight", "word_embeddings.weight", "embed_tokens.weight")
     tokens = sum(p.numel() for name, p in clip.named_parameters() if name.endswith(tables))
     return every, Pair(image, every - image - scales), tokens
 

@@ -8,12 +8,24 @@ from typing import Any
 from cmapkd.core.errors import UsageError
 
 REQUIRED = ("name", "method", "data", "scores", "command")
-KNOWN = (*REQUIRED, "license", "fingerprint", "teacher", "student", "params", "synthetic", "library", "class")
+KNOWN = (
+    *REQUIRED,
+    "license",
+    "fingerprint",
+    "teacher",
+    "student",
+    "params",
+    "synthetic",
+    "library",
+    "class",
+    "encoder",
+)
 UNLICENSED = (
     "\n\nNo licence was stated for these weights; what may be done with them depends on the teacher's and the data's."
 )
 SYNTHETIC = "> **Trained or evaluated on synthetic data.** Its scores say nothing about photographs.\n\n"
 
+INSIDE = "# Run this inside the model's folder: open_clip reads the config of the text encoder as text/config.json.\n"
 USE = {
     "open_clip": """import open_clip
 
@@ -70,7 +82,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
 
     facts: name, method, command; data: its name or lines about it, with `fingerprint` unless the lines contain it;
     scores: a mapping from metric to fraction, or lines as of `Score.line()`. Optional: license, teacher, student, params,
-    synthetic (bool), library (open_clip or transformers, which opens the folder) and class (of transformers). Every other fact is listed under Training.
+    synthetic (bool), library (open_clip or transformers, which opens the folder) and class (of transformers), encoder
+    (bool: an open_clip folder whose text tower is a Hugging Face encoder). Every other fact is listed under Training.
     Raises UsageError naming the missing facts.
     """
     missing = [key for key in REQUIRED if not facts.get(key)]
@@ -94,8 +107,14 @@ def model_card(facts: Mapping[str, Any]) -> str:
         data=_bullets(data),
         command=str(facts["command"]).strip(),
         library=(library := facts.get("library", "open_clip")),
-        use=USE[library].replace("{cls}", str(facts.get("class", "AutoModel"))),
+        use=_use(library, facts),
     )
+
+
+def _use(library: str, facts: Mapping[str, Any]) -> str:
+    """The lines that open the model; inside its folder, where open_clip looks for a text encoder's config from there."""
+    lines = USE[library].replace("{cls}", str(facts.get("class", "AutoModel")))
+    return INSIDE + lines.replace("PATH", ".") if facts.get("encoder") else lines
 
 
 def _score_lines(scores: Mapping[str, float] | Sequence[str]) -> Sequence[str]:

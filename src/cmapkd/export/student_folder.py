@@ -47,6 +47,13 @@ def preprocess(tower: DualEncoder) -> dict[str, Any]:
 
 
 def card_facts(tower: DualEncoder) -> Mapping[str, Any]:
-    """Facts of a model card that follow from the model: parameters, and the library that opens it."""
+    """Facts of a model card that follow from the model: parameters, and the library that opens it and from where."""
     params = sum(p.numel() for p in tower.native.parameters())
-    return {"params": params, "library": tower.package.library, "class": tower.package.config.get("class", "AutoModel")}
+    config = tower.package.config
+    encoder = bool(config.get("text_cfg", {}).get("hf_model_name"))
+    return {
+        "params": params,
+        "library": tower.package.library,
+        "class": config.get("class", "AutoModel"),
+        "encoder": encoder,
+    }

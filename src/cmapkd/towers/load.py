@@ -41,9 +41,11 @@ def load_tower(
     if folder is None:
         return open_clip.named_model(config, captions, tokenizer_folder, teacher, words)
     refuse_no_folder(folder, config.model)
-    if (folder / "open_clip_config.json").is_file():
-        return open_clip.folder_model(folder, config.model, words)
+    if (folder / "open_clip_config.json").is_file() and not config.model.startswith("hf:"):
+        return open_clip.folder_model(folder, config.model, words, config.image_size)
     if (folder / "config.json").is_file():
+        if config.image_size is not None:
+            raise UsageError(f"model {config.model}: image_size is for models of open_clip and timm; leave it out")
         return hugging_face.folder_model(folder, config.model, words, config.weights)
     if (folder / "module_config.json").is_file():
         raise UsageError(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from cmapkd.config.sources import StudentConfig, TowerConfig
 from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.core.log import say
+from cmapkd.towers.sources import downloads
 from cmapkd.towers.sources.hf_config import hugging_face_config
 from cmapkd.towers.sources.hf_images import image_facts
 from cmapkd.towers.sources.hf_weights import RANDOM, hugging_face_files
@@ -26,6 +27,11 @@ IMAGE_MODELS = ("timm", "module")  # schemes of models without a text tower
 
 def identity(config: TowerConfig) -> dict[str, str]:
     """Hashes of a model's weights, architecture and tokenizer, read without building it."""
+    own = {} if config.image_size is None else {"image_size": str(config.image_size)}
+    return _hashes(config) | own
+
+
+def _hashes(config: TowerConfig) -> dict[str, str]:
     architecture, weights = split(config)
     folder = folder_of(architecture)
     if folder is None:
@@ -53,6 +59,8 @@ def identity(config: TowerConfig) -> dict[str, str]:
 
 def image_size(config: TowerConfig) -> int:
     """Side in pixels of the images that a model reads, from its config alone."""
+    if config.image_size is not None:
+        return config.image_size
     architecture, _ = split(config)
     folder = folder_of(architecture)
     if folder is None:
@@ -69,8 +77,8 @@ def square(size: Any, name: str) -> int:
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
         raise UsageError(
-            f"model {name}: reads images of {height} × {width} pixels, but levels are maps of square images; use a model of "
-            "square images"
+            f"model {name}: reads images of {height} × {width} pixels, but levels are maps of square images; set image_size "
+            "to read square ones, or use a model of square images"
         )
     return int(height)
 
@@ -84,7 +92,7 @@ def warn_of_random(config: TowerConfig, key: str) -> None:
         architecture_config(architecture)  # an unknown name is another mistake, which this raises
         say(
             f"warning: {key} {config.model} has RANDOM WEIGHTS and can only teach noise; name a checkpoint: "
-            f"{architecture}:FILE, {key.split('.')[0]}.weights, or local-dir:FOLDER"
+            f"{architecture}/TAG, {architecture}:FILE, {key.split('.')[0]}.weights, or local-dir:FOLDER"
         )
 
 
@@ -107,10 +115,13 @@ def random_folder(config: TowerConfig) -> bool:
 
 def tokenizer_folder_of(config: TowerConfig) -> Path | None:
     """The folder of a model's own tokenizer, None when it uses CLIP's vocabulary."""
-    folder = folder_of(split(config)[0])
+    architecture, _ = split(config)
+    folder = folder_of(architecture)
     if folder is None:
-        other = config.tokenizer in ("own", "teacher") or config.tokenizer.startswith("train:")
-        return None if other else Path(config.tokenizer)
+        if config.tokenizer not in ("own", "teacher") and not config.tokenizer.startswith("train:"):
+            return Path(config.tokenizer)
+        named = architecture_config(architecture).get("text_cfg", {}).get("hf_tokenizer_name")
+        return downloads.tokenizer_folder(named, config.download) if named and config.tokenizer == "own" else None
     own = folder / "open_clip_config.json"
     if own.is_file() and not read_config(own).get("model_cfg", {}).get("text_cfg", {}).get("hf_tokenizer_name"):
         return None
@@ -168,15 +179,38 @@ def split(config: TowerConfig) -> tuple[str, Path | None]:
     """(architecture, weights file or None): `ViT-L-14:/path.safetensors` names both, an existing folder is a local-dir."""
     if config.model.startswith(("local-dir:", "shipped:")):
         return config.model, None
+    if config.model.startswith("hf:"):
+        return f"local-dir:{config.model.removeprefix('hf:')}", None
+    if config.model.startswith("hf-hub:"):
+        return f"local-dir:{downloads.hub_folder(config.model.removeprefix('hf-hub:'), config.download)}", None
     path = Path(config.model)
     if path.is_dir():
         return f"local-dir:{path}", None
     if path.is_file():
         raise UsageError(f"model {config.model}: a file alone does not say its architecture; write NAME:{config.model}")
+    if (tag := published_tag(config)) is not None:
+        name = config.model.rpartition("/")[0]
+        return name, config.weights or downloads.tag_file(name, tag, config.download)
     scheme, name, rest = "", *config.model.partition(":")[::2]
     if name in IMAGE_MODELS:
         scheme, name, rest = f"{name}:", *rest.partition(":")[::2]
     return scheme + name, Path(rest) if rest else config.weights
+
+
+def published_tag(config: TowerConfig) -> str | None:
+    """The tag of `ARCHITECTURE/TAG`, under which open_clip publishes weights; None for any other name."""
+    architecture, slash, tag = config.model.rpartition("/")
+    if not slash or ":" in config.model or Path(config.model).exists():
+        return None
+    from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model
+
+    if is_pretrained_cfg(architecture, tag):
+        return tag
+    if tags := list_pretrained_tags_by_model(architecture):
+        raise UsageError(
+            f"model {config.model}: open_clip publishes no '{tag}' of {architecture}; there are: {', '.join(tags)}"
+        )
+    return None
 
 
 def folder_of(architecture: str) -> Path | None:

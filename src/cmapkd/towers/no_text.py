@@ -19,7 +19,7 @@ class NoTokens(Tokenizer):
     """The tokenizer of a model without a text tower: texts have no tokens."""
 
     def __init__(self) -> None:
-        super().__init__(str, NONE, NONE, NONE, 0)
+        super().__init__(str, lambda ids: "", NONE, NONE, NONE, 0, None)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Int[Tensor, "n 0"], Int[Tensor, "n 0"]]:
         """ids and words, int64 [n, 0]."""

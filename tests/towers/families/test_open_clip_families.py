@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from torch import nn
 
 import toy
 from cmapkd.config.schema import TowerConfig
-from cmapkd.core.types import Inputs
 from cmapkd.pyramid import levels as lv
+from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from families.open_clip import CONTEXT, FAMILIES
 
@@ -21,11 +22,22 @@ ENCODERS = {"bert", "roberta", "xlm-roberta", "mt5", "m2m"}
 WHOLE = {"clipa", "siglip", "coca", "mobileclip"}  # texts that are read with their padding
 
 
+class Towers:
+    """Each family's toy, built when first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.built = root, {}
+
+    def __getitem__(self, name: str) -> DualEncoder:
+        if name not in self.built:
+            model = FAMILIES[f"open_clip-{name}"](self.root / name)
+            self.built[name] = load_tower(TowerConfig(model=model), words=8).eval()
+        return self.built[name]
+
+
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory):
-    root = tmp_path_factory.mktemp("families")
-    names = {name.removeprefix("open_clip-"): build(root / name) for name, build in FAMILIES.items()}
-    return {name: load_tower(TowerConfig(model=model), words=8).eval() for name, model in names.items()}
+    return Towers(tmp_path_factory.mktemp("families"))
 
 
 def each(names):
@@ -34,12 +46,6 @@ def each(names):
 
 def all_names():
     return {name.removeprefix("open_clip-") for name in FAMILIES}
-
-
-def inputs(tower, n: int = 3) -> Inputs:
-    """Images that differ much, so that a level of the wrong image is seen."""
-    x = toy.inputs(tower, n)
-    return Inputs(x.images, x.ids, x.words)
 
 
 def seen(modules, run) -> list[Any]:
@@ -61,7 +67,7 @@ def seen(modules, run) -> list[Any]:
 @each(all_names())
 @torch.no_grad()
 def test_the_final_embeddings_are_those_of_the_library(towers, name):
-    tower, x = towers[name], inputs(towers[name])
+    tower, x = towers[name], toy.inputs(towers[name], 3)
     image, text = tower.native.encode_image(tower.normalise(x.images)), tower.native.encode_text(x.ids)
     assert image.std(0).min() > 1e-4 and text.std(0).max() > 1e-4, "the toy tells its inputs apart"
     for found in (tower(x).image.final, tower.final(x).image):
@@ -78,7 +84,7 @@ def blocks_of(visual: Any) -> list[nn.Module]:
 @torch.no_grad()
 def test_the_levels_of_a_vit_are_its_blocks_outputs(towers, name):
     tower = towers[name]
-    pixels, visual = tower.normalise(inputs(tower).images), tower.image.native
+    pixels, visual = tower.normalise(toy.inputs(tower, 3).images), tower.image.native
     states = seen(blocks_of(visual), lambda: visual(pixels))
     p2, p3, p4, p5 = tower.image.levels(pixels).levels
     patches = p4.shape[1]
@@ -102,7 +108,7 @@ STAGES = {
 @torch.no_grad()
 def test_the_levels_of_a_tower_of_stages_are_its_stages_outputs(towers, name):
     tower = towers[name]
-    pixels, visual = tower.normalise(inputs(tower).images), tower.image.native
+    pixels, visual = tower.normalise(toy.inputs(tower, 3).images), tower.image.native
     stages = seen(STAGES[name](visual), lambda: visual(pixels))
     found = tower.image.levels(pixels).levels
     for level, stage in zip(found[:3], stages[:3], strict=True):
@@ -114,7 +120,7 @@ def test_the_levels_of_a_tower_of_stages_are_its_stages_outputs(towers, name):
 @each(all_names() - ENCODERS)
 @torch.no_grad()
 def test_the_levels_of_a_text_transformer_are_its_blocks_outputs(towers, name):
-    tower, x = towers[name], inputs(towers[name])
+    tower, x = towers[name], toy.inputs(towers[name], 3)
     text = tower.text.native
     states = seen(list(text.transformer.resblocks), lambda: tower.native.encode_text(x.ids))
     words, phrases, sentence, pooled = tower.text.levels(x.ids, x.words).levels
@@ -137,7 +143,7 @@ def layers_of(transformer: Any) -> list[nn.Module]:
 @each(ENCODERS)
 @torch.no_grad()
 def test_the_levels_of_a_hugging_face_encoder_are_its_layers_outputs(towers, name):
-    tower, x = towers[name], inputs(towers[name])
+    tower, x = towers[name], toy.inputs(towers[name], 3)
     text = tower.text.native
     states = seen([*layers_of(text.transformer), text.transformer, text.pooler], lambda: text(x.ids))
     words, phrases, sentence, pooled = tower.text.levels(x.ids, x.words).levels
@@ -152,7 +158,7 @@ def test_the_levels_of_a_hugging_face_encoder_are_its_layers_outputs(towers, nam
 @each(all_names())
 @torch.no_grad()
 def test_padding_is_left_out_only_where_the_tower_does_not_read_it(towers, name):
-    tower, x = towers[name], inputs(towers[name])
+    tower, x = towers[name], toy.inputs(towers[name], 3)
     short = tower.text.trim(x.ids)
     assert (short.shape[1] == CONTEXT) == (name in WHOLE)
     longer = tower.text.levels(x.ids, x.words, trimmed=True)

@@ -11,6 +11,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.coca_model import CoCa
+from tokenizers import Tokenizer
 
 import toy
 from cmapkd.config.schema import TowerConfig
@@ -145,10 +146,11 @@ def test_a_tokenizer_that_pads_otherwise_than_the_encoder_is_refused(tmp_path):
 
 def test_a_tower_that_pools_the_largest_id_is_built_to_pool_the_end_token_of_another_vocabulary(tmp_path):
     words = toy.tokenizer(tmp_path / "words")
-    file = tmp_path / "words" / "tokenizer_config.json"
-    file.write_text(json.dumps({**read_config(file), "eos_token": "<start>", "bos_token": "<end>"}))
+    fast = Tokenizer.from_file(str(tmp_path / "words" / "tokenizer.json"))
+    fast.add_special_tokens(["<mask>"])  # the largest id is no longer the end token's
+    fast.save(str(tmp_path / "words" / "tokenizer.json"))
     tower = load_tower(TowerConfig(model="cmapkd-small-64", tokenizer=str(tmp_path / "words")), words=8).eval()
-    assert tower.package.config["text_cfg"]["eos_id"] == tower.tokenizer.end == words.start
+    assert tower.package.config["text_cfg"]["eos_id"] == tower.tokenizer.end == words.end
     ids, index = tower.tokenizer(["a red star"])
     changed_word = ids.clone()
     changed_word[0, 2] += 1

@@ -60,18 +60,17 @@ class HfText:
     taps: index of the hidden state after each group.
     """
 
-    has_levels = True
-
     def __init__(self, half: TextHalf, tokenizer: Tokenizer, words: int) -> None:
         self._half = half
-        self.tokenizer, self.words = tokenizer, words
+        self.tokenizer, self.words, self.has_levels = tokenizer, words, tokenizer.has_words
         with torch.no_grad(), evaluating(half):
             ids, indices = tokenizer(["a photo"])
             out = half.read(ids, tokenizer.real(ids), hidden=True)
             if not out.hidden_states:
                 raise UsageError(f"text tower {type(half.text).__name__} gives no hidden states; use one that does")
             self.taps = [1 + tap for tap in lv.tap_blocks(len(out.hidden_states) - 1, lv.TEXT_CUTS)]
-            self.widths = tuple(level.shape[-1] for level in self.levels(ids, indices).levels)
+            found = self.levels(ids, indices).levels if self.has_levels else ()
+        self.widths = tuple(level.shape[-1] for level in found)
 
     @property
     def native(self) -> nn.Module:

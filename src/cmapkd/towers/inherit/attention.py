@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmapkd.towers.inherit.maps import folded
+from cmapkd.towers.inherit.parts import Affine, BlockParts
 
 SMALLEST = 1e-8  # smallest eigenvalue of a second moment, relative to the largest
 
 
-def inherit_heads(mine: nn.MultiheadAttention, theirs: Any, seen: Tensor, wanted: Tensor) -> None:
+def inherit_heads(mine: BlockParts, theirs: BlockParts, seen: Tensor, wanted: Tensor) -> None:
     """Set the student's queries, keys and values: the best of their rank under the second moment of their inputs.
 
     A head is two bilinear forms of the tokens, q ᵀk / √d and W_o·v, each of rank d; each is cut to the student's rank.
-    theirs: the teacher's block; seen [t, k], wanted [t, D]: normed tokens of the student and of the teacher.
+    seen [t, k], wanted [t, D]: tokens as the attention of the student and of the teacher reads them, the teacher's before
+    the scale and bias of its norm.
     """
-    attention = theirs.attn
-    heads, d = attention.num_heads, attention.head_dim
-    read = folded(theirs.ln_1, attention.in_proj_weight, attention.in_proj_bias, seen, wanted)
+    heads, d = theirs.heads, theirs.width
+    read = folded(None if theirs.post else theirs.first, theirs.joined(), seen, wanted)
     query, key, value = read.unflatten(1, (3, heads, d)).permute(1, 2, 0, 3)  # each [h, k + 1, d]
-    out = attention.out_proj.weight.unflatten(1, (heads, d)).permute(1, 2, 0)  # [h, d, D]
+    fit_heads(mine, query, key, value, theirs.writes(0).unflatten(1, (heads, d)).permute(1, 2, 0), seen)
+
+
+def fit_heads(mine: BlockParts, query: Tensor, key: Tensor, value: Tensor, out: Tensor, seen: Tensor) -> None:
+    """Set the student's queries, keys and values from maps [h, k + 1, d] of [seen ‖ 1]; out: [h, d, D]."""
+    d, width = query.shape[-1], mine.width
     root, unroot = _roots(seen)
     left, size, right = thin_svd(root @ query.double(), root @ key.double())
     bring, energy, _ = thin_svd(root @ value.double(), out.double().mT)
-    rank = min(d, mine.head_dim, len(root))
-    scale = size[:, None, :rank].sqrt() * (mine.head_dim / d) ** 0.25  # the student divides by its own √d
+    rank = min(d, width, len(root))
+    scale = size[:, None, :rank].sqrt() * (width / d) ** 0.25  # the student divides by its own √d
     parts = (unroot @ left[..., :rank] * scale, unroot @ right[..., :rank] * scale, unroot @ bring[..., :rank])
-    chosen = energy.square().sum(1).topk(min(mine.num_heads, heads)).indices.tolist()
+    chosen = energy.square().sum(1).topk(min(mine.heads, len(query))).indices.tolist()
     _write_heads(mine, parts, chosen, rank)
 
 
-def mixed_values(attention: nn.MultiheadAttention, seen: Tensor, mask: Any) -> Tensor:
-    """The values mixed by the heads, [n, L, k]: the input of the attention's output map."""
-    parts = F.linear(seen, attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
-    query, key, value = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts)
+def attend(block: BlockParts, x: Tensor, mask: Tensor | None) -> Tensor:
+    """The attention of a block with its output map and scale, for x [n, L, D] as it reads them.
+
+    mask: of the attention, additive [L, L], or bool [n, 1, 1, L] that is True for the tokens that are read; None for all.
+    """
+    if block.own is not None:
+        found = block.own(x, mask)
+    else:
+        found = block.out(mixed_values(block, x, mask))
+    return found if block.scales[0] is None else found * block.scales[0]
+
+
+def mixed_values(block: BlockParts, seen: Tensor, mask: Tensor | None) -> Tensor:
+    """The values mixed by the heads, [n, L, h·d]: the input of the attention's output map."""
+    read = block.joined()
+    parts = F.linear(seen, read.weight, read.bias).chunk(3, -1)
+    query, key, value = (part.unflatten(-1, (block.heads, -1)).transpose(1, 2) for part in parts)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
@@ -56,17 +73,22 @@ def _roots(seen: Tensor) -> tuple[Tensor, Tensor]:
     return (vectors * values.sqrt()) @ vectors.T, (vectors / values.sqrt()) @ vectors.T
 
 
-def _write_heads(mine: nn.MultiheadAttention, parts: tuple[Tensor, ...], chosen: list[int], rank: int) -> None:
-    """Write queries, keys and values [h, k + 1, rank] of the chosen teacher heads into the student's input map.
+def _write_heads(mine: BlockParts, parts: tuple[Tensor, ...], chosen: list[int], rank: int) -> None:
+    """Write queries, keys and values [h, k + 1, rank] of the chosen teacher heads into the student's input maps.
 
     Further channels of a wider head get queries of 0, so that it attends as the teacher's head does; their keys and
     values stay as they were.
     """
-    width, d = mine.embed_dim, mine.head_dim
-    nn.init.zeros_(mine.in_proj_weight[:width])
-    nn.init.zeros_(mine.in_proj_bias[:width])
-    for part, maps in enumerate(parts):
+    d, queries = mine.width, mine.qkv[0]
+    nn.init.zeros_(queries.weight)
+    nn.init.zeros_(_bias(queries))
+    for read, maps in zip(mine.qkv, parts, strict=True):
         for mine_head, head in enumerate(chosen):
-            rows = slice(part * width + mine_head * d, part * width + mine_head * d + rank)
-            mine.in_proj_weight[rows] = maps[head, :-1].T.to(mine.in_proj_weight)
-            mine.in_proj_bias[rows] = maps[head, -1].to(mine.in_proj_bias)
+            rows = slice(mine_head * d, mine_head * d + rank)
+            read.weight[rows] = maps[head, :-1].T.to(read.weight)
+            _bias(read)[rows] = maps[head, -1].to(read.weight)
+
+
+def _bias(read: Affine) -> Tensor:
+    assert read.bias is not None, "eligible.py refuses a student without"
+    return read.bias

@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cmapkd.towers.inherit.block import inherit_block
 from cmapkd.towers.inherit.maps import bare
-from cmapkd.towers.inherit.streams import Passage, passage
+from cmapkd.towers.inherit.parts import BlockParts
+from cmapkd.towers.inherit.streams import Passage, passage, rows_of
 
 SPARSE = 4  # the shared basis is fitted on every fourth sample
 
 
-def basis_of(blocks: nn.ModuleList, x: Tensor, real: Tensor, mask: Tensor | None, width: int) -> Tensor:
+def basis_of(blocks: list[BlockParts], x: Tensor, real: Tensor, mask: Tensor | None, width: int) -> Tensor:
     """E [D, width] of the teacher's normed streams at the attention and at the MLP of all blocks.
 
     x: the stream [n, L, D] before the first block; real: bool [n, L], tokens that count; mask: of the attention.
+    Norms behind the parts scale the channels of the stream itself, which no other basis keeps exactly: at the teacher's
+    own width they are taken as they are.
     """
+    if blocks[0].post and width == x.shape[-1]:
+        return torch.eye(width).to(x)
     second = torch.zeros(x.shape[-1], x.shape[-1], dtype=torch.float64, device=x.device)
-    x, real = x[::SPARSE], real[::SPARSE]
+    x, real, mask = x[::SPARSE], real[::SPARSE], rows_of(mask, slice(None, None, SPARSE))
     for block in blocks:
         at = passage(block, x, mask)
         for stream in (at.before, at.between):
@@ -44,7 +49,7 @@ def shared_basis(second: Tensor, width: int) -> Tensor:
 
 
 def inherit_blocks(
-    mine: nn.ModuleList, theirs: nn.ModuleList, stream: Tensor, x: Tensor, fit: Callable[[Tensor], Tensor],
+    mine: list[BlockParts], theirs: list[BlockParts], stream: Tensor, x: Tensor, fit: Callable[[Tensor], Tensor],
     basis: Tensor, real: Tensor, mask: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """Set the student's blocks one by one; returns the student's stream [n, L, k] after the last.
@@ -58,10 +63,8 @@ def inherit_blocks(
             x = passage(skipped, x, mask).after
         source = theirs[until - 1]
         # A student deeper than its teacher uses some teacher blocks twice, the second time on an unchanged stream.
-        at = passage(source, x, mask) if until > done else Passage(x, x, x)
-        stream = inherit_block(
-            block, source, stream, Passage(*map(fit, (at.before, at.between, at.after))), basis, real, mask
-        )
+        at = passage(source, x, mask) if until > done else Passage(x, x, x, (x, x))
+        stream = inherit_block(block, source, stream, at.mapped(fit), basis, real, mask)
         x, done = at.after, until
     return stream
 

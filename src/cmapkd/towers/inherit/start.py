@@ -15,9 +15,12 @@ from cmapkd.core.errors import UsageError
 from cmapkd.core.types import Inputs, Pair
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.evaluating import evaluating
-from cmapkd.towers.inherit.eligible import refusals
+from cmapkd.towers.inherit.eligible import image_refusal, text_refusal
 from cmapkd.towers.inherit.image import image_streams, inherit_image
+from cmapkd.towers.inherit.image_parts import image_parts
+from cmapkd.towers.inherit.probe import principal
 from cmapkd.towers.inherit.text import inherit_text, text_streams
+from cmapkd.towers.inherit.text_parts import text_parts
 
 
 @torch.no_grad()
@@ -28,26 +31,28 @@ def inherit(student: DualEncoder, teacher: DualEncoder, mine: Inputs, theirs: In
     and of captions may differ. Returns per modality the reason why that tower did not inherit and keeps its weights,
     empty where it did. Raises UsageError where neither tower can.
     """
-    refused = refusals(student, teacher, mine, theirs)
-    if refused.image and refused.text:
-        raise UsageError(f"student.inherit: neither tower can; image: {refused.image}; text: {refused.text}")
     with evaluating(student), evaluating(teacher):
-        image, image_end = (None, None) if refused.image else image_streams(teacher, theirs.images)
-        text, text_end = (None, None) if refused.text else text_streams(teacher, theirs.ids)
+        images = image_parts(student.image), image_parts(teacher.image)
+        texts = text_parts(student.text), text_parts(teacher.text)
+        refused = Pair(
+            image_refusal(student, teacher, *images, mine, theirs),
+            text_refusal(student, teacher, *texts, mine, theirs),
+        )
+        if refused.image and refused.text:
+            raise UsageError(f"student.inherit: neither tower can; image: {refused.image}; text: {refused.text}")
+        image, image_end = (None, None) if refused.image else image_streams(teacher, images[1], theirs.images)
+        text, text_end = (None, None) if refused.text else text_streams(teacher, texts[1], theirs.ids)
         rotation = _rotation([end for end in (image_end, text_end) if end is not None], student.shape.embedding)
         if image is not None and image_end is not None:
-            inherit_image(student, teacher, mine.images, image, image_end @ rotation)
+            pixels, grid = student.normalise(mine.images), student.image.grids[2]
+            inherit_image(*images, pixels, grid, image, image_end @ rotation, rotation)
         if text is not None and text_end is not None:
-            inherit_text(student, teacher, theirs.ids, text, text_end @ rotation)
+            inherit_text(*texts, theirs.ids, text, text_end @ rotation)
     if not (refused.image or refused.text):
         student.similarity.copy_(teacher.similarity)
     return refused
 
 
 def _rotation(ends: list[Tensor], width: int) -> Tensor:
-    """[E, width] for final embeddings of both modalities alike, which keeps their cosines; to a smaller width, the
-    principal directions."""
-    rows = torch.cat([nn.functional.normalize(end, dim=-1) for end in ends]).double()
-    if width >= rows.shape[1]:
-        return torch.eye(rows.shape[1], width).to(ends[0])
-    return torch.linalg.eigh(rows.T @ rows)[1][:, -width:].flip(1).to(ends[0])
+    """[E, width] for final embeddings of both modalities alike, which keeps their cosines."""
+    return principal(torch.cat([nn.functional.normalize(end, dim=-1) for end in ends]), width)

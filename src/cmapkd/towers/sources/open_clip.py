@@ -12,12 +12,14 @@ from torch import Tensor
 
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
+from cmapkd.core.log import say
 from cmapkd.towers.adapt import adapt
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.named import architecture_config, split, square
-from cmapkd.towers.sources.published import published_pixels
+from cmapkd.towers.named import architecture_config, published_tag, split, square
+from cmapkd.towers.sources.published import published_activation, published_pixels
+from cmapkd.towers.sources.resolution import at_size, load_at_size
 from cmapkd.towers.sources.text_config import encoder_folder
-from cmapkd.towers.sources.weights import is_openai, load_strict, read_config, read_state
+from cmapkd.towers.sources.weights import is_openai, read_config, read_state
 from cmapkd.towers.tokens import tokenizer as tok
 from cmapkd.towers.tokens.chosen import architecture_tokenizer, configured_tokenizer
 
@@ -34,35 +36,51 @@ def named_model(
 
     changes: keys of its open_clip config that are replaced.
     """
-    architecture, weights = split(config)
-    model_cfg = towers_only(architecture_config(architecture) | dict(changes or {}))
+    (architecture, weights), tag = split(config), published_tag(config)
+    whole = architecture_config(architecture) | dict(changes or {})
+    model_cfg = at_size(towers_only(whole), config.image_size)
     own, folder = configured_tokenizer(config, model_cfg, captions, tokenizer_folder, teacher)
-    if folder is not None and own is not None and not (weights and model_cfg["text_cfg"].get("hf_tokenizer_name")):
-        _fit(model_cfg["text_cfg"], own, tok.vocabulary(folder))
-    tokenizer = own or architecture_tokenizer(model_cfg, architecture)
+    other = own  # a tokenizer that the model is fitted to; None where its weights were trained with the one given
+    if weights and model_cfg["text_cfg"].get("hf_tokenizer_name"):
+        other = None
+    if folder is not None and other is not None:
+        _fit(model_cfg["text_cfg"], other, tok.vocabulary(folder))
+    tokenizer = own or architecture_tokenizer(model_cfg, architecture, download=config.download)
     state = None if weights is None else read_state(weights)
-    if state is not None and is_openai(weights, state):
-        model_cfg["quick_gelu"] = True
-    clip = build(model_cfg, tokenizer=own)
-    if state is not None:
-        load_strict(clip, towers_state(state), weights, config.model)
-    mean, std = published_pixels(architecture, weights)
+    if weights is not None and state is not None:
+        _set_activation(model_cfg, architecture, weights, state, tag)
+    clip = build(model_cfg, tokenizer=other)
+    load_at_size(clip, None if state is None else towers_state(state), weights, config.model, config.image_size)
+    mean, std = published_pixels(architecture, weights, tag)
     return adapted(clip, tokenizer, model_cfg, config.model, words, mean, std)
 
 
-def folder_model(folder: Path, name: str, words: int) -> DualEncoder:
-    """The model of a folder with open_clip_config.json."""
+def _set_activation(
+    model_cfg: dict[str, Any], architecture: str, weights: Path, state: dict[str, Tensor], tag: str | None
+) -> None:
+    """Build with QuickGELU where the weights were trained with it, and say so."""
+    if model_cfg.get("quick_gelu"):
+        return
+    reason = "OpenAI's" if is_openai(weights, state) else published_activation(architecture, weights, tag)
+    if reason is not None:
+        model_cfg["quick_gelu"] = True
+        say(f"{architecture}: built with QuickGELU, which these weights ({reason}) were trained with")
+
+
+def folder_model(folder: Path, name: str, words: int, image_size: int | None = None) -> DualEncoder:
+    """The model of a folder with open_clip_config.json; image_size: side in pixels of its images, None for its own."""
     config_path = folder / "open_clip_config.json"
     whole = read_config(config_path)
     if not {"embed_dim", "vision_cfg", "text_cfg"} <= set(whole.get("model_cfg", {})):
         raise UsageError(f"model {name}: {config_path} has no model_cfg of a CLIP; it is not open_clip's")
-    model_cfg, preprocess = towers_only(whole["model_cfg"]), whole.get("preprocess_cfg", {})
+    model_cfg = at_size(towers_only(whole["model_cfg"]), image_size)
+    preprocess = whole.get("preprocess_cfg", {})
     weights = [folder / f"open_clip_{kind}" for kind in ("model.safetensors", "pytorch_model.bin")]
     weights = [path for path in weights if path.is_file()] or sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UsageError(f"model {name}: {folder} holds a config but no open_clip_model.safetensors")
     clip = build(model_cfg, folder)
-    load_strict(clip, towers_state(read_state(weights[0])), weights[0], name)
+    load_at_size(clip, towers_state(read_state(weights[0])), weights[0], name, image_size)
     tokenizer = architecture_tokenizer(model_cfg, name, folder)
     return adapted(clip, tokenizer, model_cfg, name, words, preprocess.get("mean"), preprocess.get("std"))
 
@@ -79,12 +97,8 @@ def _fit(text_cfg: dict[str, Any], tokenizer: tok.Tokenizer, vocabulary: int) ->
 
 
 def towers_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the two towers: without CoCa's text decoder, and without position numbers that transformers once kept."""
-    return {
-        key: value
-        for key, value in state.items()
-        if not key.startswith("text_decoder.") and key != "text.transformer.embeddings.position_ids"
-    }
+    """The tensors of the two towers: those of CoCa's text decoder are left out."""
+    return {key: value for key, value in state.items() if not key.startswith("text_decoder.")}
 
 
 def build(

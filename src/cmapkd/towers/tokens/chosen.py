@@ -9,6 +9,7 @@ from typing import Any
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.named import tokenizer_folder_of
+from cmapkd.towers.sources.downloads import HOW, tokenizer_folder
 from cmapkd.towers.tokens import tokenizer as tok
 from cmapkd.towers.tokens.hugging_face import tokenizer_files
 
@@ -43,12 +44,14 @@ def configured_tokenizer(
     return tok.from_folder(Path(choice), context, options), Path(choice)
 
 
-def architecture_tokenizer(model_cfg: dict[str, Any], name: str, folder: Path | None = None) -> tok.Tokenizer:
+def architecture_tokenizer(
+    model_cfg: dict[str, Any], name: str, folder: Path | None = None, download: bool = False
+) -> tok.Tokenizer:
     """The tokenizer that open_clip reads for this config: of the model's folder, or CLIP's.
 
     folder: of the model, whose tokenizer files count only where the config names a tokenizer, as in open_clip, or where the
     model's vocabulary is too small for CLIP's ids.
-    Raises UsageError where it is on neither and would have to be downloaded.
+    Raises UsageError where it is on neither, nor in huggingface_hub's cache, and a download is not asked for.
     """
     import open_clip
 
@@ -59,9 +62,11 @@ def architecture_tokenizer(model_cfg: dict[str, Any], name: str, folder: Path | 
         return tok.from_open_clip(open_clip.SimpleTokenizer(context_length=context, **options), context)
     if own:
         return tok.from_folder(folder, context, options)
+    if (fetched := tokenizer_folder(named, download)) is not None:
+        return tok.from_folder(fetched, context, options)
     raise UsageError(
         f"model {name}: its tokenizer '{named}' would have to be downloaded; "
-        "give model: local-dir:FOLDER with a tokenizer.json, or tokenizer: FOLDER"
+        f"give model: local-dir:FOLDER with a tokenizer.json, or tokenizer: FOLDER, {HOW}"
     )
 
 

@@ -63,13 +63,19 @@ def start_from_teacher(
     _tell(refused)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        inherited = {
-            name: value.detach().cpu().contiguous()
-            for name, value in student.native.state_dict().items()
-            if not (refused.image if name.startswith("visual.") else refused.text)
-        }
+        inherited = inherited_weights(student, refused)
         about = {"sha256": _digest(inherited), "image": refused.image, "text": refused.text}
         fsio.write_bytes(path, _sorted_header(save(inherited, metadata=about)))
+
+
+def inherited_weights(student: DualEncoder, refused: Pair[str]) -> dict[str, Tensor]:
+    """The student's tensors without those of a tower that did not inherit; what belongs to no tower goes with the texts."""
+    image = {id(value) for value in student.image.native.state_dict(keep_vars=True).values()}
+    return {
+        name: value.detach().cpu().contiguous()
+        for name, value in student.native.state_dict(keep_vars=True).items()
+        if not (refused.image if id(value) in image else refused.text)
+    }
 
 
 def inherited_file(config: Config, samples: Samples) -> Path | None:
