@@ -11,7 +11,7 @@ Section = Mapping[str, Any]
 
 def distill(
     teacher: str | Section | None,
-    student: str | Section,
+    student: str | Section | Any,
     data: str | Path | Section,
     val: str | Path | None = None,
     run: str | Path = "runs/student",
@@ -19,6 +19,8 @@ def distill(
     steps: int | None = None,
     batch: int | None = None,
     cache: str | Path | Section | None = None,
+    image: Section | None = None,
+    resume: bool = False,
     **settings: Any,
 ) -> Path:
     """Distil `teacher` into `student` on `data` and return the run folder; its `student/` loads in open_clip.
@@ -28,8 +30,18 @@ def distill(
     files or folders, or the whole section; cache: folder of the teacher's outputs (written first if absent), None runs
     the teacher in every step. steps: 1000 unless train has steps or epochs; settings: other config sections by name, as
     dicts.
+    student may also be a torch module, an image backbone of your own, which keeps the teacher's text tower. image then says how
+    it is read: {"taps": names of its modules whose outputs are P2..P5, "size": side of its images, "mean", "std", "channels_last":
+    whether its maps are [B, H, W, C]}; without taps it has a method levels(pixels) that returns (P2, P3, P4, P5, embedding).
+    The run's config does not hold the module: resume=True takes it again.
     Raises the errors of cmapkd.core.errors.
     """
+    if hasattr(student, "named_modules"):
+        from cmapkd.towers.sources.module import SCHEME, given
+
+        backbone, name = _backbone(student, image), f"{SCHEME}{type(student).__name__}"
+        with given(backbone):
+            return distill(teacher, name, data, val, run, method, steps, batch, cache, None, resume, **settings)
     from cmapkd.config.load import check
     from cmapkd.train.runs.distill import distill as train
     from cmapkd.train.setup.prepare import build_cache
@@ -53,7 +65,44 @@ def distill(
     config = check(tree, "arguments of distill()")
     if config.cache.path is not None and config.teacher is not None:
         build_cache(config)
-    return train(config)
+    return train(config, resume)
+
+
+def load(folder: str | Path, image: Any = None, **reading: Any) -> Any:
+    """A trained student (a DualEncoder: encode_images, encode_texts) from its folder, or from that of its run.
+
+    image: the module of a student that was trained around one; its taps, size, mean and std are those of the training.
+    Raises UsageError where the folder or the module does not fit.
+    """
+    import json
+
+    from cmapkd.config.schema import TowerConfig
+    from cmapkd.export.module_folder import CONFIG, open_module
+    from cmapkd.towers.load import load_tower
+
+    place = Path(folder)
+    place = place / "student" if (place / "student").is_dir() else place
+    if image is None:
+        return load_tower(TowerConfig(model=f"local-dir:{place}")).eval()
+    known: dict[str, Any] = {}
+    if (place / CONFIG).is_file():
+        stored = json.loads((place / CONFIG).read_text())["backbone"]
+        known = {"size": stored["image_size"], **{key: stored[key] for key in ("taps", "mean", "std", "channels_last")}}
+    return open_module(place, _backbone(image, {**known, **reading})).eval()
+
+
+def _backbone(module: Any, reading: Section | None) -> Any:
+    """The user's module and how it is read. Raises UsageError for an unknown key."""
+    from dataclasses import fields
+
+    from cmapkd.core.errors import UsageError, did_you_mean
+    from cmapkd.towers.sources.module import Backbone
+
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in (reading or {}).items()}
+    known = [field.name for field in fields(Backbone) if field.name != "module"]
+    if wrong := [key for key in given if key not in known]:
+        raise UsageError(f"image.{wrong[0]}: no such key; known: {', '.join(known)}{did_you_mean(wrong[0], known)}")
+    return Backbone(module, **given)
 
 
 def _section(given: Any, key: str) -> Any:

@@ -31,6 +31,9 @@ USE = {
 
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH")
 tokenizer = open_clip.get_tokenizer("local-dir:PATH")""",
+    "module": """import cmapkd
+
+model = cmapkd.load("PATH", image=module)  # the module that was trained, built anew""",
     "transformers": """from transformers import AutoImageProcessor, AutoTokenizer, {cls}
 
 model = {cls}.from_pretrained("PATH")

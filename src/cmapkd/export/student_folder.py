@@ -10,6 +10,7 @@ import torch
 
 from cmapkd.core.errors import UsageError
 from cmapkd.export import open_clip_folder, transformers_folder
+from cmapkd.export.module_folder import save_module
 from cmapkd.export.open_clip_folder import save_open_clip
 from cmapkd.export.transformers_folder import save_transformers
 from cmapkd.towers.dual import DualEncoder
@@ -30,6 +31,8 @@ def save_student(
         if dtype != torch.float32:
             raise UsageError(f"export {tower.name}: transformers models are written in float32; drop --dtype fp16")
         return save_transformers(tower, folder, card, replace)
+    if tower.package.library == "module":
+        return save_module(tower, folder, card, replace)
     config, files = tower.package.config, tower.tokenizer.folder
     return save_open_clip(tower.native, config, preprocess(tower), files, folder, card, dtype, replace)
 

@@ -23,7 +23,7 @@ from cmapkd.towers.tokens.tokenizer import Tokenizer
 class Package:
     """The library that opens a model's folder, and the model's config in that library's own format."""
 
-    library: Literal["open_clip", "transformers", "timm"]
+    library: Literal["open_clip", "transformers", "timm", "module"]
     config: dict[str, Any]
 
 
@@ -53,7 +53,7 @@ class DualEncoder(nn.Module):
         self.image, self.text, self.similarity, self.package, self.name = image, text, similarity, package, name
         self.register_buffer("mean", torch.tensor(image.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(image.std).view(1, 3, 1, 1) * 255, persistent=False)
-        words = getattr(text.tokenizer, "has_words", True)
+        words = text.tokenizer.has_words
         sides = SIDES if text.tokenizer.context else SIDES[:1]
         self.shape = Shape(image.widths, image.grids, text.widths, image.embedding, words, sides)
         self.frozen: tuple[Side, ...] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +16,13 @@ from torch import nn
 
 from cmapkd.config.sources import StudentConfig
 from cmapkd.core.errors import UsageError
-from cmapkd.towers.adapt import adapt
-from cmapkd.towers.dual import DualEncoder
+from cmapkd.towers.adapt import adapt, image_tower, text_tower
+from cmapkd.towers.dual import DualEncoder, Package
 from cmapkd.towers.named import architecture_config, folder_of, split
-from cmapkd.towers.sources import timm
+from cmapkd.towers.similarity import Similarity
+from cmapkd.towers.sources import module, open_clip, timm
+from cmapkd.towers.tokens import tokenizer as tok
+from cmapkd.towers.tokens.chosen import architecture_tokenizer
 
 
 def with_teachers_text(config: StudentConfig, teacher: DualEncoder, words: int) -> DualEncoder:
@@ -33,6 +37,8 @@ def with_teachers_text(config: StudentConfig, teacher: DualEncoder, words: int) 
         )
     clip, cfg = teacher.native, copy.deepcopy(teacher.package.config)
     name, weights = split(config)
+    if name.startswith(module.SCHEME):
+        return _with_module(module.backbone_of(name), clip, teacher.tokenizer, cfg, words)
     if name.startswith(timm.SCHEME):
         facts, cfg["vision_cfg"] = timm.timm_facts(name), timm.vision_cfg(name)
         visual: Any = _visual(cfg)
@@ -49,6 +55,30 @@ def with_teachers_text(config: StudentConfig, teacher: DualEncoder, words: int) 
         mean, std = teacher.image.mean, teacher.image.std
     clip.visual = visual
     student = adapt(clip, teacher.tokenizer, size, mean, std, cfg, config.model, words)
+    student.kept = "text"
+    return student
+
+
+def around_module(backbone: module.Backbone, cfg: dict[str, Any], folder: Path, words: int) -> DualEncoder:
+    """A user's module beside the text tower of an open_clip config, with weights of any kind; folder: of its tokenizer."""
+    clip = open_clip.build(cfg)
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = tok.from_folder(folder, cfg["text_cfg"].get("context_length", 77))
+    else:
+        tokenizer = architecture_tokenizer(cfg, str(folder))
+    return _with_module(backbone, clip, tokenizer, cfg, words)
+
+
+def _with_module(
+    backbone: module.Backbone, clip: nn.Module, tokenizer: Any, cfg: dict[str, Any], words: int
+) -> DualEncoder:
+    clip.visual = module.UserVisual(backbone, cfg["embed_dim"])
+    image = image_tower(clip.visual, backbone.size, backbone.mean, backbone.std)
+    text = text_tower(clip, tokenizer, words)
+    package = Package("module", {"model_cfg": cfg, "backbone": backbone.facts()})
+    student = DualEncoder(
+        clip, image, text, Similarity(clip), package, f"{module.SCHEME}{type(backbone.module).__name__}"
+    )
     student.kept = "text"
     return student
 

@@ -14,7 +14,7 @@ from cmapkd.core.errors import UsageError
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.joined import with_teachers_image, with_teachers_text
 from cmapkd.towers.named import folder_of, kept_side, refuse_no_folder, split
-from cmapkd.towers.sources import hugging_face, open_clip, timm
+from cmapkd.towers.sources import hugging_face, module, open_clip, timm
 
 
 def load_tower(
@@ -36,6 +36,8 @@ def load_tower(
     folder = folder_of(architecture)
     if architecture.startswith(timm.SCHEME):
         return timm.image_model(architecture, weights)
+    if architecture.startswith(module.SCHEME):
+        raise UsageError(f"model {config.model}: a module of your own is a student, not a teacher; give it as student=")
     if folder is None:
         return open_clip.named_model(config, captions, tokenizer_folder, teacher, words)
     refuse_no_folder(folder, config.model)
@@ -45,6 +47,10 @@ def load_tower(
         if config.image_size is not None:
             raise UsageError(f"model {config.model}: image_size is for models of open_clip and timm; leave it out")
         return hugging_face.folder_model(folder, config.model, words, config.weights)
+    if (folder / "module_config.json").is_file():
+        raise UsageError(
+            f"model {config.model}: is a student around a module of your own code; open it by cmapkd.load({str(folder)!r}, image=module)"
+        )
     raise UsageError(
         f"model {config.model}: {folder} holds neither open_clip_config.json nor a Hugging Face config.json"
     )

@@ -22,7 +22,7 @@ SHIPPED = Path(__file__).parent / "configs"
 ASSETS = Path(__file__).parent.parent / "assets"
 SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
 ARCHITECTURE = ("open_clip_config.json", "config.json", "preprocessor_config.json", "processor_config.json")
-IMAGE_MODELS = ("timm",)  # schemes of models without a text tower
+IMAGE_MODELS = ("timm", "module")  # schemes of models without a text tower
 
 
 def identity(config: TowerConfig) -> dict[str, str]:
@@ -136,6 +136,10 @@ def architecture_config(name: str) -> dict[str, Any]:
         from cmapkd.towers.sources.timm import timm_facts
 
         return {"vision_cfg": timm_facts(name)}
+    if name.startswith("module:"):
+        from cmapkd.towers.sources.module import backbone_of
+
+        return {"vision_cfg": backbone_of(name).facts()}
     shipped = SHIPPED / f"{name}.json"
     if shipped.is_file():
         return json.loads(shipped.read_text())
