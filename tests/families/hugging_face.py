@@ -186,6 +186,7 @@ def clip(folder: Path) -> str:
 
 
 FAMILIES: dict[str, Callable[[Path], str]] = {
+    "hf-clip": clip,
     "hf-siglip": siglip,
     "hf-siglip2": siglip2,
     "hf-chinese-clip": chinese_clip,

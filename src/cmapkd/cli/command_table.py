@@ -252,7 +252,17 @@ COMMANDS: dict[str, Command] = {
         (
             argument(
                 "what",
-                choices=["methods", "policies", "tasks", "protocols", "towers", "schedules", "recipes", "suites"],
+                choices=[
+                    "methods",
+                    "policies",
+                    "tasks",
+                    "protocols",
+                    "families",
+                    "towers",
+                    "schedules",
+                    "recipes",
+                    "suites",
+                ],
                 help="what to list",
             ),
         ),

@@ -67,6 +67,13 @@ def towers() -> list[tuple[str, str]]:
     return rows
 
 
+def families() -> list[tuple[str, str]]:
+    """Every family of models: its levels, its similarity, the library that opens a trained student, and a name in a config."""
+    from cmapkd.towers.families.known import FAMILIES
+
+    return [(name, family.about) for name, family in FAMILIES.items()]
+
+
 def recipe_names() -> list[tuple[str, str]]:
     return [(name, _about(RECIPES / f"{name}.yaml")) for name in recipes()]
 
@@ -76,6 +83,7 @@ LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "policies": policies,
     "tasks": tasks,
     "protocols": protocols,
+    "families": families,
     "towers": towers,
     "schedules": schedules,
     "recipes": recipe_names,
