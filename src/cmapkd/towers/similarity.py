@@ -47,6 +47,12 @@ class Similarity:
         return LogitScale(float(self.scale.detach()), None if bias is None else float(bias.detach()))
 
     @torch.no_grad()
+    def set_bias_(self, value: float) -> None:
+        """Set the bias of a sigmoid model."""
+        assert self.bias is not None
+        self._native.logit_bias.fill_(value)
+
+    @torch.no_grad()
     def clamp_(self) -> None:
         """Keep logit_scale in [0, ln of the largest scale], as CLIP does after every step.
 

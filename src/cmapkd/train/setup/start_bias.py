@@ -1,6 +1,6 @@
 """Bias of a sigmoid student that inherits from a softmax teacher, which has none of its own to take over.
 
-At the teacher's scale of up to 100 SigLIP's first bias of −10 calls most pairs of such a student matches, and an optimizer
+At the teacher's scale of up to 100 SigLIP's first bias of −10 can call most pairs of such a student matches, and an optimizer
 moves a bias by no more than the learning rate in a step.
 """
 
@@ -26,4 +26,4 @@ def fit_bias(student: DualEncoder, batch: Batch) -> None:
         final = join([student.final(rows(batch.student, piece)) for piece in pieces])
     final, samples = exchange((final.map(lambda part: part.float()), batch.samples))
     z = LogitScale(student.similarity.scale).logits(similarity(final.image, final.text))
-    student.native.logit_bias.fill_(balanced_bias(z, samples[:, None] == samples[None, :]))  # type: ignore[operator, union-attr]
+    student.similarity.set_bias_(balanced_bias(z, samples[:, None] == samples[None, :]))
