@@ -87,12 +87,12 @@ def title(row: Row) -> str:
     return f"{row['id']} {row['name']}" if row.get("id") else row["name"]
 
 
-def write(path: Path, rows: list[Row], argv: list[str] | None) -> None:
+def write(path: Path, rows: list[Row], argv: list[str] | None, module: str = "benchmarks") -> None:
     """Append the rows with the command, versions and processor that repeat them."""
     words = sys.argv[1:] if argv is None else argv
     facts = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "command": shlex.join(["python", "-m", "benchmarks", *words]),
+        "command": shlex.join(["python", "-m", module, *words]),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "cpu": processor(),
