@@ -54,8 +54,8 @@ def dual_folder(folder: Path, words: Path, text: str, width: int, layers: int, h
     """A Hugging Face folder of a ViT and a BERT or RoBERTa: configs and tokenizer, no weights."""
     import transformers
 
-    size = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
-    special = {"vocab_size": tokenizer.vocabulary(words), "pad_token_id": 0}
+    size: dict[str, Any] = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
+    special: dict[str, Any] = {"vocab_size": tokenizer.vocabulary(words), "pad_token_id": 0}
     kind: Any = {"bert": transformers.BertConfig, "roberta": transformers.RobertaConfig}[text]
     vision = transformers.ViTConfig(**size, num_hidden_layers=12)
     config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
