@@ -1,4 +1,4 @@
-"""Toy models with one side: timm image models with files of random weights."""
+"""Toy models with one side: timm image models with files of random weights, and a Hugging Face vision model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+
+from families import hugging_face
 
 
 def timm_model(name: str, folder: Path) -> str:
@@ -23,6 +25,17 @@ def timm_model(name: str, folder: Path) -> str:
     return f"timm:{name}:{path}"
 
 
+def dinov2(folder: Path) -> str:
+    """A folder of a small DINOv2 with a class token."""
+    import transformers
+
+    config = transformers.Dinov2Config(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=48, patch_size=8
+    )
+    hugging_face.write(folder, lambda: transformers.Dinov2Model(config), None)
+    return f"hf:{folder}"
+
+
 FAMILIES: dict[str, Callable[[Path], str]] = {
     name: partial(timm_model, name) for name in ("test_vit", "test_resnet", "test_convnext", "test_efficientnet")
-}
+} | {"hf-vision": dinov2}

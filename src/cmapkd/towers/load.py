@@ -13,7 +13,7 @@ from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.joined import with_teachers_image, with_teachers_text
-from cmapkd.towers.named import folder_of, kept_side, refuse_no_folder, split
+from cmapkd.towers.named import folder_of, has_text, kept_side, refuse_no_folder, split
 from cmapkd.towers.sources import hugging_face, module, open_clip, timm
 
 
@@ -44,6 +44,8 @@ def load_tower(
     if (folder / "open_clip_config.json").is_file() and not config.model.startswith("hf:"):
         return open_clip.folder_model(folder, config.model, words, config.image_size)
     if (folder / "config.json").is_file():
+        if not has_text(config):
+            return hugging_face.vision_model(folder, config.model, config.image_size, config.weights)
         if config.image_size is not None:
             raise UsageError(f"model {config.model}: image_size is for models of open_clip and timm; leave it out")
         return hugging_face.folder_model(folder, config.model, words, config.weights)

@@ -12,7 +12,7 @@ from cmapkd.config.sources import StudentConfig, TowerConfig
 from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.core.log import say
 from cmapkd.towers.sources import downloads
-from cmapkd.towers.sources.hf_config import hugging_face_config
+from cmapkd.towers.sources.hf_config import TWO_TOWERS, hugging_face_config, model_type_of
 from cmapkd.towers.sources.hf_images import image_facts
 from cmapkd.towers.sources.hf_weights import RANDOM, hugging_face_files
 from cmapkd.towers.sources.weights import file_hash, read_config
@@ -155,7 +155,17 @@ def architecture_config(name: str) -> dict[str, Any]:
 
 def has_text(config: TowerConfig) -> bool:
     """Whether a model has a text tower of its own."""
-    return not config.model.startswith(tuple(f"{scheme}:" for scheme in IMAGE_MODELS))
+    return not config.model.startswith(tuple(f"{scheme}:" for scheme in IMAGE_MODELS)) and vision_folder(config) is None
+
+
+def vision_folder(config: TowerConfig) -> Path | None:
+    """The Hugging Face folder of a model without a text tower, None for any other model."""
+    folder = folder_of(split(config)[0])
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    if (folder / "open_clip_config.json").is_file() and not config.model.startswith("hf:"):
+        return None
+    return None if model_type_of(folder) in ("clip", *TWO_TOWERS) else folder
 
 
 def kept_side(config: TowerConfig, teacher: TowerConfig | None) -> Literal["image", "text"] | None:

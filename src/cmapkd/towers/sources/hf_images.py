@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,17 @@ def image_facts(folder: Path, config: Any) -> ImageFacts:
     mean, std = _normalisation(given, vision, config.model_type)
     size = _fixed_size(vision, folder) or _given_size(given, folder) or _stated_size(vision, folder) or 224
     return ImageFacts(size, mean, std, given)
+
+
+def vision_facts(folder: Path, config: Any, name: str, size: int | None) -> ImageFacts:
+    """`image_facts` of a vision model alone, at another image size where `size` is given. Raises UsageError for a fixed one."""
+    facts = image_facts(folder, config)
+    if size is not None and config.model_type not in FREE:
+        raise UsageError(
+            f"model {name}: a {config.model_type} reads images of {facts.size} pixels only; leave image_size out, or name the model "
+            "of timm (timm:NAME)"
+        )
+    return facts if size is None else replace(facts, size=size)
 
 
 def preprocessor(folder: Path) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from cmapkd.towers.adapt import image_tower, text_tower
 from cmapkd.towers.dual import DualEncoder, Package
 from cmapkd.towers.families.image_hf import ImageHalf
 from cmapkd.towers.families.text_hf import TextHalf
+from cmapkd.towers.no_text import image_only
 from cmapkd.towers.protocols import ImageTower, TextTower
 from cmapkd.towers.similarity import Similarity
 from cmapkd.towers.sources.hf_clip import from_hugging_face
 from cmapkd.towers.sources.hf_config import BLIP, TWO_TOWERS, hugging_face_config, model_type_of, two_tower_class
-from cmapkd.towers.sources.hf_images import image_facts
+from cmapkd.towers.sources.hf_images import image_facts, vision_facts
 from cmapkd.towers.sources.hf_weights import RANDOM, load_pretrained, stored_tensor
 from cmapkd.towers.sources.open_clip import adapted, build
 from cmapkd.towers.sources.weights import load_strict, read_config
@@ -85,17 +86,28 @@ def folder_model(folder: Path, name: str, words: int, weights: Path | None = Non
 
 
 def image_model(folder: Path) -> ImageTower:
-    """The image tower of a folder: of a vision model alone (DINOv2, ViT, Swin, ConvNeXt, timm), or of two towers.
-
-    Its final embedding is the model's pooled vector, else the class token after the last norm, else the mean.
-    """
+    """The image tower of a folder: of a vision model alone (DINOv2, ViT, Swin, ConvNeXt, timm), or of two towers."""
     if model_type_of(folder) in ("clip", *TWO_TOWERS):
         return folder_model(folder, str(folder), 1).image
+    return vision_model(folder, str(folder)).image
+
+
+def vision_model(folder: Path, name: str, size: int | None = None, weights: Path | None = None) -> DualEncoder:
+    """A vision model alone as a teacher of images: its final embedding is the model's pooled vector, else the class token
+    after the last norm, else the mean.
+
+    size: side of the images in pixels, for a model whose positions can be interpolated, or that has none.
+    Raises UsageError for a model of anything but images.
+    """
     config = hugging_face_config(folder)
-    facts = image_facts(folder, config)
+    facts = vision_facts(folder, config, name, size)
     with quiet():
-        half = _image_half(folder, config)
-    return _read(lambda: image_tower(half, facts.size, facts.mean, facts.std), folder)
+        vision, missing = vision_part(folder, config, weights)
+    if any(key.startswith("pooler.") for key in missing):
+        vision.pooler = None
+    half = ImageHalf(vision)
+    package = Package("transformers", {"class": type(vision).__name__, "preprocessor": facts.preprocessor})
+    return image_only(_read(lambda: image_tower(half, facts.size, facts.mean, facts.std), folder), package, name)
 
 
 def context_of(text: nn.Module, folder: Path) -> int:
@@ -132,18 +144,20 @@ def _built(cls: Any, config: Any, folder: Path, weights: Path | None) -> Any:
     return native
 
 
-def _image_half(folder: Path, config: Any) -> ImageHalf:
-    """The vision model of a folder without a text tower, and no classifier that stands on it."""
+def vision_part(folder: Path, config: Any, weights: Path | None) -> tuple[Any, set[str]]:
+    """(the vision model of a folder without a text tower, its missing tensors), and no classifier that stands on it."""
     from transformers import MODEL_MAPPING
 
     found = MODEL_MAPPING.get(type(config), None)
     cls = found[0] if isinstance(found, tuple | list) else found
     if cls is None or getattr(cls, "main_input_name", "") != "pixel_values":
-        raise UsageError(f"{folder}: model_type '{config.model_type}' is no vision model; give the folder of one")
-    vision, missing = load_pretrained(cls, config, folder, ("pooler.",), ("classifier", "head.", "fc.", "decoder."))
-    if any(key.startswith("pooler.") for key in missing):
-        vision.pooler = None
-    return ImageHalf(vision)
+        raise UsageError(
+            f"{folder}: model_type '{config.model_type}' is no model of an image and a text tower, and none of images; of two "
+            f"towers are: clip, {', '.join(TWO_TOWERS)}"
+        )
+    if weights is not None and str(weights) == RANDOM:
+        return cls._from_config(config, dtype=torch.float32), set()
+    return load_pretrained(cls, config, folder, ("pooler.",), ("classifier", "head.", "fc.", "decoder."))
 
 
 def _class(name: str) -> Any:
