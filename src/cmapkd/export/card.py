@@ -34,6 +34,9 @@ tokenizer = open_clip.get_tokenizer("local-dir:PATH")""",
     "module": """import cmapkd
 
 model = cmapkd.load("PATH", image=module)  # the module that was trained, built anew""",
+    "cmapkd": """import cmapkd
+
+model = cmapkd.load("PATH")""",
     "transformers": """from transformers import AutoImageProcessor, AutoTokenizer, {cls}
 
 model = {cls}.from_pretrained("PATH")

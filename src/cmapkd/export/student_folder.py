@@ -53,7 +53,7 @@ def card_facts(tower: DualEncoder) -> Mapping[str, Any]:
     encoder = bool(config.get("text_cfg", {}).get("hf_model_name"))
     return {
         "params": params,
-        "library": tower.package.library,
+        "library": "cmapkd" if "vision_config" in config.get("backbone", {}) else tower.package.library,
         "class": config.get("class", "AutoModel"),
         "encoder": encoder,
     }

@@ -1,7 +1,7 @@
 """Students with one side of the teacher: the other tower's model beside the teacher's own text or image tower.
 
 The student is the teacher's open_clip model with another image tower, or another model with the teacher's image tower; either
-way a plain open_clip model, whose kept side is the teacher's to the bit.
+way a plain open_clip model, whose kept side is the teacher's to the bit. joined_hf.py has the students of transformers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from cmapkd.config.sources import StudentConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.adapt import adapt, image_tower, text_tower
 from cmapkd.towers.dual import DualEncoder, Package
-from cmapkd.towers.named import architecture_config, folder_of, split
+from cmapkd.towers.joined_hf import beside_open_clip, dual_encoder, text_in_open_clip
+from cmapkd.towers.named import architecture_config, folder_of, split, vision_folder
 from cmapkd.towers.similarity import Similarity
 from cmapkd.towers.sources import module, open_clip, timm
+from cmapkd.towers.sources.hf_student import of_config
+from cmapkd.towers.sources.weights import load_strict, read_config, read_state
 from cmapkd.towers.tokens import tokenizer as tok
-from cmapkd.towers.tokens.chosen import architecture_tokenizer
+from cmapkd.towers.tokens.chosen import architecture_tokenizer, options_of
 
 
 def with_teachers_text(config: StudentConfig, teacher: DualEncoder, words: int) -> DualEncoder:
@@ -30,12 +33,19 @@ def with_teachers_text(config: StudentConfig, teacher: DualEncoder, words: int) 
 
     Raises UsageError where the two do not fit into one open_clip model.
     """
-    refuse_other_library(config, teacher, "text")
+    refuse_no_side(config, teacher, "text")
     if config.tokenizer not in ("own", "teacher"):
         raise UsageError(
             f"student.tokenizer is '{config.tokenizer}', but student.text is the teacher's with the teacher's tokenizer; drop it"
         )
+    if teacher.package.library == "transformers":
+        found = text_in_open_clip(teacher, words)
+        if found is None:
+            return dual_encoder(config, teacher, words)
+        teacher = found
     clip, cfg = teacher.native, copy.deepcopy(teacher.package.config)
+    if vision_folder(config) is not None:
+        return beside_open_clip(config, clip, teacher.tokenizer, cfg, words)
     name, weights = split(config)
     if name.startswith(module.SCHEME):
         return _with_module(module.backbone_of(name), clip, teacher.tokenizer, cfg, words)
@@ -62,11 +72,27 @@ def with_teachers_text(config: StudentConfig, teacher: DualEncoder, words: int) 
 def around_module(backbone: module.Backbone, cfg: dict[str, Any], folder: Path, words: int) -> DualEncoder:
     """A user's module beside the text tower of an open_clip config, with weights of any kind; folder: of its tokenizer."""
     clip = open_clip.build(cfg)
+    return _with_module(backbone, clip, _tokenizer(cfg, folder), cfg, words)
+
+
+def own_folder(folder: Path, name: str) -> DualEncoder:
+    """The student of a vision model of transformers beside an open_clip text tower, with the weights of its folder."""
+    facts = read_config(folder / "module_config.json")
+    cfg, kept = facts["model_cfg"], facts["backbone"]
+    clip = open_clip.build(cfg)
+    clip.visual = of_config(kept, cfg["embed_dim"])
+    load_strict(clip, read_state(folder / "model.safetensors"), folder, name)
+    tokenizer = _tokenizer(cfg, folder)
+    student = adapt(clip, tokenizer, kept["image_size"], kept["mean"], kept["std"], cfg, name, facts["words"])
+    student.package = Package("module", {"model_cfg": cfg, "backbone": kept})
+    return student
+
+
+def _tokenizer(cfg: dict[str, Any], folder: Path) -> Any:
+    """The tokenizer of a folder, CLIP's where it holds none."""
     if (folder / "tokenizer.json").is_file():
-        tokenizer = tok.from_folder(folder, cfg["text_cfg"].get("context_length", 77))
-    else:
-        tokenizer = architecture_tokenizer(cfg, str(folder))
-    return _with_module(backbone, clip, tokenizer, cfg, words)
+        return tok.from_folder(folder, cfg["text_cfg"].get("context_length", 77), options_of(cfg))
+    return architecture_tokenizer(cfg, str(folder))
 
 
 def _with_module(
@@ -90,7 +116,12 @@ def with_teachers_image(
 
     build: the named model with changes of its open_clip config.
     """
-    refuse_other_library(config, teacher, "image")
+    refuse_no_side(config, teacher, "image")
+    if teacher.package.library != "open_clip":
+        raise UsageError(
+            f"student.image: teacher, but teacher {teacher.name} is a {teacher.package.library} model, whose image tower fits into "
+            f"no open_clip model beside {config.model}; give a student with both towers, or the teacher's open_clip folder"
+        )
     name, weights = split(config)
     if folder_of(name) is not None or weights is not None:
         raise UsageError(
@@ -111,16 +142,11 @@ def with_teachers_image(
     return student
 
 
-def refuse_other_library(config: StudentConfig, teacher: DualEncoder, side: str) -> None:
-    """Raise UsageError for a teacher without that side, and for one that is no open_clip model."""
+def refuse_no_side(config: StudentConfig, teacher: DualEncoder, side: str) -> None:
+    """Raise UsageError for a teacher without that side."""
     if side not in teacher.shape.sides:
         raise UsageError(
             f"student.{side}: teacher, but teacher {teacher.name} has no {side} tower; give a student with both towers"
-        )
-    if teacher.package.library != "open_clip":
-        raise UsageError(
-            f"student.{side}: teacher, but teacher {teacher.name} is a {teacher.package.library} model, whose {side} tower fits "
-            f"into no open_clip model beside {config.model}; give a student with both towers, or the teacher's open_clip folder"
         )
 
 

@@ -12,9 +12,10 @@ import torch
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.joined import with_teachers_image, with_teachers_text
+from cmapkd.towers.joined import own_folder, with_teachers_image, with_teachers_text
 from cmapkd.towers.named import folder_of, has_text, kept_side, refuse_no_folder, split
 from cmapkd.towers.sources import hugging_face, module, open_clip, timm
+from cmapkd.towers.sources.hf_config import is_own_folder
 
 
 def load_tower(
@@ -49,6 +50,8 @@ def load_tower(
         if config.image_size is not None:
             raise UsageError(f"model {config.model}: image_size is for models of open_clip and timm; leave it out")
         return hugging_face.folder_model(folder, config.model, words, config.weights)
+    if is_own_folder(folder):
+        return own_folder(folder, config.model)
     if (folder / "module_config.json").is_file():
         raise UsageError(
             f"model {config.model}: is a student around a module of your own code; open it by cmapkd.load({str(folder)!r}, image=module)"

@@ -12,7 +12,7 @@ from cmapkd.config.sources import StudentConfig, TowerConfig
 from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.core.log import say
 from cmapkd.towers.sources import downloads
-from cmapkd.towers.sources.hf_config import TWO_TOWERS, hugging_face_config, model_type_of
+from cmapkd.towers.sources.hf_config import TWO_TOWERS, hugging_face_config, is_own_folder, model_type_of
 from cmapkd.towers.sources.hf_images import image_facts
 from cmapkd.towers.sources.hf_weights import RANDOM, hugging_face_files
 from cmapkd.towers.sources.weights import file_hash, read_config
@@ -21,7 +21,13 @@ from cmapkd.towers.tokens.hugging_face import tokenizer_files
 SHIPPED = Path(__file__).parent / "configs"
 ASSETS = Path(__file__).parent.parent / "assets"
 SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
-ARCHITECTURE = ("open_clip_config.json", "config.json", "preprocessor_config.json", "processor_config.json")
+ARCHITECTURE = (
+    "open_clip_config.json",
+    "config.json",
+    "module_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
 IMAGE_MODELS = ("timm", "module")  # schemes of models without a text tower
 
 
@@ -67,6 +73,8 @@ def image_size(config: TowerConfig) -> int:
         vision = architecture_config(architecture)["vision_cfg"]
     elif (own := folder / "open_clip_config.json").is_file():
         vision = read_config(own)["model_cfg"]["vision_cfg"]
+    elif is_own_folder(folder):
+        vision = read_config(folder / "module_config.json")["backbone"]
     else:
         return image_facts(folder, hugging_face_config(folder)).size
     return square(vision.get("image_size", 224), config.model)

@@ -90,12 +90,20 @@ def _renamed(hf: dict[str, Tensor]) -> dict[str, Tensor]:
         for part in ("weight", "bias"):
             out[f"{ours}.{part}"] = hf[f"{theirs}.{part}"]
     for ours, theirs in (("visual.transformer", "vision_model"), ("transformer", "text_model")):
-        depth = 1 + max(int(key.split(".")[3]) for key in hf if key.startswith(f"{theirs}.encoder.layers."))
-        for block in range(depth):
-            source, target = f"{theirs}.encoder.layers.{block}", f"{ours}.resblocks.{block}"
-            for part in ("weight", "bias"):
-                qkv = [hf[f"{source}.self_attn.{name}_proj.{part}"] for name in "qkv"]
-                out[f"{target}.attn.in_proj_{part}"] = torch.cat(qkv)
-                for name, mapped in OPEN_CLIP_OF_HF.items():
-                    out[f"{target}.{mapped}.{part}"] = hf[f"{source}.{name}.{part}"]
+        out |= renamed_blocks(hf, f"{theirs}.encoder.layers", ours)
     return {key: value.contiguous() for key, value in out.items()}
+
+
+def renamed_blocks(hf: dict[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
+    """The blocks `theirs.N` of a state dict of transformers under open_clip's names, `ours.resblocks.N`."""
+    out: dict[str, Tensor] = {}
+    place = len(theirs.split("."))
+    depth = 1 + max(int(key.split(".")[place]) for key in hf if key.startswith(f"{theirs}."))
+    for block in range(depth):
+        source, target = f"{theirs}.{block}", f"{ours}.resblocks.{block}"
+        for part in ("weight", "bias"):
+            qkv = [hf[f"{source}.self_attn.{name}_proj.{part}"] for name in "qkv"]
+            out[f"{target}.attn.in_proj_{part}"] = torch.cat(qkv)
+            for name, mapped in OPEN_CLIP_OF_HF.items():
+                out[f"{target}.{mapped}.{part}"] = hf[f"{source}.{name}.{part}"]
+    return out

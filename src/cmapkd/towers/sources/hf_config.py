@@ -54,6 +54,12 @@ def hugging_face_config(folder: Path) -> Any:
         raise UsageError(f"{folder}: config.json is no {kind} config that transformers reads ({reason})") from None
 
 
+def is_own_folder(folder: Path) -> bool:
+    """Whether a folder holds a vision model of transformers beside an open_clip text tower, which `cmapkd.load` alone opens."""
+    file = folder / "module_config.json"
+    return file.is_file() and "vision_config" in read_config(file)["backbone"]
+
+
 def two_tower_class(folder: Path, config: Any) -> str:
     """Name of the transformers class of a two-tower folder. Raises UsageError for any other model."""
     kind = config.model_type
