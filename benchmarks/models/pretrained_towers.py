@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def fewer_blocks(teacher: Path, layers: int, place: Path) -> tuple[dict[str, Any
     return text | {"hf_model_name": str(place)}, teacher
 
 
-def inherit_texts(clip: Any, config: dict[str, Any], teacher: Path, captions: list[str]) -> None:
+def inherit_texts(clip: Any, config: dict[str, Any], teacher: Path, captions: Sequence[str]) -> None:
     """Fit the text tower of `clip` to that of an open_clip folder, on captions."""
     theirs = load_tower(TowerConfig(model=f"local-dir:{teacher}"))
     mine = adapt(clip, theirs.tokenizer, config["vision_cfg"]["image_size"], MEAN, STD, config, "student")
@@ -143,7 +143,9 @@ def main() -> None:
         clip.text.transformer.load_state_dict({k: v for k, v in state.items() if not k.startswith(UNUSED)})
         torch.nn.init.eye_(clip.text.proj.weight)
     elif got.text != "random":
-        inherit_texts(clip, config, Path(got.text), texts.pick(np.linspace(0, len(texts) - 1, FITTED).astype(np.int64)))
+        inherit_texts(
+            clip, config, Path(got.text), list(texts.pick(np.linspace(0, len(texts) - 1, FITTED).astype(np.int64)))
+        )
     about = "Pretrained towers side by side; to be trained."
     print(save_open_clip(clip, config, {"mean": list(MEAN), "std": list(STD)}, words, got.out, about))
 
