@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -33,7 +35,8 @@ def open_cached_teacher(
     targets = open_targets(folder, key, cache)
     if targets is None:
         raise IntegrityError(f"cache {folder}: calibration.json is missing; delete {folder} and run `cmapkd cache`")
-    shape = Shape(**{name: tuple(v) if isinstance(v, list) else v for name, v in known["shape"].items()})
+    sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in known["shape"].items()}
+    shape = Shape(**sizes)
     teacher = CachedTeacher(
         Store(folder / "image", key, how=cache.read),
         Store(folder / "text", key, how=cache.read) if "text" in shape.sides else None,

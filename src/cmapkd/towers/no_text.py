@@ -38,7 +38,8 @@ class NoText:
     words = 0
 
     def __init__(self, native: nn.Module) -> None:
-        self.native, self.tokenizer = native, NoTokens()
+        self.native = native
+        self.tokenizer: Tokenizer = NoTokens()
 
     def levels(self, ids: Int[Tensor, "b l"], words: Int[Tensor, "b m"], trimmed: bool = False) -> Features:
         """Nothing: no level, and an embedding of width 0."""
