@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ def distill(
     steps: int | None = None,
     batch: int | None = None,
     cache: str | Path | Section | None = None,
+    taps: Sequence[str] | None = None,
     image: Section | None = None,
     resume: bool = False,
     **settings: Any,
@@ -30,18 +31,19 @@ def distill(
     files or folders, or the whole section; cache: folder of the teacher's outputs (written first if absent), None runs
     the teacher in every step. steps: 1000 unless train has steps or epochs; settings: other config sections by name, as
     dicts.
-    student may also be a torch module, an image backbone of your own, which keeps the teacher's text tower. image then says how
-    it is read: {"taps": names of its modules whose outputs are P2..P5, "size": side of its images, "mean", "std", "channels_last":
-    whether its maps are [B, H, W, C]}; without taps it has a method levels(pixels) that returns (P2, P3, P4, P5, embedding).
+    student may also be a torch module, an image backbone of your own, which keeps the teacher's text tower. taps: names of its
+    modules whose outputs are P2..P5; without them it has a method levels(pixels) that returns (P2, P3, P4, P5, embedding). image
+    says how it is read: {"size": side of its images, "mean", "std", "channels_last": whether its maps are [B, H, W, C]}.
     The run's config does not hold the module: resume=True takes it again.
     Raises the errors of cmapkd.core.errors.
     """
     if hasattr(student, "named_modules"):
         from cmapkd.towers.sources.module import SCHEME, given
 
-        backbone, name = _backbone(student, image), f"{SCHEME}{type(student).__name__}"
+        reading = dict(image or {}) | ({} if taps is None else {"taps": tuple(taps)})
+        backbone, name = _backbone(student, reading), f"{SCHEME}{type(student).__name__}"
         with given(backbone):
-            return distill(teacher, name, data, val, run, method, steps, batch, cache, None, resume, **settings)
+            return distill(teacher, name, data, val, run, method, steps, batch, cache, resume=resume, **settings)
     from cmapkd.config.load import check
     from cmapkd.train.runs.distill import distill as train
     from cmapkd.train.setup.prepare import build_cache
@@ -98,7 +100,9 @@ def _backbone(module: Any, reading: Section | None) -> Any:
     from cmapkd.core.errors import UsageError, did_you_mean
     from cmapkd.towers.sources.module import Backbone
 
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in (reading or {}).items()}
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in (reading or {}).items()
+    }
     known = [field.name for field in fields(Backbone) if field.name != "module"]
     if wrong := [key for key in given if key not in known]:
         raise UsageError(f"image.{wrong[0]}: no such key; known: {', '.join(known)}{did_you_mean(wrong[0], known)}")

@@ -106,7 +106,11 @@ def _faithful(
 ) -> bool:  # fmt: skip
     """Whether the parts of the blocks give the tower's own stream after its last block."""
     found: list[Tensor] = []
-    hook = modules[-1].register_forward_hook(lambda _, __, out: found.append(out[0] if isinstance(out, tuple) else out))
+
+    def keep(_: nn.Module, __: Any, out: Any) -> None:
+        found.append(out[0] if isinstance(out, tuple) else out)
+
+    hook = modules[-1].register_forward_hook(keep)
     try:
         stream = recorded({"first": modules[0]}, call, inputs)[0]["first"]
     finally:

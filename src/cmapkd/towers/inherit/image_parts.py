@@ -99,7 +99,8 @@ def _steps(head: nn.Module) -> list[nn.Module | None]:
 
 def _hugging_face(vision: Any, projection: nn.Module | None, pooled: str) -> ImageParts | None:
     """Of transformers' CLIP and SigLIP."""
-    into, encoder = getattr(vision, "embeddings", None), getattr(vision, "encoder", None)
+    into: Any = getattr(vision, "embeddings", None)
+    encoder: Any = getattr(vision, "encoder", None)
     blocks = parts_of(getattr(encoder, "layers", ()))
     positions, last = getattr(into, "position_embedding", None), getattr(vision, "post_layernorm", None)
     if blocks is None or not isinstance(positions, nn.Embedding) or last is None or pooled == "first":

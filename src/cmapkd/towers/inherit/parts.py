@@ -36,7 +36,7 @@ class BlockParts:
 
     first: nn.LayerNorm
     second: nn.LayerNorm
-    qkv: tuple[Affine, Affine, Affine]
+    qkv: tuple[Affine, ...]
     heads: int
     out: nn.Linear
     fc: nn.Linear
@@ -69,7 +69,7 @@ def parts_of(blocks: Iterable[Any]) -> list[BlockParts] | None:
 
 
 def _open_clip(block: Any) -> BlockParts | None:
-    attention = getattr(block, "attn", None)
+    attention: Any = getattr(block, "attn", None)
     if not (hasattr(block, "ln_1") and isinstance(attention, nn.MultiheadAttention) and attention.batch_first):
         return None
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
@@ -89,7 +89,7 @@ def _open_clip(block: Any) -> BlockParts | None:
 
 
 def _timm(block: Any) -> BlockParts | None:
-    attention = getattr(block, "attn", None)
+    attention: Any = getattr(block, "attn", None)
     if not (hasattr(block, "norm1") and hasattr(attention, "qkv") and hasattr(getattr(block, "mlp", None), "fc1")):
         return None
     if not isinstance(getattr(attention, "proj", None), nn.Linear) or not isinstance(attention.qkv, nn.Linear):
@@ -103,7 +103,7 @@ def _timm(block: Any) -> BlockParts | None:
 
 def _encoder_layer(block: Any) -> BlockParts | None:
     """Of transformers' CLIP and SigLIP."""
-    attention = getattr(block, "self_attn", None)
+    attention: Any = getattr(block, "self_attn", None)
     if not all(hasattr(attention, f"{name}_proj") for name in ("q", "k", "v", "out")) or not hasattr(
         block, "layer_norm1"
     ):
@@ -116,8 +116,8 @@ def _encoder_layer(block: Any) -> BlockParts | None:
 
 def _bert(block: Any) -> BlockParts | None:
     """Of transformers' BERT and RoBERTa, and of models built from their layers."""
-    attention = getattr(block, "attention", None)
-    inner = getattr(attention, "self", None)
+    attention: Any = getattr(block, "attention", None)
+    inner: Any = getattr(attention, "self", None)
     if not all(hasattr(inner, name) for name in ("query", "key", "value")) or not hasattr(block, "intermediate"):
         return None
     if not isinstance(getattr(attention.output, "LayerNorm", None), nn.LayerNorm):

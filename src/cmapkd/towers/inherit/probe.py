@@ -105,7 +105,7 @@ def _mixed(parts: ProbeParts, tokens: Tensor) -> Tensor:
     reads = [nn.functional.linear(given, *_pair(read)) for given, read in
              zip((parts.probe.expand(len(tokens), 1, -1), tokens, tokens), parts.block.qkv, strict=True)]  # fmt: skip
     split = [read.unflatten(-1, (parts.block.heads, -1)).transpose(1, 2) for read in reads]
-    return nn.functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(1)
+    return nn.functional.scaled_dot_product_attention(split[0], split[1], split[2]).transpose(1, 2).flatten(1)
 
 
 def _pair(read: Affine) -> tuple[Tensor, Tensor | None]:

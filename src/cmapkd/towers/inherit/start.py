@@ -8,6 +8,8 @@ two and a quarter forward passes of the teacher over some hundred samples.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,8 @@ from cmapkd.towers.inherit.image_parts import image_parts
 from cmapkd.towers.inherit.probe import principal
 from cmapkd.towers.inherit.text import inherit_text, text_streams
 from cmapkd.towers.inherit.text_parts import text_parts
+
+Parts = TypeVar("Parts")
 
 
 @torch.no_grad()
@@ -40,17 +44,26 @@ def inherit(student: DualEncoder, teacher: DualEncoder, mine: Inputs, theirs: In
         )
         if refused.image and refused.text:
             raise UsageError(f"student.inherit: neither tower can; image: {refused.image}; text: {refused.text}")
-        image, image_end = (None, None) if refused.image else image_streams(teacher, images[1], theirs.images)
-        text, text_end = (None, None) if refused.text else text_streams(teacher, texts[1], theirs.ids)
+        image, image_end = (
+            image_streams(teacher, known(images)[1], theirs.images) if not refused.image else (None, None)
+        )
+        text, text_end = text_streams(teacher, known(texts)[1], theirs.ids) if not refused.text else (None, None)
         rotation = _rotation([end for end in (image_end, text_end) if end is not None], student.shape.embedding)
         if image is not None and image_end is not None:
             pixels, grid = student.normalise(mine.images), student.image.grids[2]
-            inherit_image(*images, pixels, grid, image, image_end @ rotation, rotation)
+            inherit_image(*known(images), pixels, grid, image, image_end @ rotation, rotation)
         if text is not None and text_end is not None:
-            inherit_text(*texts, theirs.ids, text, text_end @ rotation)
+            inherit_text(*known(texts), theirs.ids, text, text_end @ rotation)
     if not (refused.image or refused.text):
         student.similarity.copy_(teacher.similarity)
     return refused
+
+
+def known(parts: tuple[Parts | None, Parts | None]) -> tuple[Parts, Parts]:
+    """The views of student and teacher, which a tower that is not refused has."""
+    mine, theirs = parts
+    assert mine is not None and theirs is not None
+    return mine, theirs
 
 
 def _rotation(ends: list[Tensor], width: int) -> Tensor:

@@ -88,7 +88,7 @@ def _open_clip(text: Any, end: int) -> TextParts | None:
 def _open_clip_hugging_face(text: Any) -> TextParts | None:
     """Of a CustomTextCLIP whose text tower is a model of transformers: it masks padding by its id."""
     core, kind = transformers_parts(text.transformer), type(text.pooler).__name__
-    own = getattr(text.transformer, "pooler", None)
+    own: Any = getattr(text.transformer, "pooler", None)
     steps: list[nn.Module | None] = list(text.proj) if isinstance(text.proj, nn.Sequential) else [text.proj]
     if kind == "ClsPooler" and text.pooler.use_pooler_output and own is not None:
         steps = [own.dense, own.activation, *steps]
@@ -103,7 +103,7 @@ def _open_clip_hugging_face(text: Any) -> TextParts | None:
 def _hugging_face(half: Any, tower: TextTower) -> TextParts | None:
     """Of a model of transformers with a text half (families/text_hf.py)."""
     core, end = transformers_parts(half.text), tower.tokenizer.end
-    own = getattr(half.text, "pooler", None)
+    own: Any = getattr(half.text, "pooler", None)
     steps = [half.projection]
     if half.pooled == "pooler" and half.position == "first":
         if not hasattr(own, "dense"):
@@ -122,7 +122,8 @@ def _hugging_face(half: Any, tower: TextTower) -> TextParts | None:
 
 def transformers_parts(model: Any) -> TextParts | None:
     """The embeddings and blocks of a model of transformers in the manner of BERT or of CLIP."""
-    into, encoder = getattr(model, "embeddings", None), getattr(model, "encoder", None)
+    into: Any = getattr(model, "embeddings", None)
+    encoder: Any = getattr(model, "encoder", None)
     layers = list(getattr(encoder, "layer", None) or getattr(encoder, "layers", None) or [])
     blocks = parts_of(layers)
     if blocks is None:

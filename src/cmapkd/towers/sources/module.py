@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,10 +98,7 @@ class UserVisual(nn.Module):
             *levels, embedding = self.module.levels(pixels)  # type: ignore[operator]
             return list(levels), embedding
         kept: dict[int, Tensor] = {}
-        hooks = [
-            tap.register_forward_hook(lambda _, __, out, k=k: kept.__setitem__(k, out))
-            for k, tap in enumerate(self._taps)
-        ]
+        hooks = [tap.register_forward_hook(partial(_keep, kept, k)) for k, tap in enumerate(self._taps)]
         try:
             out = self.module(pixels)
         finally:
@@ -150,6 +148,11 @@ class UserVisual(nn.Module):
         if embedding.ndim != 2 or not bool(embedding.isfinite().all()):
             raise UsageError(f"student {name}: its embedding is not [B, D] of finite numbers; mend the module")
         return embedding.shape[1]
+
+
+def _keep(kept: dict[int, Tensor], k: int, module: nn.Module, inputs: Any, out: Tensor) -> None:
+    """A forward hook that keeps the output of tap k."""
+    kept[k] = out
 
 
 def _tap(module: nn.Module, name: str) -> nn.Module:

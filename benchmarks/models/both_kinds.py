@@ -1,4 +1,4 @@
-"""Forms of L_logits for a sigmoid student of a softmax teacher, side by side: `python -m benchmarks.both_kinds [--steps N] [--seeds N]`.
+"""Forms of L_logits for a sigmoid student of a softmax teacher, side by side: `python -m benchmarks.models.both_kinds [--steps N] [--seeds N]`.
 
 The student is two small heads on the shallowest features of the built-in world's teacher, so that a run takes seconds.
 """
@@ -94,7 +94,9 @@ def train(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.both_kinds", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.models.both_kinds", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
     given, known = parser.parse_args(), features()

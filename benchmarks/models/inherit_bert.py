@@ -1,6 +1,6 @@
 """Fit of a smaller BERT that inherits: sentence embeddings on held-out captions, against random weights and dropped layers.
 
-    python -m benchmarks.inherit_bert FOLDER CAPTIONS.json --layers 3 --width 192
+    python -m benchmarks.models.inherit_bert FOLDER CAPTIONS.json --layers 3 --width 192
 
 FOLDER: a BERT with its tokenizer, as transformers reads it; CAPTIONS.json: captions in COCO's format. Sentences are means of
 tokens. Each student gets a projection fitted on the same captions. Prints JSON lines: the mean cosine to the teacher's embeddings, and the same

@@ -1,6 +1,6 @@
 """Dry runs of eight pairs of models at full size with random weights: memory, and seconds of a step on this machine.
 
-    python -m benchmarks.full_size --work runs/full-size
+    python -m benchmarks.models.full_size --work runs/full-size
 
 Nothing is downloaded. Tokenizers that would be are replaced by one that is trained on captions of the built-in world; the sizes of
 vocabularies stay those of the models, but for the Hugging Face pair. Each pair takes two steps of `method: cmapkd` with a live
@@ -99,7 +99,7 @@ def main() -> None:
             continue
         row = dry_run(name, teacher, student, got.work)
         print(json.dumps(row, ensure_ascii=False), flush=True)
-        write(got.out, [row], ["--work", "runs/full-size"], "benchmarks.full_size")
+        write(got.out, [row], ["--work", "runs/full-size"], "benchmarks.models.full_size")
 
 
 if __name__ == "__main__":
