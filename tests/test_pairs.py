@@ -22,6 +22,7 @@ TOYS = open_clip.FAMILIES | hugging_face.FAMILIES | one_sided.FAMILIES
 MET = ("open_clip-vit", "open_clip-rn", "open_clip-siglip", "hf-vit-bert", "test_vit")
 METHODS = ("cmapkd", "clip_kd", "fitnet")
 ONE_SIDED = frozenset(one_sided.FAMILIES)
+NO_CLASS = ("hf-altclip",)  # teachers whose text tower no library opens beside another image tower
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +66,7 @@ def test_a_family_teaches_every_other_or_is_refused_before_training(teacher, mod
         except UsageError as error:
             one_line = "\n" not in str(error)
             early = not list(folder.glob("checkpoints/*"))
-            if not (teacher in ONE_SIDED and student in ONE_SIDED and one_line and early):
+            if not ((teacher in ONE_SIDED or teacher in NO_CLASS) and student in ONE_SIDED and one_line and early):
                 wrong.append(f"{student} by {method}: refused: {error}")
         except Exception as error:
             wrong.append(f"{student} by {method}: {type(error).__name__}: {error}")

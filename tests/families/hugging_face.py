@@ -74,6 +74,26 @@ def unigrams(folder: Path) -> None:
     _write(folder, fast, names)
 
 
+def gemma_pairs(folder: Path) -> None:
+    """A SigLIP 2 tokenizer: Gemma's BPE with <eos> and <pad>; transformers lowers its texts, the file does not."""
+    fast = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    fast.normalizer = normalizers.Replace(" ", "▁")
+    fast.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    fast.decoder = decoders.Replace("▁", " ")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
+    fast.train_from_iterator([text.lower() for text in toy.CAPTIONS], trainer)
+    fast.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    names = {
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "bos_token": "<bos>",
+        "mask_token": "<mask>",
+    }
+    _write(folder, fast, names | {"tokenizer_class": "GemmaTokenizer", "model_input_names": ["input_ids"]})
+
+
 def _write(folder: Path, fast: Tokenizer, names: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     fsio.write_bytes(folder / "tokenizer.json", fast.to_str().encode())
@@ -112,10 +132,10 @@ def siglip(folder: Path) -> str:
 def siglip2(folder: Path) -> str:
     vision = {key: value for key, value in VISION.items() if key != "image_size"} | {"num_patches": 16}
     config = transformers.Siglip2Config(
-        text_config=TEXT | {"projection_size": 32, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
+        text_config=TEXT | {"projection_size": 32, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0},
         vision_config=vision,
     )
-    return write(folder, lambda: transformers.Siglip2Model(config), unigrams, max_num_patches=16, patch_size=8)
+    return write(folder, lambda: transformers.Siglip2Model(config), gemma_pairs, max_num_patches=16, patch_size=8)
 
 
 def chinese_clip(folder: Path) -> str:

@@ -14,6 +14,8 @@ from cmapkd.export.open_clip_folder import CARD, TOKENIZER, exported_config, exp
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.joined import around_module
 from cmapkd.towers.sources.module import Backbone
+from cmapkd.towers.sources.text_config import FOLDER as ENCODER
+from cmapkd.towers.sources.text_config import exported_text_config
 
 CONFIG, WEIGHTS = "module_config.json", "model.safetensors"
 
@@ -25,6 +27,8 @@ def save_module(tower: DualEncoder, folder: Path, card: str, replace: bool = Fal
     facts = {"model_cfg": text, "backbone": config["backbone"], "words": tower.text.words}
     weights = save(exported_state(tower.native), metadata={"format": "pt"})
     files = {CONFIG: fsio.json_bytes(facts), WEIGHTS: weights, CARD: card.encode()}
+    if text["text_cfg"].get("hf_model_name"):
+        files[f"{ENCODER}/config.json"] = fsio.json_bytes(exported_text_config(tower.native.text))
     if words is not None:
         files |= {name: (words / name).read_bytes() for name in TOKENIZER if (words / name).is_file()}
     return write_folder(folder, files, replace)

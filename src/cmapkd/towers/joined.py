@@ -71,7 +71,7 @@ def with_teachers_text(config: StudentConfig, teacher: DualEncoder, words: int) 
 
 def around_module(backbone: module.Backbone, cfg: dict[str, Any], folder: Path, words: int) -> DualEncoder:
     """A user's module beside the text tower of an open_clip config, with weights of any kind; folder: of its tokenizer."""
-    clip = open_clip.build(cfg)
+    clip = open_clip.build(cfg, folder)
     return _with_module(backbone, clip, _tokenizer(cfg, folder), cfg, words)
 
 
@@ -79,7 +79,7 @@ def own_folder(folder: Path, name: str) -> DualEncoder:
     """The student of a vision model of transformers beside an open_clip text tower, with the weights of its folder."""
     facts = read_config(folder / "module_config.json")
     cfg, kept = facts["model_cfg"], facts["backbone"]
-    clip = open_clip.build(cfg)
+    clip = open_clip.build(cfg, folder)
     clip.visual = of_config(kept, cfg["embed_dim"])
     load_strict(clip, read_state(folder / "model.safetensors"), folder, name)
     tokenizer = _tokenizer(cfg, folder)

@@ -15,12 +15,11 @@ from cmapkd.towers.evaluating import evaluating
 from cmapkd.towers.families.image_hf import ImageHalf
 from cmapkd.towers.families.text_hf import TextHalf
 from cmapkd.towers.similarity import Similarity
-from cmapkd.towers.sources.hf_open_clip import LIKE_OPEN_CLIP, as_open_clip
+from cmapkd.towers.sources.hf_open_clip import LIKE_OPEN_CLIP, PROBE, as_open_clip
 from cmapkd.towers.sources.hf_student import Vision, student_vision
 from cmapkd.towers.sources.hf_text import opened_text
 from cmapkd.towers.sources.hugging_face import quiet
 
-PROBE = ["a photo of two red kites over the sea", "rings"]
 EXACT = 1e-5
 
 

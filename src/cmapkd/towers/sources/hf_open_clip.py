@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 
+from cmapkd.core.errors import UsageError
 from cmapkd.towers.adapt import adapt
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.sources import open_clip
 from cmapkd.towers.sources.hf_clip import renamed_blocks
-from cmapkd.towers.tokens.tokenizer import from_folder
+from cmapkd.towers.tokens.tokenizer import Tokenizer, from_folder
 
 LIKE_OPEN_CLIP = ("SiglipModel", "Siglip2Model", "MetaClip2Model")
+PROBE = ["A photo of two Red kites over the sea", "rings"]
 NO_IMAGES = {
     "image_size": 32,
     "layers": 1,
@@ -30,9 +32,27 @@ def as_open_clip(teacher: DualEncoder, words: int) -> DualEncoder:
     clip: Any = open_clip.build(cfg)
     state = {name: value for name, value in clip.state_dict().items() if name.startswith("visual.")}
     clip.load_state_dict(state | _state(native, teacher.tokenizer.context))
-    assert teacher.tokenizer.folder is not None
-    tokenizer = from_folder(teacher.tokenizer.folder, teacher.tokenizer.context)
-    return adapt(clip, tokenizer, 32, teacher.image.mean, teacher.image.std, cfg, teacher.name, words)
+    return adapt(
+        clip, _tokenizer(teacher, cfg["text_cfg"]), 32, teacher.image.mean, teacher.image.std, cfg, teacher.name, words
+    )
+
+
+def _tokenizer(teacher: DualEncoder, text_cfg: dict[str, Any]) -> Tokenizer:
+    """The folder's tokenizer as open_clip reads it, with the cleaning by which PROBE gets the teacher's ids.
+
+    transformers lowers the texts of SigLIP 2, whose tokenizer.json does not. Raises UsageError where no cleaning does.
+    """
+    folder, context = teacher.tokenizer.folder, teacher.tokenizer.context
+    assert folder is not None
+    for clean in ("whitespace", "lower"):
+        found = from_folder(folder, context, {"clean": clean})
+        if torch.equal(found(PROBE)[0], teacher.tokenizer(PROBE)[0]):
+            text_cfg["tokenizer_kwargs"] = {"clean": clean}
+            return found
+    raise UsageError(
+        f"student.text: teacher, but open_clip reads the tokenizer of {folder} in another way than transformers; give a student "
+        "with both towers"
+    )
 
 
 def _model_cfg(text: Any, native: Any) -> dict[str, Any]:
