@@ -92,7 +92,7 @@ def test_a_student_beside_texts_that_open_clip_has_opens_in_open_clip(place, tmp
     with torch.no_grad():
         given = plain.encode_text(open_clip.get_tokenizer(f"local-dir:{folder}")(texts), normalize=True)
     torch.testing.assert_close(given, tower.encode_texts(texts), atol=1e-5, rtol=0)
-    assert float(plain.logit_scale) == pytest.approx(float(tower.similarity.scale.log()))
+    assert plain.logit_scale.item() == pytest.approx(float(tower.similarity.scale.log()))
     assert (plain.logit_bias is None) == (tower.similarity.bias is None)
 
 
