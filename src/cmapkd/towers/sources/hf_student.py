@@ -41,8 +41,8 @@ def student_vision(config: StudentConfig) -> Vision:
             vision, facts = _wrapped(name, weights, config.model)
         elif (folder := vision_folder(config)) is not None:
             described = hugging_face_config(folder)
-            facts = vision_facts(folder, described, config.model, config.image_size)
             vision, _ = vision_part(folder, described, config.weights)
+            facts = vision_facts(folder, described, config.model, config.image_size)
         else:
             raise UsageError(
                 f"student {config.model}: is no vision model of transformers, which stands beside the text tower of a Hugging "

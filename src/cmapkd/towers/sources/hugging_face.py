@@ -100,9 +100,9 @@ def vision_model(folder: Path, name: str, size: int | None = None, weights: Path
     Raises UsageError for a model of anything but images.
     """
     config = hugging_face_config(folder)
-    facts = vision_facts(folder, config, name, size)
     with quiet():
         vision, missing = vision_part(folder, config, weights)
+    facts = vision_facts(folder, config, name, size)
     if any(key.startswith("pooler.") for key in missing):
         vision.pooler = None
     half = ImageHalf(vision)

@@ -9,18 +9,14 @@ import torch
 import transformers
 
 import toy
-import world
 from cmapkd.config.schema import TowerConfig
 from cmapkd.config.sources import StudentConfig
 from cmapkd.core.errors import UsageError
+from cmapkd.export.student_folder import card_facts, save_student
 from cmapkd.towers import named
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
-from cmapkd.train.runs.distill import distill
 from families import hugging_face, one_sided
-
-SMALL = {"data__train": "scenes:16:train", "data__val": "scenes:8:val", "train__steps": 2, "train__batch": 6,
-         "cache__path": None, "eval__every": None}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +37,11 @@ def opened(folder: Path) -> DualEncoder:
     return load_tower(TowerConfig(model=f"local-dir:{folder}")).eval()
 
 
-def run(place: Path, folder: Path, teacher: str, student: str) -> tuple[DualEncoder, Path]:
-    """(the teacher, the student's folder) of a short run."""
-    names = {"teacher__model": toy_model(place, teacher), "student__model": toy_model(place, student)}
-    distill(world.config(place, **{"run": str(folder), **SMALL, **names, "method": "clip_kd"}))
-    return load_tower(TowerConfig(model=names["teacher__model"])).eval(), folder / "student"
+def written(place: Path, folder: Path, teacher: str, student: str) -> DualEncoder:
+    """The teacher of a student whose folder is written before any training; tests/test_pairs.py trains them."""
+    given = TowerConfig(model=toy_model(place, teacher))
+    save_student(load_tower(StudentConfig(model=toy_model(place, student)), teacher=given), folder, "cmapkd")
+    return load_tower(given).eval()
 
 
 def test_a_vision_model_teaches_images_at_its_own_size_and_at_another(place):
@@ -70,7 +66,8 @@ def test_a_vision_model_of_fixed_positions_refuses_another_size(place):
 
 @pytest.mark.parametrize(("teacher", "student"), [("hf-chinese-clip", "hf-vision"), ("hf-blip", "test_efficientnet")])
 def test_a_student_beside_a_bert_of_its_teacher_opens_in_transformers(place, tmp_path, teacher, student):
-    tower, folder = run(place, tmp_path / "run", teacher, student)
+    folder = tmp_path / "student"
+    tower = written(place, folder, teacher, student)
     ours, plain = opened(folder), transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval()
     words = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     given = words(toy.CAPTIONS[:3], padding=True, return_tensors="pt")
@@ -86,7 +83,8 @@ def test_a_student_beside_a_bert_of_its_teacher_opens_in_transformers(place, tmp
 @pytest.mark.parametrize("teacher", ["hf-siglip2", "hf-metaclip2"])
 def test_a_student_beside_texts_that_open_clip_has_opens_in_open_clip(place, tmp_path, teacher):
     open_clip = pytest.importorskip("open_clip")
-    tower, folder = run(place, tmp_path / "run", teacher, "test_vit")
+    folder = tmp_path / "student"
+    tower = written(place, folder, teacher, "test_vit")
     plain = open_clip.create_model(f"local-dir:{folder}").eval()
     texts = ["A red Star above the tree", "two rings"]
     with torch.no_grad():
@@ -97,11 +95,12 @@ def test_a_student_beside_texts_that_open_clip_has_opens_in_open_clip(place, tmp
 
 
 def test_a_vision_model_beside_an_open_clip_text_tower_opens_here(place, tmp_path):
-    tower, folder = run(place, tmp_path / "run", "hf-clip", "hf-vision")
+    folder = tmp_path / "student"
+    tower = written(place, folder, "hf-clip", "hf-vision")
     ours = opened(folder)
     assert torch.equal(ours.encode_texts(toy.CAPTIONS[:3]), tower.encode_texts(toy.CAPTIONS[:3]))
     assert named.image_size(TowerConfig(model=f"local-dir:{folder}")) == ours.size
-    assert "cmapkd.load(" in (folder / "README.md").read_text()
+    assert card_facts(ours)["library"] == "cmapkd"
 
 
 def test_a_text_tower_that_no_class_opens_is_refused(place):
