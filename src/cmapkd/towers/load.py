@@ -12,8 +12,9 @@ import torch
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.dual import DualEncoder
+from cmapkd.towers.images_alone import student_of_images
 from cmapkd.towers.joined import with_teachers_image, with_teachers_text
-from cmapkd.towers.named import folder_of, kept_side, refuse_no_folder, split
+from cmapkd.towers.named import folder_of, images_alone, kept_side, refuse_no_folder, split
 from cmapkd.towers.sources import hugging_face, module, open_clip, timm
 
 
@@ -32,6 +33,8 @@ def load_tower(
     """
     if (side := kept_side(config, teacher)) is not None:
         return _joined(side, config, captions, tokenizer_folder, teacher, words)
+    if images_alone(config, teacher):
+        return student_of_images(config, _built(teacher, words).shape.embedding)
     architecture, weights = split(config)
     folder = folder_of(architecture)
     if architecture.startswith(timm.SCHEME):
@@ -43,6 +46,8 @@ def load_tower(
     refuse_no_folder(folder, config.model)
     if (folder / "open_clip_config.json").is_file() and not config.model.startswith("hf:"):
         return open_clip.folder_model(folder, config.model, words, config.image_size)
+    if timm.is_folder(folder):
+        return timm.folder_model(folder, config.model)
     if (folder / "config.json").is_file():
         if config.image_size is not None:
             raise UsageError(f"model {config.model}: image_size is for models of open_clip and timm; leave it out")
@@ -56,6 +61,13 @@ def load_tower(
     )
 
 
+def _built(teacher: TowerConfig | None, words: int) -> DualEncoder:
+    """The teacher, to build a student after; what it draws, where it has no weights, is given back."""
+    assert teacher is not None
+    with torch.random.fork_rng():
+        return load_tower(teacher, words=words)
+
+
 def _joined(
     side: str,
     config: Any,
@@ -65,9 +77,7 @@ def _joined(
     words: int,
 ) -> DualEncoder:
     """A student that keeps one side of the teacher."""
-    assert teacher is not None
-    with torch.random.fork_rng():  # a teacher without weights draws some
-        theirs = load_tower(teacher, words=words)
+    theirs = _built(teacher, words)
     if side == "text":
         return with_teachers_text(config, theirs, words)
     build = partial(open_clip.named_model, config, captions, tokenizer_folder, teacher, words)

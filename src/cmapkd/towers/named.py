@@ -67,6 +67,10 @@ def image_size(config: TowerConfig) -> int:
         vision = architecture_config(architecture)["vision_cfg"]
     elif (own := folder / "open_clip_config.json").is_file():
         vision = read_config(own)["model_cfg"]["vision_cfg"]
+    elif is_timm_folder(folder):
+        from cmapkd.towers.sources.timm import folder_facts
+
+        vision = folder_facts(folder)
     else:
         return image_facts(folder, hugging_face_config(folder)).size
     return square(vision.get("image_size", 224), config.model)
@@ -155,7 +159,23 @@ def architecture_config(name: str) -> dict[str, Any]:
 
 def has_text(config: TowerConfig) -> bool:
     """Whether a model has a text tower of its own."""
-    return not config.model.startswith(tuple(f"{scheme}:" for scheme in IMAGE_MODELS))
+    if config.model.startswith(tuple(f"{scheme}:" for scheme in IMAGE_MODELS)):
+        return False
+    folder = folder_of(split(config)[0])
+    return folder is None or not is_timm_folder(folder)
+
+
+def is_timm_folder(folder: Path) -> bool:
+    from cmapkd.towers.sources.timm import is_folder
+
+    return is_folder(folder)
+
+
+def images_alone(config: TowerConfig, teacher: TowerConfig | None) -> bool:
+    """Whether a student and its teacher are both models of images alone."""
+    if not isinstance(config, StudentConfig) or teacher is None or config.text == "own":
+        return False
+    return not has_text(config) and not has_text(teacher)
 
 
 def kept_side(config: TowerConfig, teacher: TowerConfig | None) -> Literal["image", "text"] | None:
@@ -163,6 +183,8 @@ def kept_side(config: TowerConfig, teacher: TowerConfig | None) -> Literal["imag
     if not isinstance(config, StudentConfig):
         return None
     asked = "image" if config.image == "teacher" else "text" if config.text == "teacher" else None
+    if asked is None and images_alone(config, teacher):
+        return None
     if asked is None and not has_text(config):
         if config.text == "own" or teacher is None or not has_text(teacher):
             raise UsageError(

@@ -67,7 +67,7 @@ def backbone_of(name: str) -> Backbone:
 
 
 class UserVisual(nn.Module):
-    """The user's module with a linear map from its embedding [B, D] to the joint space [B, E]."""
+    """The user's module with a linear map from its embedding [B, D] to the joint space [B, E]; without one for E = 0."""
 
     def __init__(self, backbone: Backbone, embedding: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class UserVisual(nn.Module):
         if self._taps and len(self._taps) != LEVELS:
             raise UsageError(f"taps: {len(self._taps)} names, but P2..P5 are four; give four")
         width = self._probed()
-        self.head = nn.Linear(width, embedding, bias=False)
+        self.head = nn.Linear(width, embedding, bias=False) if embedding else nn.Identity()
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.head(self._read(pixels)[1] if self._taps else self.module.levels(pixels)[-1])  # type: ignore[operator]
