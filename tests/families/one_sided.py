@@ -1,4 +1,4 @@
-"""Toy models with one side: timm image models with files of random weights."""
+"""Toy models with one side: image models of timm and torchvision with files of random weights."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ def timm_model(name: str, folder: Path) -> str:
     return f"timm:{name}:{path}"
 
 
+def torchvision_model(name: str, folder: Path) -> str:
+    """`torchvision:NAME:FILE` of a model with seeded random weights, classifier included."""
+    from torchvision.models import get_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = get_model(name).state_dict()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.safetensors"
+    save_file(state, str(path))
+    return f"torchvision:{name}:{path}"
+
+
 FAMILIES: dict[str, Callable[[Path], str]] = {
     name: partial(timm_model, name) for name in ("test_vit", "test_resnet", "test_convnext", "test_efficientnet")
-}
+} | {"torchvision": partial(torchvision_model, "shufflenet_v2_x0_5")}

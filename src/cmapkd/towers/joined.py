@@ -20,7 +20,7 @@ from cmapkd.towers.adapt import adapt, image_tower, text_tower
 from cmapkd.towers.dual import DualEncoder, Package
 from cmapkd.towers.named import architecture_config, folder_of, split
 from cmapkd.towers.similarity import Similarity
-from cmapkd.towers.sources import module, open_clip, timm
+from cmapkd.towers.sources import module, open_clip, timm, torchvision
 from cmapkd.towers.tokens import tokenizer as tok
 from cmapkd.towers.tokens.chosen import architecture_tokenizer
 
@@ -37,6 +37,8 @@ def with_teachers_text(config: StudentConfig, teacher: DualEncoder, words: int) 
         )
     clip, cfg = teacher.native, copy.deepcopy(teacher.package.config)
     name, weights = split(config)
+    if name.startswith(torchvision.SCHEME):
+        return _with_module(torchvision.backbone(name, weights), clip, teacher.tokenizer, cfg, words)
     if name.startswith(module.SCHEME):
         return _with_module(module.backbone_of(name), clip, teacher.tokenizer, cfg, words)
     if name.startswith(timm.SCHEME):
@@ -76,9 +78,7 @@ def _with_module(
     image = image_tower(clip.visual, backbone.size, backbone.mean, backbone.std)
     text = text_tower(clip, tokenizer, words)
     package = Package("module", {"model_cfg": cfg, "backbone": backbone.facts()})
-    student = DualEncoder(
-        clip, image, text, Similarity(clip), package, f"{module.SCHEME}{type(backbone.module).__name__}"
-    )
+    student = DualEncoder(clip, image, text, Similarity(clip), package, backbone.name)
     student.kept = "text"
     return student
 

@@ -12,10 +12,11 @@ import torch
 from cmapkd.config.schema import TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.dual import DualEncoder
-from cmapkd.towers.images_alone import student_of_images
+from cmapkd.towers.images_alone import module_alone, of_width, refuse_texts, student_of_images
 from cmapkd.towers.joined import with_teachers_image, with_teachers_text
-from cmapkd.towers.named import folder_of, images_alone, kept_side, refuse_no_folder, split
-from cmapkd.towers.sources import hugging_face, module, open_clip, timm
+from cmapkd.towers.module_folder import named_module
+from cmapkd.towers.named import MODULE_CONFIG, folder_of, images_alone, kept_side, refuse_no_folder, split
+from cmapkd.towers.sources import hugging_face, module, open_clip, timm, torchvision
 
 
 def load_tower(
@@ -34,11 +35,17 @@ def load_tower(
     if (side := kept_side(config, teacher)) is not None:
         return _joined(side, config, captions, tokenizer_folder, teacher, words)
     if images_alone(config, teacher):
-        return student_of_images(config, _built(teacher, words).shape.embedding)
+        width = _built(teacher, words).shape.embedding
+        if folder_of(split(config)[0]) is not None:
+            refuse_texts(config)
+            return of_width(load_tower(TowerConfig(model=config.model)), width)
+        return student_of_images(config, width)
     architecture, weights = split(config)
     folder = folder_of(architecture)
     if architecture.startswith(timm.SCHEME):
         return timm.image_model(architecture, weights)
+    if architecture.startswith(torchvision.SCHEME):
+        return module_alone(torchvision.backbone(architecture, weights), 0)
     if architecture.startswith(module.SCHEME):
         raise UsageError(f"model {config.model}: a module of your own is a student, not a teacher; give it as student=")
     if folder is None:
@@ -52,10 +59,8 @@ def load_tower(
         if config.image_size is not None:
             raise UsageError(f"model {config.model}: image_size is for models of open_clip and timm; leave it out")
         return hugging_face.folder_model(folder, config.model, words, config.weights)
-    if (folder / "module_config.json").is_file():
-        raise UsageError(
-            f"model {config.model}: is a student around a module of your own code; open it by cmapkd.load({str(folder)!r}, image=module)"
-        )
+    if (folder / MODULE_CONFIG).is_file():
+        return named_module(folder, config.model)
     raise UsageError(
         f"model {config.model}: {folder} holds neither open_clip_config.json nor a Hugging Face config.json"
     )

@@ -21,8 +21,15 @@ from cmapkd.towers.tokens.hugging_face import tokenizer_files
 SHIPPED = Path(__file__).parent / "configs"
 ASSETS = Path(__file__).parent.parent / "assets"
 SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
-ARCHITECTURE = ("open_clip_config.json", "config.json", "preprocessor_config.json", "processor_config.json")
-IMAGE_MODELS = ("timm", "module")  # schemes of models without a text tower
+MODULE_CONFIG = "module_config.json"  # of the folder of a student around a module
+ARCHITECTURE = (
+    "open_clip_config.json",
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    MODULE_CONFIG,
+)
+IMAGE_MODELS = ("timm", "torchvision", "module")  # schemes of models without a text tower
 
 
 def identity(config: TowerConfig) -> dict[str, str]:
@@ -67,6 +74,8 @@ def image_size(config: TowerConfig) -> int:
         vision = architecture_config(architecture)["vision_cfg"]
     elif (own := folder / "open_clip_config.json").is_file():
         vision = read_config(own)["model_cfg"]["vision_cfg"]
+    elif (own := folder / MODULE_CONFIG).is_file():
+        vision = read_config(own)["backbone"]
     elif is_timm_folder(folder):
         from cmapkd.towers.sources.timm import folder_facts
 
@@ -140,6 +149,10 @@ def architecture_config(name: str) -> dict[str, Any]:
         from cmapkd.towers.sources.timm import timm_facts
 
         return {"vision_cfg": timm_facts(name)}
+    if name.startswith("torchvision:"):
+        from cmapkd.towers.sources.torchvision import torchvision_facts
+
+        return {"vision_cfg": torchvision_facts(name) | {"model": name}}
     if name.startswith("module:"):
         from cmapkd.towers.sources.module import backbone_of
 
@@ -162,7 +175,9 @@ def has_text(config: TowerConfig) -> bool:
     if config.model.startswith(tuple(f"{scheme}:" for scheme in IMAGE_MODELS)):
         return False
     folder = folder_of(split(config)[0])
-    return folder is None or not is_timm_folder(folder)
+    if folder is None or is_timm_folder(folder):
+        return folder is None
+    return "embedding" not in (read_config(file) if (file := folder / MODULE_CONFIG).is_file() else {})
 
 
 def is_timm_folder(folder: Path) -> bool:

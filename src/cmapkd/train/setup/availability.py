@@ -72,20 +72,19 @@ def _lack_of_tower(term: type[Term], teacher: Model, student: Model) -> str:
     """Words for the side that a term needs and that one of the models, or both, do not have; empty where there is none."""
     read = [side for side in SIDES if f"teacher_{side}" in term.reads or term.reads & BOTH_SIDES]
     mine: list[Side] = list(SIDES) if term.crosses or not term.reads_teacher() else read
-    without = {
-        side: [model.name for model, wanted in ((teacher, read), (student, mine)) if _lacks(model, side, wanted)]
-        for side in SIDES
-    }
-    if term.halves and not (term.crosses and student.shape.sides != SIDES) and not all(without.values()):
+    needed = ((teacher, read), (student, mine))
+    lacking = [
+        side for side in SIDES if any(side in sides and side not in model.shape.sides for model, sides in needed)
+    ]
+    crossed = term.crosses and student.shape.sides != SIDES
+    if not lacking or (term.halves and not crossed and len(lacking) < len(SIDES)):
         return ""
-    side, names = next(((side, names) for side, names in without.items() if names), ("", []))
-    if len(names) > 1:
-        return f"neither {names[0]} nor {names[1]} has a {side} tower"
-    return f"{names[0]} has no {side} tower" if names else ""
-
-
-def _lacks(model: Model, side: Side, wanted: list[Side]) -> bool:
-    return side in wanted and side not in model.shape.sides
+    names = list(dict.fromkeys(model.name for model, _ in needed if lacking[0] not in model.shape.sides))
+    return (
+        f"neither {' nor '.join(names)} has a {lacking[0]} tower"
+        if names[1:]
+        else f"{names[0]} has no {lacking[0]} tower"
+    )
 
 
 def _lack_of_levels(wanted: list[str], teacher: Model, student: Model) -> str:
