@@ -79,8 +79,8 @@ def load(folder: str | Path, image: Any = None, **reading: Any) -> Any:
     import json
 
     from cmapkd.config.schema import TowerConfig
-    from cmapkd.export.module_folder import CONFIG, open_module
     from cmapkd.towers.load import load_tower
+    from cmapkd.towers.module_folder import CONFIG, open_module
 
     place = Path(folder)
     place = place / "student" if (place / "student").is_dir() else place
