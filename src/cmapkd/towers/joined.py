@@ -85,7 +85,8 @@ def own_folder(folder: Path, name: str) -> DualEncoder:
     clip.visual = of_config(kept, cfg["embed_dim"])
     load_strict(clip, read_state(folder / "model.safetensors"), folder, name)
     tokenizer = _tokenizer(cfg, folder)
-    student = adapt(clip, tokenizer, kept["image_size"], kept["mean"], kept["std"], cfg, name, facts["words"])
+    mean, std = tuple(kept["mean"]), tuple(kept["std"])
+    student = adapt(clip, tokenizer, kept["image_size"], mean, std, cfg, name, facts["words"])
     student.package = Package("module", {"model_cfg": cfg, "backbone": kept})
     return student
 

@@ -23,9 +23,7 @@ class Family:
     image: Literal["blocks", "stages", "blocks or stages"]
     text: str
     similarity: str
-    folder: Literal[
-        "open_clip", "transformers", "open_clip or transformers", "open_clip, transformers or timm", "cmapkd"
-    ]
+    folder: str
 
     @property
     def about(self) -> str:
@@ -62,7 +60,7 @@ FAMILIES: dict[str, Family] = {
         Family("hf-blip", "local-dir:FOLDER", "blocks", ENCODER, SOFTMAX, "transformers"),
         Family("timm", "timm:vit_tiny_patch16_224:FILE", "blocks or stages", "no texts", SOFTMAX, "open_clip, transformers or timm"),
         Family("torchvision", "torchvision:mobilenet_v3_small:FILE", "stages", "no texts", SOFTMAX, "cmapkd"),
-        Family("hf-vision", "hf:FOLDER", "blocks or stages", "no texts", SOFTMAX, "open_clip or transformers"),
+        Family("hf-vision", "hf:FOLDER", "blocks or stages", "no texts", SOFTMAX, "transformers or cmapkd"),
         Family("module", "distill(student=MODULE, taps=(...))", "blocks or stages", "no texts", SOFTMAX, "cmapkd"),
     )
 }  # fmt: skip

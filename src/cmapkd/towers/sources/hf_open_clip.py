@@ -14,7 +14,12 @@ from cmapkd.towers.sources.hf_clip import renamed_blocks
 from cmapkd.towers.tokens.tokenizer import Tokenizer, from_folder
 
 LIKE_OPEN_CLIP = ("SiglipModel", "Siglip2Model", "MetaClip2Model")
-PROBE = ["A photo of two Red kites over the sea", "rings"]
+PROBE = ["A photo of two Red kites, over the sea.", "rings"]  # capitals and punctuation, which some tokenizers drop
+CLEANED = (
+    "canonicalize",
+    "lower",
+    "whitespace",
+)  # most change first: a later one may rest on files of the teacher's folder
 NO_IMAGES = {
     "image_size": 32,
     "layers": 1,
@@ -44,7 +49,7 @@ def _tokenizer(teacher: DualEncoder, text_cfg: dict[str, Any]) -> Tokenizer:
     """
     folder, context = teacher.tokenizer.folder, teacher.tokenizer.context
     assert folder is not None
-    for clean in ("whitespace", "lower"):
+    for clean in CLEANED:
         found = from_folder(folder, context, {"clean": clean})
         if torch.equal(found(PROBE)[0], teacher.tokenizer(PROBE)[0]):
             text_cfg["tokenizer_kwargs"] = {"clean": clean}
