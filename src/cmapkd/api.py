@@ -98,8 +98,10 @@ def _backbone(module: Any, reading: Section | None) -> Any:
     from cmapkd.core.errors import UsageError, did_you_mean
     from cmapkd.towers.sources.module import Backbone
 
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in (reading or {}).items()}
-    known = [field.name for field in fields(Backbone) if field.name != "module"]
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in (reading or {}).items()
+    }
+    known = [field.name for field in fields(Backbone) if field.name not in ("module", "source")]
     if wrong := [key for key in given if key not in known]:
         raise UsageError(f"image.{wrong[0]}: no such key; known: {', '.join(known)}{did_you_mean(wrong[0], known)}")
     return Backbone(module, **given)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cmapkd.config.schema import TowerConfig
+from cmapkd.config.schema import StudentConfig, TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.images_alone import module_alone, of_width, refuse_texts, student_of_images
@@ -34,7 +34,7 @@ def load_tower(
     """
     if (side := kept_side(config, teacher)) is not None:
         return _joined(side, config, captions, tokenizer_folder, teacher, words)
-    if images_alone(config, teacher):
+    if isinstance(config, StudentConfig) and images_alone(config, teacher):
         width = _built(teacher, words).shape.embedding
         if folder_of(split(config)[0]) is not None:
             refuse_texts(config)

@@ -102,7 +102,7 @@ class UserVisual(nn.Module):
         if not self._taps:
             *levels, embedding = self.module.levels(pixels)  # type: ignore[operator]
             return list(levels), embedding
-        kept: dict[int, Tensor] = {}
+        kept: dict[int, Any] = {}
         hooks = [
             tap.register_forward_hook(lambda _, __, out, k=k: kept.__setitem__(k, out))
             for k, tap in enumerate(self._taps)

@@ -84,7 +84,7 @@ class Staged(nn.Module):
 
     def _run(self, pixels: Tensor, modules: dict[str, nn.Module]) -> tuple[dict[str, Tensor], Tensor]:
         """(the outputs of `modules` as maps [B, C, H, W] in the order in which they ran, the embedding [B, D])."""
-        kept: dict[str, Tensor] = {}
+        kept: dict[str, Any] = {}
         hooks = [
             each.register_forward_hook(lambda _, __, out, key=key: kept.__setitem__(key, out))
             for key, each in modules.items()

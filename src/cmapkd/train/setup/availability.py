@@ -70,7 +70,7 @@ def reason_off(name: str, teacher: Model, student: Model) -> str:
 
 def _lack_of_tower(term: type[Term], teacher: Model, student: Model) -> str:
     """Words for the side that a term needs and that one of the models, or both, do not have; empty where there is none."""
-    read = [side for side in SIDES if f"teacher_{side}" in term.reads or term.reads & BOTH_SIDES]
+    read: list[Side] = [side for side in SIDES if f"teacher_{side}" in term.reads or term.reads & BOTH_SIDES]
     mine: list[Side] = list(SIDES) if term.crosses or not term.reads_teacher() else read
     needed = ((teacher, read), (student, mine))
     lacking = [
