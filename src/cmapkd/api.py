@@ -103,7 +103,7 @@ def _backbone(module: Any, reading: Section | None) -> Any:
     given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in (reading or {}).items()
     }
-    known = [field.name for field in fields(Backbone) if field.name != "module"]
+    known = [field.name for field in fields(Backbone) if field.name not in ("module", "source")]
     if wrong := [key for key in given if key not in known]:
         raise UsageError(f"image.{wrong[0]}: no such key; known: {', '.join(known)}{did_you_mean(wrong[0], known)}")
     return Backbone(module, **given)

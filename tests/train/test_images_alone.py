@@ -102,6 +102,6 @@ def test_scoring_by_texts_is_refused_in_one_line(trained):
 
 def test_onnx_holds_the_image_graph_alone(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "NEEDED", ())
-    monkeypatch.setattr(onnx, "_export", lambda graph, draw, name, path, tolerance: path.name)
+    monkeypatch.setattr(onnx, "_export", lambda graph, draw, name, path, tolerance: onnx.Exported(path, 0.0, 1.0))
     tower = load_tower(TowerConfig(model=str(trained / "student")))
-    assert onnx.export_onnx(tower, tmp_path / "onnx") == ("image.onnx",)
+    assert [graph.path.name for graph in onnx.export_onnx(tower, tmp_path / "onnx")] == ["image.onnx"]

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from cmapkd.config.schema import TowerConfig
-from cmapkd.config.sources import StudentConfig
+from cmapkd.config.schema import StudentConfig, TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.images_alone import module_alone, of_width, refuse_texts, student_of_images

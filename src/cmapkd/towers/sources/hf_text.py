@@ -46,7 +46,8 @@ def _as_bert(half: TextHalf, projection: nn.Linear) -> tuple[nn.Module, Tensor]:
     config: dict[str, Any] = {
         key: value for key, value in half.text.config.to_dict().items() if key not in ("model_type", "architectures")
     }
-    bert = BertModel(BertConfig(**config | {"is_decoder": False, "add_cross_attention": False})).float()
+    plain: dict[str, Any] = {"is_decoder": False, "add_cross_attention": False}
+    bert = BertModel(BertConfig(**(config | plain))).float()
     theirs, own = half.text.state_dict(), bert.state_dict()
     bert.load_state_dict({key: theirs.get(key, torch.zeros_like(value)) for key, value in own.items()})
     if half.pooled == "pooler" and projection.bias is None:
