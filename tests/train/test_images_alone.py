@@ -15,7 +15,7 @@ from cmapkd.train.validation.neighbours import agreement, nearest
 from families.one_sided import FAMILIES
 
 SMALL = {"data__train": "scenes:24:train", "data__val": "scenes:12:val", "train__steps": 2, "train__batch": 6,
-         "cache__calibration_samples": 20, "eval__every": None, "student__model": "timm:test_vit"}  # fmt: skip
+         "cache__calibration_samples": 20, "eval__every": None, "student__model": "timm:test_resnet"}  # fmt: skip
 TERMS = {"cmapkd": {"fd", "intra_v"}, "clip_kd": {"fd"}, "fitnet": {"hint"}}
 
 

@@ -27,11 +27,9 @@ def save_timm(tower: DualEncoder, folder: Path, card: str, replace: bool = False
     if folder.exists() and not replace:
         raise UsageError(f"export {folder}: exists already; give a new folder or remove it first")
     native: Any = tower.image.native
+    trunk = copy.deepcopy(native.trunk).cpu().to(memory_format=torch.contiguous_format)  # safetensors takes no other
     own = {OWN: {"embedding": tower.package.config["embedding"]}}
     with tempfile.TemporaryDirectory(prefix="cmapkd-save-") as place:
-        trunk = copy.deepcopy(native.trunk).to(
-            memory_format=torch.contiguous_format
-        )  # safetensors takes no other layout
         save_for_hf(trunk, place, model_config=own, safe_serialization=True)
         files = {path.name: path.read_bytes() for path in sorted(Path(place).iterdir())}
     return write_folder(folder, {**files, CARD: card.encode()}, replace)
