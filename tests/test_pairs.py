@@ -1,4 +1,4 @@
-"""Every family teaches and learns from others: two steps of a run through the front door, or a refusal before the first step.
+"""Every family teaches and learns from others: two steps of a run through the front door.
 
 By default each family meets a few others on both sides, with one method a pair. `pytest tests/test_pairs.py --all-pairs` runs the
 whole matrix of teachers and students with all three methods.
@@ -56,8 +56,17 @@ def run(teacher: str, student: str, method: str, folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def no_library(teacher: str, student: str) -> bool:
+    """Whether no library opens the student that such a pair gives, so that it is refused."""
+    if teacher in NO_CLASS:
+        return student in ONE_SIDED
+    if student == "torchvision":  # beside a text tower of transformers
+        return teacher.startswith("hf-") and teacher not in ("hf-clip", "hf-vision")
+    return student == "hf-vision" and teacher in ONE_SIDED
+
+
 @pytest.mark.parametrize("teacher", TOYS)
-def test_a_family_teaches_every_other_or_is_refused_before_training(teacher, models, tmp_path, request, capsys):
+def test_a_family_teaches_every_other(teacher, models, tmp_path, request):
     wrong = []
     for student, method in pairs(teacher, request.config.getoption("--all-pairs")):
         folder = tmp_path / f"{student}-{method}"
@@ -66,15 +75,13 @@ def test_a_family_teaches_every_other_or_is_refused_before_training(teacher, mod
         except UsageError as error:
             one_line = "\n" not in str(error)
             early = not list(folder.glob("checkpoints/*"))
-            if not ((teacher in ONE_SIDED or teacher in NO_CLASS) and student in ONE_SIDED and one_line and early):
+            if not (no_library(teacher, student) and one_line and early):
                 wrong.append(f"{student} by {method}: refused: {error}")
         except Exception as error:
             wrong.append(f"{student} by {method}: {type(error).__name__}: {error}")
         else:
             trained = [row for row in rows if row["kind"] == "train"]
-            if teacher in ONE_SIDED and student in ONE_SIDED:
-                wrong.append(f"{student} by {method}: trained without a text tower")
-            elif len(trained) != 2 or not all(math.isfinite(row["loss"]) for row in trained):
+            if len(trained) != 2 or not all(math.isfinite(row["loss"]) for row in trained):
                 wrong.append(f"{student} by {method}: {len(trained)} rows, {[row['loss'] for row in trained]}")
         shutil.rmtree(folder, ignore_errors=True)
     assert not wrong, "\n".join(wrong)

@@ -79,8 +79,8 @@ def load(folder: str | Path, image: Any = None, **reading: Any) -> Any:
     import json
 
     from cmapkd.config.schema import TowerConfig
-    from cmapkd.export.module_folder import CONFIG, open_module
     from cmapkd.towers.load import load_tower
+    from cmapkd.towers.module_folder import CONFIG, open_module
 
     place = Path(folder)
     place = place / "student" if (place / "student").is_dir() else place
@@ -103,7 +103,7 @@ def _backbone(module: Any, reading: Section | None) -> Any:
     given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in (reading or {}).items()
     }
-    known = [field.name for field in fields(Backbone) if field.name != "module"]
+    known = [field.name for field in fields(Backbone) if field.name not in ("module", "source")]
     if wrong := [key for key in given if key not in known]:
         raise UsageError(f"image.{wrong[0]}: no such key; known: {', '.join(known)}{did_you_mean(wrong[0], known)}")
     return Backbone(module, **given)

@@ -1,4 +1,4 @@
-"""Toy models with one side: timm image models with files of random weights, and a Hugging Face vision model."""
+"""Toy models with one side: image models of timm, torchvision and transformers with files of random weights."""
 
 from __future__ import annotations
 
@@ -36,6 +36,19 @@ def dinov2(folder: Path) -> str:
     return f"hf:{folder}"
 
 
+def torchvision_model(name: str, folder: Path) -> str:
+    """`torchvision:NAME:FILE` of a model with seeded random weights, classifier included."""
+    from torchvision.models import get_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = get_model(name).state_dict()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.safetensors"
+    save_file(state, str(path))
+    return f"torchvision:{name}:{path}"
+
+
 FAMILIES: dict[str, Callable[[Path], str]] = {
     name: partial(timm_model, name) for name in ("test_vit", "test_resnet", "test_convnext", "test_efficientnet")
-} | {"hf-vision": dinov2}
+} | {"hf-vision": dinov2, "torchvision": partial(torchvision_model, "shufflenet_v2_x0_5")}

@@ -57,3 +57,19 @@ def test_a_method_without_a_term_of_the_teacher_is_refused_in_one_line_with_meth
 def test_a_method_without_a_teacher_stays_as_it_is():
     model = Model("student s", FINAL_TEXTS)
     assert available(METHODS["scratch"], "scratch", Model("teacher t", IMAGES), model) == (METHODS["scratch"], {})
+
+
+def test_of_two_image_only_models_the_image_halves_are_left():
+    assert off("cmapkd_full", IMAGES, IMAGES) == {"align", "logits", "icl", "intra_l", "pyramid_align"}
+    assert off("rkd", IMAGES, IMAGES) == off("crd", IMAGES, IMAGES) == off("mfd", IMAGES, IMAGES) == {"align"}
+    assert off("clip_kd", WHOLE, IMAGES) == {"align", "logits", "icl"}
+    kept, _ = available(METHODS["fitnet"], "fitnet", Model("teacher t", IMAGES), Model("student s", IMAGES))
+    assert set(kept.weights) == {"hint"}
+
+
+@pytest.mark.parametrize("method", ["scratch", "kd", "icl", "fitnet_staged", "dcclip", "promptkd"])
+def test_a_method_with_a_stage_of_no_term_is_refused_for_two_image_only_models(method):
+    with pytest.raises(UsageError, match=r"cannot teach here: .*; use method: .*fd") as caught:
+        available(METHODS[method], method, Model("teacher t", IMAGES), Model("student s", IMAGES))
+    assert "\n" not in str(caught.value)
+    assert not {"fitnet_staged", "dcclip", "icl"} & set(str(caught.value).rpartition("use method: ")[2].split(", "))

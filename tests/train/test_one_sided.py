@@ -19,6 +19,7 @@ from cmapkd.train.setup.prepare import build_cache
 from families.one_sided import FAMILIES
 
 METHODS = ("cmapkd", "clip_kd", "fitnet")
+ALONE = {"student__model": "timm:test_vit"}  # under a teacher of images alone
 SMALL = {"data__train": "scenes:24:train", "data__val": "scenes:8:val", "train__steps": 2, "train__batch": 6,
          "cache__calibration_samples": 20, "eval__every": None}  # fmt: skip
 
@@ -72,7 +73,7 @@ def test_an_image_only_teacher_teaches_levels_and_halves_of_images(place, images
     assert all("has no text tower" in line for line in said)
 
 
-@pytest.mark.parametrize("family", [name for name in sorted(FAMILIES) if name.startswith("test_")])
+@pytest.mark.parametrize("family", sorted(name for name in FAMILIES if name.startswith("test_")))
 def test_the_embedding_of_a_timm_teacher_is_its_own_feature_before_the_classifier(place, family):
     import timm
 
@@ -192,8 +193,24 @@ def test_of_a_frozen_side_only_the_projection_learns(place, cached, tmp_path, si
     ("over", "message"),
     [
         (
-            {"student__model": "timm:test_resnet", "teacher__model": "timm:test_vit"},
+            {"student__model": "timm:test_resnet", "teacher__model": "timm:test_vit", "student__text": "own"},
             "no text tower, and there is no tea",
+        ),
+        (
+            {"teacher__model": "timm:test_vit", **ALONE, "method": "scratch"},
+            "scratch' cannot teach here: align: .* no text",
+        ),
+        (
+            {"teacher__model": "timm:test_vit", **ALONE, "method": "fitnet_staged"},
+            "cannot teach here: .*align, logits: neither",
+        ),
+        (
+            {"teacher__model": "timm:test_vit", **ALONE, "student__frozen": ["image"]},
+            "student.frozen is .*image tower alone",
+        ),
+        (
+            {"teacher__model": "timm:test_vit", **ALONE, "student__tokenizer": "train:99"},
+            "student.tokenizer is 'train:99'",
         ),
         ({"student__model": "timm:test_resnet", "student__text": "own"}, "has no text tower"),
         ({"student__model": "timm:test_resnet", "student__tokenizer": "train:100"}, "tokenizer is 'train:100', but"),

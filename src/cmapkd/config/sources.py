@@ -72,7 +72,7 @@ DOWNLOAD = "CMAPKD_DOWNLOAD"  # set to 1 by --download, so that worker processes
 
 class TowerConfig(Section, frozen=True, kw_only=True):
     """A CLIP-like model: an open_clip name, the name of a shipped small model, `local-dir:PATH`, or a checkpoint path; or an
-    image model: `timm:NAME`, `timm:NAME:FILE` with its weights.
+    image model: `timm:NAME` or `torchvision:NAME`, `timm:NAME:FILE` with its weights.
 
     model: a folder is open_clip's (open_clip_config.json) or Hugging Face's (config.json with model.safetensors).
     Published weights are named `ARCHITECTURE/TAG` (open_clip) and `hf-hub:org/name`, a Hugging Face folder `hf:FOLDER`.
@@ -99,7 +99,8 @@ class StudentConfig(TowerConfig, frozen=True, kw_only=True):
     both are open_clip transformers; the text tower also needs the teacher's tokenizer. Fitted once and stored in the
     cache. Method `scratch` starts at random all the same.
     text: `teacher` keeps the teacher's own text tower, frozen, beside the image tower that `model` names: its space is the
-    teacher's, and an index of text embeddings stays valid. It is the default for a `model` of images alone (`timm:NAME`).
+    teacher's, and an index of text embeddings stays valid. It is the default for a `model` of images alone (`timm:NAME`,
+    `torchvision:NAME`), unless the teacher is one too: then the student is an image tower alone.
     image: `teacher` keeps the teacher's own image tower, frozen, beside the text tower of the architecture that `model` names.
     Neither tower of the teacher runs in a step: its embeddings are those that the teacher gives.
     frozen: sides (`[image]` or `[text]`) whose tower does not learn; its projection to the joint space does.

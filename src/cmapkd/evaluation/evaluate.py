@@ -78,6 +78,11 @@ def evaluate_folder(
     if data is None and config is None:
         raise UsageError("eval: on what data? give --data PATH, or --config with data.val")
     subject, scores = open_subject(model, config), []
+    if "text" not in subject.tower.shape.sides:
+        raise UsageError(
+            f"eval {model}: it has no text tower, so it embeds no texts, and {', '.join(chosen)} compares images with texts; give a "
+            "model with both towers"
+        )
     other = None if teacher is None else open_subject(teacher, of_run)
     for task, protocol in chosen.items():
         samples = _data_of(task, data, config)

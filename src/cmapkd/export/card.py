@@ -19,6 +19,7 @@ KNOWN = (
     "library",
     "class",
     "encoder",
+    "images_alone",
 )
 UNLICENSED = (
     "\n\nNo licence was stated for these weights; what may be done with them depends on the teacher's and the data's."
@@ -31,6 +32,9 @@ USE = {
 
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH")
 tokenizer = open_clip.get_tokenizer("local-dir:PATH")""",
+    "timm": """import timm
+
+model = timm.create_model("local-dir:PATH", pretrained=True)  # pixels to embeddings""",
     "module": """import cmapkd
 
 model = cmapkd.load("PATH", image=module)  # the module that was trained, built anew""",
@@ -46,7 +50,7 @@ processor, tokenizer = AutoImageProcessor.from_pretrained("PATH"), AutoTokenizer
 TEMPLATE = """---
 license: {license}
 library_name: {library}
-pipeline_tag: zero-shot-image-classification
+pipeline_tag: {pipeline}
 tags: [clip, knowledge-distillation, cmapkd]
 ---
 
@@ -85,7 +89,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
 
     facts: name, method, command; data: its name or lines about it, with `fingerprint` unless the lines contain it;
     scores: a mapping from metric to fraction, or lines as of `Score.line()`. Optional: license, teacher, student, params,
-    synthetic (bool), library (open_clip or transformers, which opens the folder) and class (of transformers), encoder
+    synthetic (bool), images_alone (bool), library (which opens the folder) and class (of transformers), encoder
     (bool: an open_clip folder whose text tower is a Hugging Face encoder). Every other fact is listed under Training.
     Raises UsageError naming the missing facts.
     """
@@ -103,7 +107,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
         license=_one_line(facts.get("license") or "other"),
         name=_one_line(facts["name"]),
         warning=SYNTHETIC if facts.get("synthetic") else "",
-        summary=f"A CLIP-like model {architecture}{teacher} with the method `{_one_line(facts['method'])}`.{size}",
+        pipeline="image-feature-extraction" if facts.get("images_alone") else "zero-shot-image-classification",
+        summary=f"{'An image' if facts.get('images_alone') else 'A CLIP-like'} model {architecture}{teacher} with the method `{_one_line(facts['method'])}`.{size}",
         unlicensed="" if facts.get("license") else UNLICENSED,
         scores=_bullets(_score_lines(facts["scores"])),
         training=_bullets([f"{key}: {value}" for key, value in training.items()]),

@@ -1,4 +1,4 @@
-"""Export of both towers as ONNX graphs of raw pixels and token ids, compared numerically with PyTorch."""
+"""Export of a model's towers as ONNX graphs of raw pixels and token ids, compared numerically with PyTorch."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class TextGraph(nn.Module):
         return F.normalize(self.tower.text.encode(ids), dim=-1)
 
 
-def export_onnx(tower: DualEncoder, folder: Path, tolerance: float = 1e-3) -> tuple[Exported, Exported]:
-    """Write image.onnx and text.onnx, each compared with PyTorch through onnxruntime.
+def export_onnx(tower: DualEncoder, folder: Path, tolerance: float = 1e-3) -> tuple[Exported, ...]:
+    """Write image.onnx, and text.onnx of a model that has texts, each compared with PyTorch through onnxruntime.
 
     tolerance: largest allowed difference of a component of a normalised embedding.
     Raises UsageError when a package is missing, a tower cannot be traced, or a graph differs by more than `tolerance`.
@@ -83,11 +83,12 @@ def export_onnx(tower: DualEncoder, folder: Path, tolerance: float = 1e-3) -> tu
     tower = tower.eval().cpu()
     try:
         with _exportable_attention():
-            image = _export(ImageGraph(tower).eval(), pixels, "pixels", folder / "image.onnx", tolerance)
-            text = _export(TextGraph(tower).eval(), ids, "ids", folder / "text.onnx", tolerance)
+            found = [_export(ImageGraph(tower).eval(), pixels, "pixels", folder / "image.onnx", tolerance)]
+            if "text" in tower.shape.sides:
+                found.append(_export(TextGraph(tower).eval(), ids, "ids", folder / "text.onnx", tolerance))
     finally:
         tower.to(device).train(was_training)
-    return image, text
+    return tuple(found)
 
 
 def _export(graph: nn.Module, draw: Callable[[int], Tensor], name: str, path: Path, tolerance: float) -> Exported:

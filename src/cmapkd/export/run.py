@@ -58,8 +58,8 @@ def export_run(run: Path, to: list[str], out: Path | None = None, dtype: str = "
     card = (folder / CARD).read_text() if (folder / CARD).is_file() else ""
     if refused := [name for name in to if name == "open_clip" and tower.package.library != "open_clip"]:
         raise UsageError(
-            f"export --to {refused[0]}: {run} is a {tower.package.config['class']} of transformers, for which open_clip has "
-            "no class of the same weights; export --to hf or onnx"
+            f"export --to {refused[0]}: {run} is a {tower.package.config.get('class', 'model')} of {tower.package.library}, for "
+            "which open_clip has no class of the same weights; export --to hf or onnx"
         )
     for name in to:
         if name == "onnx":

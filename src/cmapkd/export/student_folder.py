@@ -1,4 +1,4 @@
-"""Export of a student as a folder of the library that opens it: open_clip or transformers."""
+"""Export of a student as a folder of the library that opens it: open_clip, transformers or timm, or cmapkd around a module."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from cmapkd.core.errors import UsageError
-from cmapkd.export import open_clip_folder, transformers_folder
+from cmapkd.export import module_folder, open_clip_folder, transformers_folder
 from cmapkd.export.module_folder import save_module
 from cmapkd.export.open_clip_folder import save_open_clip
+from cmapkd.export.timm_folder import save_timm
 from cmapkd.export.transformers_folder import save_transformers
 from cmapkd.towers.dual import DualEncoder
 
-CONFIGS = (open_clip_folder.CONFIG, transformers_folder.CONFIG)
+CONFIGS = (open_clip_folder.CONFIG, transformers_folder.CONFIG, module_folder.CONFIG)  # timm's has the second name too
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -26,12 +27,15 @@ def is_model_folder(folder: Path) -> bool:
 def save_student(
     tower: DualEncoder, folder: Path, card: str, dtype: torch.dtype = torch.float32, replace: bool = False
 ) -> Path:
-    """Write a model as a folder of its own library, in one rename. Raises UsageError for float16 of a transformers model."""
-    if tower.package.library == "transformers":
-        if dtype != torch.float32:
-            raise UsageError(f"export {tower.name}: transformers models are written in float32; drop --dtype fp16")
+    """Write a model as a folder of its own library, in one rename. Raises UsageError for float16 of a model that is not open_clip's."""
+    library = tower.package.library
+    if library != "open_clip" and dtype != torch.float32:
+        raise UsageError(f"export {tower.name}: {library} models are written in float32; drop --dtype fp16")
+    if library == "transformers":
         return save_transformers(tower, folder, card, replace)
-    if tower.package.library == "module":
+    if library == "timm":
+        return save_timm(tower, folder, card, replace)
+    if library == "module":
         return save_module(tower, folder, card, replace)
     config, files = tower.package.config, tower.tokenizer.folder
     return save_open_clip(tower.native, config, preprocess(tower), files, folder, card, dtype, replace)
@@ -56,4 +60,5 @@ def card_facts(tower: DualEncoder) -> Mapping[str, Any]:
         "library": "cmapkd" if "vision_config" in config.get("backbone", {}) else tower.package.library,
         "class": config.get("class", "AutoModel"),
         "encoder": encoder,
+        "images_alone": "text" not in tower.shape.sides,
     }

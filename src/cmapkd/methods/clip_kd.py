@@ -43,6 +43,7 @@ class ICL(Term):
 
     reads = frozenset({"teacher_image", "teacher_text"})
     halves = True
+    crosses = True
 
     def forward(self, view: View) -> Tensor:
         teacher, mine = view.teacher.final, view.student.projected

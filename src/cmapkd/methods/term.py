@@ -71,7 +71,8 @@ class Term(nn.Module, ABC):
     reads: the parts of the View that it looks at, beside the student's final embeddings. levels: the levels of which it
     reads errors, tokens or summaries; where none of them is on, it is off. final: it acts on final embeddings, never fades,
     and gradient ratios are relative to it. halves: its loss is the sum of one of images and one of texts, so that a teacher
-    with one side alone is enough. options: its switches, each with a default number or with the words it may
+    with one side alone is enough. crosses: one of these halves compares the student's images with its own texts, so that the
+    student needs both sides all the same. options: its switches, each with a default number or with the words it may
     be, the default first.
     """
 
@@ -79,6 +80,7 @@ class Term(nn.Module, ABC):
     levels: ClassVar[tuple[str, ...]] = LEVELS
     final: ClassVar[bool] = True
     halves: ClassVar[bool] = False
+    crosses: ClassVar[bool] = False
     options: ClassVar[Mapping[str, float | tuple[str, ...]]] = {}
 
     def __init__(self, sizes: TermSizes, chosen: Mapping[str, float | str] | None = None) -> None:

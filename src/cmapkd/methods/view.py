@@ -46,8 +46,8 @@ class View:
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """The sides that the teacher has, of which a term of halves sums its losses."""
-        return self.teacher.sides
+        """The sides that teacher and student have, of which a term of halves sums its losses."""
+        return tuple(side for side in self.teacher.sides if self.student.final.of(side).shape[-1])
 
     @property
     def bridges(self) -> tuple[Pair[Tensor], Pair[Tensor]]:

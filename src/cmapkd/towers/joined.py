@@ -21,7 +21,7 @@ from cmapkd.towers.dual import DualEncoder, Package
 from cmapkd.towers.joined_hf import beside_open_clip, dual_encoder, text_in_open_clip
 from cmapkd.towers.named import architecture_config, folder_of, split, vision_folder
 from cmapkd.towers.similarity import Similarity
-from cmapkd.towers.sources import module, open_clip, timm
+from cmapkd.towers.sources import module, open_clip, timm, torchvision
 from cmapkd.towers.sources.hf_student import of_config
 from cmapkd.towers.sources.weights import load_strict, read_config, read_state
 from cmapkd.towers.tokens import tokenizer as tok
@@ -47,6 +47,8 @@ def with_teachers_text(config: StudentConfig, teacher: DualEncoder, words: int) 
     if vision_folder(config) is not None:
         return beside_open_clip(config, clip, teacher.tokenizer, cfg, words)
     name, weights = split(config)
+    if name.startswith(torchvision.SCHEME):
+        return _with_module(torchvision.backbone(name, weights), clip, teacher.tokenizer, cfg, words)
     if name.startswith(module.SCHEME):
         return _with_module(module.backbone_of(name), clip, teacher.tokenizer, cfg, words)
     if name.startswith(timm.SCHEME):
@@ -103,9 +105,7 @@ def _with_module(
     image = image_tower(clip.visual, backbone.size, backbone.mean, backbone.std)
     text = text_tower(clip, tokenizer, words)
     package = Package("module", {"model_cfg": cfg, "backbone": backbone.facts()})
-    student = DualEncoder(
-        clip, image, text, Similarity(clip), package, f"{module.SCHEME}{type(backbone.module).__name__}"
-    )
+    student = DualEncoder(clip, image, text, Similarity(clip), package, backbone.name)
     student.kept = "text"
     return student
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from cmapkd.config.schema import TowerConfig
+from cmapkd.config.schema import StudentConfig, TowerConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.dual import DualEncoder
+from cmapkd.towers.images_alone import module_alone, of_width, refuse_texts, student_of_images
 from cmapkd.towers.joined import own_folder, with_teachers_image, with_teachers_text
-from cmapkd.towers.named import folder_of, has_text, kept_side, refuse_no_folder, split
-from cmapkd.towers.sources import hugging_face, module, open_clip, timm
+from cmapkd.towers.module_folder import named_module
+from cmapkd.towers.named import MODULE_CONFIG, folder_of, has_text, images_alone, kept_side, refuse_no_folder, split
+from cmapkd.towers.sources import hugging_face, module, open_clip, timm, torchvision
 from cmapkd.towers.sources.hf_config import is_own_folder
 
 
@@ -33,10 +35,18 @@ def load_tower(
     """
     if (side := kept_side(config, teacher)) is not None:
         return _joined(side, config, captions, tokenizer_folder, teacher, words)
+    if isinstance(config, StudentConfig) and images_alone(config, teacher):
+        width = _built(teacher, words).shape.embedding
+        if folder_of(split(config)[0]) is not None:
+            refuse_texts(config)
+            return of_width(load_tower(TowerConfig(model=config.model)), width)
+        return student_of_images(config, width)
     architecture, weights = split(config)
     folder = folder_of(architecture)
     if architecture.startswith(timm.SCHEME):
         return timm.image_model(architecture, weights)
+    if architecture.startswith(torchvision.SCHEME):
+        return module_alone(torchvision.backbone(architecture, weights), 0)
     if architecture.startswith(module.SCHEME):
         raise UsageError(f"model {config.model}: a module of your own is a student, not a teacher; give it as student=")
     if folder is None:
@@ -44,6 +54,8 @@ def load_tower(
     refuse_no_folder(folder, config.model)
     if (folder / "open_clip_config.json").is_file() and not config.model.startswith("hf:"):
         return open_clip.folder_model(folder, config.model, words, config.image_size)
+    if timm.is_folder(folder):
+        return timm.folder_model(folder, config.model)
     if (folder / "config.json").is_file():
         if not has_text(config):
             return hugging_face.vision_model(folder, config.model, config.image_size, config.weights)
@@ -52,13 +64,18 @@ def load_tower(
         return hugging_face.folder_model(folder, config.model, words, config.weights)
     if is_own_folder(folder):
         return own_folder(folder, config.model)
-    if (folder / "module_config.json").is_file():
-        raise UsageError(
-            f"model {config.model}: is a student around a module of your own code; open it by cmapkd.load({str(folder)!r}, image=module)"
-        )
+    if (folder / MODULE_CONFIG).is_file():
+        return named_module(folder, config.model)
     raise UsageError(
         f"model {config.model}: {folder} holds neither open_clip_config.json nor a Hugging Face config.json"
     )
+
+
+def _built(teacher: TowerConfig | None, words: int) -> DualEncoder:
+    """The teacher, to build a student after; what it draws, where it has no weights, is given back."""
+    assert teacher is not None
+    with torch.random.fork_rng():
+        return load_tower(teacher, words=words)
 
 
 def _joined(
@@ -70,9 +87,7 @@ def _joined(
     words: int,
 ) -> DualEncoder:
     """A student that keeps one side of the teacher."""
-    assert teacher is not None
-    with torch.random.fork_rng():  # a teacher without weights draws some
-        theirs = load_tower(teacher, words=words)
+    theirs = _built(teacher, words)
     if side == "text":
         return with_teachers_text(config, theirs, words)
     build = partial(open_clip.named_model, config, captions, tokenizer_folder, teacher, words)

@@ -21,14 +21,15 @@ from cmapkd.towers.tokens.hugging_face import tokenizer_files
 SHIPPED = Path(__file__).parent / "configs"
 ASSETS = Path(__file__).parent.parent / "assets"
 SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
+MODULE_CONFIG = "module_config.json"  # of the folder of a student around a module
 ARCHITECTURE = (
     "open_clip_config.json",
     "config.json",
-    "module_config.json",
     "preprocessor_config.json",
     "processor_config.json",
+    MODULE_CONFIG,
 )
-IMAGE_MODELS = ("timm", "module")  # schemes of models without a text tower
+IMAGE_MODELS = ("timm", "torchvision", "module")  # schemes of models without a text tower
 
 
 def identity(config: TowerConfig) -> dict[str, str]:
@@ -74,7 +75,13 @@ def image_size(config: TowerConfig) -> int:
     elif (own := folder / "open_clip_config.json").is_file():
         vision = read_config(own)["model_cfg"]["vision_cfg"]
     elif is_own_folder(folder):
-        vision = read_config(folder / "module_config.json")["backbone"]
+        vision = read_config(folder / MODULE_CONFIG)["backbone"]
+    elif (own := folder / MODULE_CONFIG).is_file():
+        vision = read_config(own)["backbone"]
+    elif is_timm_folder(folder):
+        from cmapkd.towers.sources.timm import folder_facts
+
+        vision = folder_facts(folder)
     else:
         return image_facts(folder, hugging_face_config(folder)).size
     return square(vision.get("image_size", 224), config.model)
@@ -144,6 +151,10 @@ def architecture_config(name: str) -> dict[str, Any]:
         from cmapkd.towers.sources.timm import timm_facts
 
         return {"vision_cfg": timm_facts(name)}
+    if name.startswith("torchvision:"):
+        from cmapkd.towers.sources.torchvision import torchvision_facts
+
+        return {"vision_cfg": torchvision_facts(name) | {"model": name}}
     if name.startswith("module:"):
         from cmapkd.towers.sources.module import backbone_of
 
@@ -163,17 +174,37 @@ def architecture_config(name: str) -> dict[str, Any]:
 
 def has_text(config: TowerConfig) -> bool:
     """Whether a model has a text tower of its own."""
-    return not config.model.startswith(tuple(f"{scheme}:" for scheme in IMAGE_MODELS)) and vision_folder(config) is None
+    if config.model.startswith(tuple(f"{scheme}:" for scheme in IMAGE_MODELS)):
+        return False
+    folder = folder_of(split(config)[0])
+    if folder is None or is_timm_folder(folder):
+        return folder is None
+    if (file := folder / MODULE_CONFIG).is_file():
+        return "embedding" not in read_config(file)
+    return vision_folder(config) is None
 
 
 def vision_folder(config: TowerConfig) -> Path | None:
     """The Hugging Face folder of a model without a text tower, None for any other model."""
     folder = folder_of(split(config)[0])
-    if folder is None or not (folder / "config.json").is_file():
+    if folder is None or not (folder / "config.json").is_file() or is_timm_folder(folder):
         return None
     if (folder / "open_clip_config.json").is_file() and not config.model.startswith("hf:"):
         return None
     return None if model_type_of(folder) in ("clip", *TWO_TOWERS) else folder
+
+
+def is_timm_folder(folder: Path) -> bool:
+    from cmapkd.towers.sources.timm import is_folder
+
+    return is_folder(folder)
+
+
+def images_alone(config: TowerConfig, teacher: TowerConfig | None) -> bool:
+    """Whether a student and its teacher are both models of images alone."""
+    if not isinstance(config, StudentConfig) or teacher is None or config.text == "own":
+        return False
+    return not has_text(config) and not has_text(teacher)
 
 
 def kept_side(config: TowerConfig, teacher: TowerConfig | None) -> Literal["image", "text"] | None:
@@ -181,6 +212,8 @@ def kept_side(config: TowerConfig, teacher: TowerConfig | None) -> Literal["imag
     if not isinstance(config, StudentConfig):
         return None
     asked = "image" if config.image == "teacher" else "text" if config.text == "teacher" else None
+    if asked is None and images_alone(config, teacher):
+        return None
     if asked is None and not has_text(config):
         if config.text == "own" or teacher is None or not has_text(teacher):
             raise UsageError(

@@ -23,7 +23,7 @@ class Family:
     image: Literal["blocks", "stages", "blocks or stages"]
     text: str
     similarity: str
-    folder: Literal["open_clip", "transformers", "open_clip or transformers", "transformers or cmapkd", "cmapkd"]
+    folder: str
 
     @property
     def about(self) -> str:
@@ -58,8 +58,8 @@ FAMILIES: dict[str, Family] = {
         Family("hf-metaclip2", "local-dir:FOLDER", "blocks", CAUSAL, SOFTMAX, "transformers"),
         Family("hf-vision-text", "local-dir:FOLDER", "blocks or stages", ENCODER, SOFTMAX, "transformers"),
         Family("hf-blip", "local-dir:FOLDER", "blocks", ENCODER, SOFTMAX, "transformers"),
-        Family("timm", "timm:vit_tiny_patch16_224:FILE", "blocks or stages", "no texts", SOFTMAX, "open_clip or transformers"),
-        Family("torchvision", "torchvision:mobilenet_v3_small:FILE", "stages", "no texts", SOFTMAX, "open_clip or transformers"),
+        Family("timm", "timm:vit_tiny_patch16_224:FILE", "blocks or stages", "no texts", SOFTMAX, "open_clip, transformers or timm"),
+        Family("torchvision", "torchvision:mobilenet_v3_small:FILE", "stages", "no texts", SOFTMAX, "cmapkd"),
         Family("hf-vision", "hf:FOLDER", "blocks or stages", "no texts", SOFTMAX, "transformers or cmapkd"),
         Family("module", "distill(student=MODULE, taps=(...))", "blocks or stages", "no texts", SOFTMAX, "cmapkd"),
     )

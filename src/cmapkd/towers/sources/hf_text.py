@@ -31,7 +31,8 @@ def opened_text(half: TextHalf, name: str) -> tuple[nn.Module, Tensor]:
             f"student.text: teacher, but transformers has no model that opens the {type(text).__name__} of teacher {name} beside "
             "another vision model; give a student with both towers, or the same teacher from open_clip where it has it"
         )
-    return text, projection.weight
+    weight: Any = getattr(projection, "weight", None)
+    return text, weight
 
 
 def _as_bert(half: TextHalf, projection: nn.Linear) -> tuple[nn.Module, Tensor]:
@@ -42,10 +43,11 @@ def _as_bert(half: TextHalf, projection: nn.Linear) -> tuple[nn.Module, Tensor]:
     """
     from transformers import BertConfig, BertModel
 
-    config = {
+    config: dict[str, Any] = {
         key: value for key, value in half.text.config.to_dict().items() if key not in ("model_type", "architectures")
     }
-    bert = BertModel(BertConfig(**config | {"is_decoder": False, "add_cross_attention": False})).float()
+    plain: dict[str, Any] = {"is_decoder": False, "add_cross_attention": False}
+    bert = BertModel(BertConfig(**(config | plain))).float()
     theirs, own = half.text.state_dict(), bert.state_dict()
     bert.load_state_dict({key: theirs.get(key, torch.zeros_like(value)) for key, value in own.items()})
     if half.pooled == "pooler" and projection.bias is None:

@@ -25,7 +25,7 @@ class Backbone:
     module: pixels [B, 3, S, S] to an embedding [B, D], or to anything else where the mean of the last tap is the embedding.
     taps: names of four of its modules, whose outputs are P2..P5: maps [B, C, H, W], tokens [B, N, D], or maps [B, H, W, C]
     with channels_last. Without taps the module has a method `levels(pixels)` that returns (P2, P3, P4, P5, embedding).
-    size: S; mean, std: of the pixels in 0..1.
+    size: S; mean, std: of the pixels in 0..1. source: its name where a library builds it (`torchvision:NAME`).
     """
 
     module: nn.Module
@@ -34,12 +34,18 @@ class Backbone:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     channels_last: bool = False
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name as a model's."""
+        return self.source or f"{SCHEME}{type(self.module).__name__}"
 
     def facts(self) -> dict[str, Any]:
         """What a config and a folder keep of it."""
         return {
             "module": type(self.module).__name__, "taps": list(self.taps), "image_size": self.size,
-            "mean": list(self.mean), "std": list(self.std), "channels_last": self.channels_last,
+            "mean": list(self.mean), "std": list(self.std), "channels_last": self.channels_last, "source": self.source,
         }  # fmt: skip
 
 
@@ -68,7 +74,7 @@ def backbone_of(name: str) -> Backbone:
 
 
 class UserVisual(nn.Module):
-    """The user's module with a linear map from its embedding [B, D] to the joint space [B, E]."""
+    """The user's module with a linear map from its embedding [B, D] to the joint space [B, E]; without one for E = 0."""
 
     def __init__(self, backbone: Backbone, embedding: int) -> None:
         super().__init__()
@@ -82,7 +88,7 @@ class UserVisual(nn.Module):
         if self._taps and len(self._taps) != LEVELS:
             raise UsageError(f"taps: {len(self._taps)} names, but P2..P5 are four; give four")
         width = self._probed()
-        self.head = nn.Linear(width, embedding, bias=False)
+        self.head = nn.Linear(width, embedding, bias=False) if embedding else nn.Identity()
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.head(self._read(pixels)[1] if self._taps else self.module.levels(pixels)[-1])  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Image models of timm by name: as a teacher of images alone, and as the image tower of a CLIP-type student."""
+"""Image models of timm by name or folder: as a teacher or a student of images alone, and as the image tower of a CLIP-type student."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.towers.adapt import image_tower
 from cmapkd.towers.dual import DualEncoder, Package
 from cmapkd.towers.no_text import image_only
-from cmapkd.towers.sources.weights import load_strict, read_state
+from cmapkd.towers.sources.weights import load_strict, read_config, read_state
 
 SCHEME = "timm:"
+OWN = "cmapkd"  # key in config.json of a folder whose classifier is the map to a teacher's space
 
 
 def timm_facts(name: str) -> dict[str, Any]:
@@ -35,16 +36,58 @@ def timm_facts(name: str) -> dict[str, Any]:
     return {"timm_model_name": model, "image_size": int(height), "mean": tuple(found.mean), "std": tuple(found.std)}
 
 
-def image_model(name: str, weights: Path | None) -> DualEncoder:
-    """A timm model as a teacher of images: its final embedding is the feature that its classifier would read."""
+def image_model(name: str, weights: Path | None, embedding: int = 0) -> DualEncoder:
+    """A timm model of images alone: its final embedding is the feature that its classifier would read.
+
+    embedding: width to which the model's own classifier maps that feature; 0 without a map.
+    """
+    facts = timm_facts(name)
+    visual = _without_texts(facts, embedding)
+    load_trunk(visual.trunk, weights, name)
+    return _image_only(visual, facts, embedding, name)
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether a folder is timm's: its config.json names an architecture, and no model_type of transformers."""
+    path = folder / "config.json"
+    return path.is_file() and {"architecture", "model_type"} & set(read_config(path)) == {"architecture"}
+
+
+def folder_facts(folder: Path) -> dict[str, Any]:
+    """As `timm_facts`, of a folder, with the width that its classifier maps to, 0 for a classifier of labels."""
+    config = read_config(folder / "config.json")
+    facts, stated = timm_facts(str(config["architecture"])), config.get("pretrained_cfg", {})
+    for key in ("mean", "std"):
+        facts[key] = tuple(stated.get(key, facts[key]))
+    return facts | {"embedding": int(config.get(OWN, {}).get("embedding", 0))}
+
+
+def folder_model(folder: Path, name: str) -> DualEncoder:
+    """The model of a timm folder (config.json, model.safetensors): a student of images alone, or any image model."""
+    facts = folder_facts(folder)
+    embedding, weights = facts.pop("embedding"), folder / "model.safetensors"
+    visual = _without_texts(facts, embedding)
+    if embedding:
+        load_strict(visual.trunk, read_state(weights), weights, name)
+    else:
+        load_trunk(visual.trunk, weights, name)
+    return _image_only(visual, facts, embedding, name)
+
+
+def _without_texts(facts: dict[str, Any], embedding: int) -> Any:
+    """open_clip's tower of a timm model whose classifier maps to `embedding` numbers, or that has none."""
     from open_clip.timm_model import TimmModel
 
-    facts = timm_facts(name)
     visual: Any = TimmModel(facts["timm_model_name"], 1, facts["image_size"], pool="", proj="linear")
     visual.head = nn.Identity()
-    load_trunk(visual.trunk, weights, name)
-    tower = image_tower(visual.float(), facts["image_size"], facts["mean"], facts["std"])
-    return image_only(tower, Package("timm", {"timm_model_name": facts["timm_model_name"]}), name)
+    if embedding:
+        visual.trunk.reset_classifier(embedding)
+    return visual.float()
+
+
+def _image_only(visual: nn.Module, facts: dict[str, Any], embedding: int, name: str) -> DualEncoder:
+    tower = image_tower(visual, facts["image_size"], facts["mean"], facts["std"])
+    return image_only(tower, Package("timm", {**facts, "embedding": embedding}), name)
 
 
 def vision_cfg(name: str) -> dict[str, Any]:
@@ -73,17 +116,14 @@ def load_trunk(trunk: nn.Module, weights: Path | None, name: str) -> None:
     """
     if weights is None:
         return
-    state, wanted = read_state(weights), set(trunk.state_dict())
-    if not wanted <= set(state):
-        state = _converted(trunk, state)
+    state, wanted = read_state(weights), trunk.state_dict()
     heads: Any = getattr(trunk, "pretrained_cfg", {}).get("classifier") or ()
     dropped = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+    own = {key: value for key, value in wanted.items() if dropped and key.startswith(dropped)}  # the map to the space
+    if not set(wanted) - set(own) <= set(state):
+        state = _converted(trunk, state)
     kept = {key: value for key, value in state.items() if key in wanted or not key.startswith(dropped)}
-    if own := [
-        key for key in wanted if dropped and key.startswith(dropped)
-    ]:  # the classifier is the map to the joint space
-        kept |= {key: value for key, value in trunk.state_dict().items() if key in own}
-    load_strict(trunk, kept, weights, name)
+    load_strict(trunk, kept | own, weights, name)
 
 
 def _converted(trunk: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from cmapkd.config.schema import Config
 from cmapkd.core.device import pick_precision
 from cmapkd.core.errors import UsageError
 from cmapkd.core.log import say
+from cmapkd.core.types import SIDES
 from cmapkd.data.class_prompt import CLASS_PROMPT
 from cmapkd.data.loader import InputSpec, Loader
 from cmapkd.data.open_loader import open_loader
@@ -23,11 +24,13 @@ from cmapkd.data.pixels import open_pixels
 from cmapkd.data.samples import Samples
 from cmapkd.distributed.collectives import first_before_others, share_
 from cmapkd.distributed.group import rank, world
-from cmapkd.methods import reading
+from cmapkd.methods import FINAL, reading
+from cmapkd.methods.method import Method
 from cmapkd.methods.objective import Facts, Objective
 from cmapkd.methods.term import TermSizes
 from cmapkd.policy import POLICIES, Policy
 from cmapkd.tasks.task_loss import TaskLoss
+from cmapkd.tasks.validation import Validation
 from cmapkd.teacher.class_texts import ClassTexts, open_class_texts
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.freeze import freeze
@@ -43,6 +46,7 @@ from cmapkd.train.setup.plan import Plan, plan_run
 from cmapkd.train.setup.start_student import start_from_teacher
 from cmapkd.train.setup.teachers import OpenedTeacher, open_teacher
 from cmapkd.train.state import Run, TrainState
+from cmapkd.train.validation import neighbours
 from cmapkd.train.validation.served import validator
 
 TOKENIZED = 1_000_000  # captions that a tokenizer is trained on, at most
@@ -91,7 +95,7 @@ def assemble(config: Config, folder: Path, evaluated: int | None = None) -> Run:
         held_out=held_out,
         teacher=opened.teacher if opened else None,
         objective=objective,
-        validate=validator(plan.validation, plan.method, learner, opened.tower if opened else None, classes),
+        validate=validator(plan.validation, plan.method, learner, opened.tower if opened else None, classes, config),
         task=task,
         state=TrainState(learner, optimizer, weights, balance, policy, policy_optimizer, ema=ema),
         levels=plan.levels,
@@ -145,18 +149,29 @@ def tokenizer_captions(samples: Samples) -> Iterable[str]:
 
 def for_models(config: Config, plan: Plan, opened: OpenedTeacher | None, student: DualEncoder) -> Plan:
     """The plan without the terms and levels that the two models have nothing for; says which and why."""
-    if opened is None or config.teacher is None:
-        return plan
-    teacher = Model(f"teacher {config.teacher.model}", opened.shape)
     learns = Model(f"student {config.student.model}", student.shape, student.frozen)
+    if opened is None or config.teacher is None:
+        return replace(plan, method=available(plan.method, config.method, learns, learns)[0])
+    teacher = Model(f"teacher {config.teacher.model}", opened.shape)
     method, off = available(plan.method, config.method, teacher, learns)
     for reason, names in by_reason(off).items():
         say(f"off: {names} ({reason})")
+    if student.shape.sides != SIDES:
+        tell_of_images_alone(method, plan.validation)
     levels = common_levels(teacher, learns)
     stages = tuple(
         structs.replace(stage, levels=tuple(name for name in stage.levels if name in levels)) for stage in plan.stages
     )
     return replace(plan, method=method, stages=stages, levels=levels)
+
+
+def tell_of_images_alone(method: Method, validation: Validation) -> None:
+    """Say what a student without a text tower does not read, learn and score."""
+    say("data: captions are ignored, since the student has no text tower")
+    if not set(method.weights) & FINAL:
+        say("warning: no term is left that trains the final embedding; its map to the teacher's width stays random")
+    if validation.samples:
+        say(f"validation: share of the teacher's nearest neighbours among the images, {', '.join(neighbours.NAMES)}")
 
 
 def class_texts_of(plan: Plan, opened: OpenedTeacher | None) -> ClassTexts | None:

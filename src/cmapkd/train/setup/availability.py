@@ -1,9 +1,10 @@
 """Availability: the terms and levels of a method that a teacher and a student have something for; all others are off.
 
-The rule. A term that reads the teacher's images or texts needs that side of the teacher; a term of halves needs one of its
-sides. A term of levels needs one of them that teacher and student both give and that can learn: levels of a frozen side
-cannot. Class texts and the teacher's own inputs need a teacher with both sides, masked images a student whose image side
-learns. A method of which no term reads the teacher any more is refused.
+The rule. A term that reads the teacher's images or texts needs that side of both models; a term of halves needs one side that
+both have, and a student with both sides where it crosses them. A term that reads no teacher (L_align) needs a student with
+both sides. A term of levels needs one of them that teacher and student both give and that can learn: levels of a frozen side
+cannot. Class texts and the teacher's own inputs need models with both sides, masked images a student whose image side
+learns. A method of which no term reads the teacher any more, or that has no term in one of its stages, is refused.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from cmapkd.config.schema import StageConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.core.types import IMAGE_LEVELS, LEVELS, SIDES, Side
 from cmapkd.methods import FINAL, METHODS, TERMS, needs_teacher
 from cmapkd.methods.method import Method
+from cmapkd.methods.term import Term
 from cmapkd.pyramid.levels import Shape
 
 BOTH_SIDES = frozenset({"class_texts", "teacher_inputs"})
@@ -51,14 +54,11 @@ def reasons_off(terms: Iterable[str], teacher: Model, student: Model) -> dict[st
 
 def reason_off(name: str, teacher: Model, student: Model) -> str:
     """The reason why a term has nothing to compare; empty where it is on."""
-    term, sides = TERMS[name], teacher.shape.sides
+    term = TERMS[name]
+    if reason := _lack_of_tower(term, teacher, student):
+        return reason
     if not term.reads_teacher():
         return ""
-    lacking = [side for side in SIDES if f"teacher_{side}" in term.reads and side not in sides]
-    if term.reads & BOTH_SIDES:
-        lacking = [side for side in SIDES if side not in sides]
-    if lacking and not (term.halves and len(lacking) < len(SIDES)):
-        return f"{teacher.name} has no {lacking[0]} tower"
     if "masked_images" in term.reads and "image" in student.frozen:
         return f"the image side of {student.name} is frozen"
     levels = common_levels(teacher, student)
@@ -66,6 +66,25 @@ def reason_off(name: str, teacher: Model, student: Model) -> str:
         return ""
     wanted = [level for level in term.active_levels(LEVELS) or LEVELS if level not in levels]
     return _lack_of_levels(wanted, teacher, student)
+
+
+def _lack_of_tower(term: type[Term], teacher: Model, student: Model) -> str:
+    """Words for the side that a term needs and that one of the models, or both, do not have; empty where there is none."""
+    read: list[Side] = [side for side in SIDES if f"teacher_{side}" in term.reads or term.reads & BOTH_SIDES]
+    mine: list[Side] = list(SIDES) if term.crosses or not term.reads_teacher() else read
+    needed = ((teacher, read), (student, mine))
+    lacking = [
+        side for side in SIDES if any(side in sides and side not in model.shape.sides for model, sides in needed)
+    ]
+    crossed = term.crosses and student.shape.sides != SIDES
+    if not lacking or (term.halves and not crossed and len(lacking) < len(SIDES)):
+        return ""
+    names = list(dict.fromkeys(model.name for model, _ in needed if lacking[0] not in model.shape.sides))
+    return (
+        f"neither {' nor '.join(names)} has a {lacking[0]} tower"
+        if names[1:]
+        else f"{names[0]} has no {lacking[0]} tower"
+    )
 
 
 def _lack_of_levels(wanted: list[str], teacher: Model, student: Model) -> str:
@@ -85,12 +104,24 @@ def available(method: Method, called: str, teacher: Model, student: Model) -> tu
     off = reasons_off(method.weights, teacher, student)
     kept = {name: weight for name, weight in method.weights.items() if name not in off}
     lost = needs_teacher(method.weights) and not needs_teacher(kept)
-    if off and (lost or method.served is not None or not set(kept) & FINAL):
+    final = bool(set(kept) & FINAL) or (kept and student.shape.sides != SIDES)
+    if off and (lost or method.served is not None or not final or idle(method.stages, kept, teacher, student)):
         reasons = "; ".join(f"{names}: {reason}" for reason, names in by_reason(off).items())
         raise UsageError(
             f"method '{called}' cannot teach here: {reasons}; use method: {', '.join(_left(teacher, student))}, or other models"
         )
     return replace(method, weights=kept, share={k: v for k, v in method.share.items() if k in kept}), off
+
+
+def idle(stages: Iterable[StageConfig], terms: Iterable[str], teacher: Model, student: Model) -> str:
+    """The name of the first stage in which none of `terms` has anything to compare; empty where there is none."""
+    common = common_levels(teacher, student)
+
+    def on(name: str, stage: StageConfig) -> bool:
+        return stage.scale.get(name, 1.0) > 0 and TERMS[name].is_on([k for k in stage.levels if k in common])
+
+    terms = list(terms)
+    return next((stage.name for stage in stages if not any(on(name, stage) for name in terms)), "")
 
 
 def by_reason(off: dict[str, str]) -> dict[str, str]:
@@ -100,11 +131,10 @@ def by_reason(off: dict[str, str]) -> dict[str, str]:
 
 def _left(teacher: Model, student: Model) -> list[str]:
     """The methods that such a teacher and student can use with all or most of their terms."""
-    counts = {
-        name: len(reasons_off(method.weights, teacher, student))
-        for name, method in METHODS.items()
-        if needs_teacher(method.weights)
-        and needs_teacher(set(method.weights) - set(reasons_off(method.weights, teacher, student)))
-        and not (method.served and reasons_off(method.weights, teacher, student))
-    }
+    counts = {}
+    for name, method in METHODS.items():
+        off = reasons_off(method.weights, teacher, student)
+        kept = [term for term in method.weights if term not in off]
+        if needs_teacher(kept) and not (off and (method.served or idle(method.stages, kept, teacher, student))):
+            counts[name] = len(off)
     return sorted(counts, key=lambda name: (counts[name], name))[:4]

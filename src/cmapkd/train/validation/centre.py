@@ -33,7 +33,7 @@ def centred(run: Run) -> Iterator[float]:
     """Inside the block the student is centred, as it is validated and written; training goes on with the plain one.
 
     Gives the share of μ that is taken: 0 where none raises the mean recall of the train images, where the student is
-    frozen, not what is scored, or read by a task's head, and where its image tower has no bias that could take it.
+    frozen, not what is scored, read by a task's head or without texts, and where its image tower has no bias that could take it.
     """
     share, mean, probe = _choice(run)
     if share == 0:
@@ -72,7 +72,7 @@ def _choice(run: Run) -> tuple[float, Tensor, Tensor]:
 def _own_choice(run: Run) -> tuple[float, Tensor, Tensor]:
     student, method, batch = run.state.learner.student, run.objective.method, run.config.eval.batch
     frozen = method.student == "frozen" or "image" in student.frozen
-    other = method.served is not None or frozen or run.task is not None
+    other = method.served is not None or frozen or run.task is not None or "text" not in student.shape.sides
     if other or not run.config.train.centre:
         return 0.0, torch.empty(0), torch.empty(0)
     pixels, texts, owner = _sample(run, student)

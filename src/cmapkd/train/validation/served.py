@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cmapkd.config.load import load_config
+from cmapkd.config.schema import Config
 from cmapkd.core import fsio
 from cmapkd.core.errors import IntegrityError, UsageError
 from cmapkd.data.loader import read_images
@@ -29,6 +30,7 @@ from cmapkd.tasks.validation import Validation, merged
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from cmapkd.train.learner import Learner
+from cmapkd.train.validation.neighbours import Neighbours
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,21 @@ class Service:
 
 
 def validator(
-    validation: Validation, method: Method, learner: Learner, teacher: DualEncoder | None, classes: Sequence[str] | None
+    validation: Validation,
+    method: Method,
+    learner: Learner,
+    teacher: DualEncoder | None,
+    classes: Sequence[str] | None,
+    config: Config,
 ) -> Callable[[], dict[str, float]]:
     """A function that gives the figures on the validation data; {} where there is none.
 
-    classes: the training classes in the order of the labels, None where there are none.
+    teacher: None where it does not run. classes: the training classes in the order of the labels, None where there are none.
     """
-    figures = _validator(validation, method, learner, teacher, classes)
+    if "text" in learner.student.shape.sides:
+        figures = _validator(validation, method, learner, teacher, classes)
+    else:
+        figures = Neighbours(validation, learner.student, teacher, config)
 
     def agreed() -> dict[str, float]:
         found = figures()  # embeds with the other processes of the run

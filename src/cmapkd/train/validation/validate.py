@@ -11,6 +11,7 @@ from cmapkd.train.records.recorder import Recorder
 from cmapkd.train.state import Run
 from cmapkd.train.validation.card_facts import facts
 from cmapkd.train.validation.centre import centred
+from cmapkd.train.validation.neighbours import BEST
 
 
 def evaluate(run: Run, step: int, recorder: Recorder) -> None:
@@ -21,10 +22,11 @@ def evaluate(run: Run, step: int, recorder: Recorder) -> None:
         recorder.validating += time.monotonic() - started
         recorder.flush()
         recorder.write({"kind": "val", "step": step, "centred": share, **metrics})
-        score = metrics.get(run.config.eval.metric, float("-inf"))  # without data.val there is none
+        metric = run.config.eval.metric if "text" in run.state.learner.student.shape.sides else BEST
+        score = metrics.get(metric, float("-inf"))  # without data.val there is none
         if score > run.state.best:
             run.state.best = score
-            best = f"{run.config.eval.metric} {score:.4f}, at step {step}"
+            best = f"{metric} {score:.4f}, at step {step}"
             if is_first():
                 with alone():
                     export_student(
