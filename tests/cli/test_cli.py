@@ -233,6 +233,6 @@ def test_init_writes_the_keys_that_read_the_data_which_is_there(tmp_path, capsys
 def test_list_prints_names_that_a_config_may_use(what, capsys):
     assert run("list", what) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    expected = {"methods": "cmapkd", "policies": "uniform", "tasks": "retrieval", "towers": "ViT-B-16",
+    expected = {"methods": "cmapkd", "policies": "uniform", "tasks": "retrieval", "towers": "ViT-B-16", "families": "open_clip-siglip",
                 "schedules": "all_on", "recipes": "scenes", "protocols": "first-caption", "suites": "photographs"}  # fmt: skip
     assert expected[what] in names and len(names) == len(set(names))
