@@ -78,7 +78,7 @@ class _Reader:
         """The value of a pickle of TorchScript; any opcode that it does not write is an error."""
         stack: list[Any] = []
         marks: list[int] = []
-        memo: dict[int, Any] = {}
+        memo: dict[Any, Any] = {}
         for opcode, argument, _ in pickletools.genops(data):
             name = opcode.name
             if name == "STOP":

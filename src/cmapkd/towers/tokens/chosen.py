@@ -57,11 +57,11 @@ def architecture_tokenizer(
 
     text, context, options = model_cfg["text_cfg"], context_of(model_cfg), options_of(model_cfg)
     named = text.get("hf_tokenizer_name")
-    own = folder is not None and tokenizer_files(folder)
+    own = folder if folder is not None and tokenizer_files(folder) else None
     if not named and not (own and text.get("vocab_size", CLIP_SIZE) < CLIP_SIZE):
         return tok.from_open_clip(open_clip.SimpleTokenizer(context_length=context, **options), context)
-    if own:
-        return tok.from_folder(folder, context, options)
+    if own is not None:
+        return tok.from_folder(own, context, options)
     if (fetched := tokenizer_folder(named, download)) is not None:
         return tok.from_folder(fetched, context, options)
     raise UsageError(
