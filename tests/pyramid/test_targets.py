@@ -3,7 +3,7 @@ import torch
 
 import toy
 from cmapkd.core.errors import UsageError
-from cmapkd.core.types import LEVELS, Needs
+from cmapkd.core.types import LEVELS, LogitScale, Needs
 from cmapkd.pyramid.bridge import pair_information, ridge
 from cmapkd.pyramid.targets import Targets, rank_for
 from cmapkd.teacher.calibrate import hadamard
@@ -54,7 +54,7 @@ def test_teaching_is_the_same_from_tensors_that_were_saved(world):
     again = Targets(targets.tensors(), None)
     features = teacher(toy.inputs(teacher, 3))
     needs = Needs(teacher=True, levels=LEVELS, bridge=True)
-    a, b = (t.outputs(features, needs, 1.0) for t in (targets, again))
+    a, b = (t.outputs(features, needs, LogitScale(1.0)) for t in (targets, again))
     for name in LEVELS:
         assert torch.equal(a.levels[name].values, b.levels[name].values)
     assert torch.equal(a.bridge.image, b.bridge.image)

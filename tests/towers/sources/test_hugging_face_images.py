@@ -79,7 +79,9 @@ def test_a_vision_model_gives_its_pooled_vector_and_four_levels(name: str, tmp_p
 
 def test_a_text_model_is_no_vision_model(tmp_path: Path) -> None:
     hf.write(tmp_path, lambda: transformers.BertModel(transformers.BertConfig(**hf.TEXT)), None)
-    with pytest.raises(UsageError, match="model_type 'bert' is no vision model"):
+    with pytest.raises(
+        UsageError, match="model_type 'bert' is no model of an image and a text tower, and none of images"
+    ):
         image_model(tmp_path)
 
 

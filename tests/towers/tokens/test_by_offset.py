@@ -151,8 +151,10 @@ def test_a_tokenizer_without_offsets_has_no_words(tmp_path, capsys):
 
 
 def test_siglips_punctuation_is_dropped_although_transformers_reads_its_tokenizer_without_offsets(tmp_path):
-    ours = tok.from_hugging_face(unigram(tmp_path / "s", tokenizer_class="SiglipTokenizer"), 32)
-    plain = tok.from_hugging_face(unigram(tmp_path / "u"), 32)
+    plain = tok.from_hugging_face(unigram(tmp_path), 32)
+    config = tmp_path / "tokenizer_config.json"  # trained once: two trainings may number pieces differently
+    config.write_text(config.read_text().replace("PreTrainedTokenizerFast", "SiglipTokenizer"))
+    ours = tok.from_hugging_face(tmp_path, 32)
     text = "A dog , in_the Park!"
     ids, words = ours([text])
     assert torch.equal(ids, plain([canonicalize_text(text.replace("_", ""))])[0])

@@ -30,7 +30,7 @@ PROBES = (
 )
 GENERIC = (None, "PreTrainedTokenizerFast", "TokenizersBackend")  # classes that take tokenizer.json as it is
 FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-LOCAL = {"local_files_only": True, "trust_remote_code": False}
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -51,7 +51,7 @@ def of_transformers(
     """A tokenizer of transformers whose rows of ids are those of `call`; strip: id that `call` replaces by 0."""
     if inner.pad_token_id is None:
         inner.pad_token = inner.eos_token or inner.sep_token or inner.unk_token
-    pad: Any = inner.pad_token_id
+    pad = int(inner.pad_token_id or 0)
     folder = Path(inner.name_or_path)
     where = folder if folder.is_dir() else None
     if inner.is_fast:
@@ -105,9 +105,9 @@ def open_clip_tokenizer(source: Path | str, context: int, options: dict[str, Any
     """open_clip's HFTokenizer of a folder, or of a model of the hub that is in the cache or, with `download`, is fetched."""
     from open_clip.tokenizer import HFTokenizer
 
-    how: dict[str, Any] = LOCAL | {"local_files_only": not download}
+    given: dict[str, Any] = options | LOCAL | {"local_files_only": not download}
     try:
-        return HFTokenizer(str(source), context_length=context, **options, **how)
+        return HFTokenizer(str(source), context_length=context, **given)
     except Exception as error:  # transformers raises nothing narrower
         raise unreadable(source, error) from None
 
