@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import toy
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.sources.open_clip import build
+from cmapkd.towers.sources.torchscript import Inert, _Reader
 from cmapkd.towers.sources.weights import load_strict, read_state
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(2.0)}
@@ -199,3 +200,10 @@ def test_position_embeddings_of_another_size_are_named_as_the_reason(clip):
     more = torch.zeros(50, state["visual.positional_embedding"].shape[1])
     with pytest.raises(UsageError, match="another image size or context length: set image_size"):
         load_strict(clip, state | {"visual.positional_embedding": more}, None, "toy")
+
+
+def test_a_tensor_larger_than_its_storage_is_refused_before_it_is_made(tmp_path):
+    archive = zipfile.ZipFile(tmp_path / "empty.pt", "w")
+    rebuild = Inert("global torch._utils _rebuild_tensor_v2")
+    with pytest.raises(ValueError, match="1000000000000 numbers in a storage of 1"):
+        _Reader(archive, "m")._made(rebuild, (torch.zeros(1), 0, (10**12,), (0,)))

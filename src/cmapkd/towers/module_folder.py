@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
-
-from safetensors.torch import load_file
 
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.dual import DualEncoder
@@ -15,6 +12,7 @@ from cmapkd.towers.joined import around_module
 from cmapkd.towers.named import MODULE_CONFIG as CONFIG
 from cmapkd.towers.sources import torchvision
 from cmapkd.towers.sources.module import Backbone
+from cmapkd.towers.sources.weights import load_strict, read_config, read_state
 
 WEIGHTS = "model.safetensors"
 
@@ -39,17 +37,17 @@ def open_module(folder: Path, backbone: Backbone) -> DualEncoder:
         tower = module_alone(backbone, facts["embedding"])
     else:
         tower = around_module(backbone, facts["model_cfg"], folder, facts["words"])
-    try:
-        tower.native.load_state_dict(load_file(str(folder / WEIGHTS)))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(
-            f"{folder}: its weights are not of this module ({reason}); give the one that was trained"
-        ) from None
+    load_strict(tower.native, read_state(folder / WEIGHTS), folder / WEIGHTS, backbone.name)
     return tower
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
+    """The description of a student around a module. Raises UsageError for a folder without one, and for a damaged one."""
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{folder}: holds no {CONFIG}, so no student around a module; open it without image=")
-    return json.loads((folder / CONFIG).read_text())
+    facts = read_config(folder / CONFIG)
+    if not isinstance(facts.get("backbone"), dict) or not (
+        "embedding" in facts or {"model_cfg", "words"} <= set(facts)
+    ):
+        raise UsageError(f"{folder / CONFIG}: does not describe a student around a module; is it damaged?")
+    return facts

@@ -62,6 +62,15 @@ def test_shards_and_half_precision_give_the_same_model_in_float32(folder: Path) 
         load_tower(of(folder))
 
 
+def test_an_index_that_names_a_shard_outside_its_folder_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
+    (folder / "other.safetensors").write_bytes(b"")
+    names = {"one": "../other.safetensors", "two": "other.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(UsageError, match=r"shard \.\./other\.safetensors is not among the folder's files"):
+        load_tower(of(folder))
+
+
 def test_identity_size_and_files_are_read_without_the_model(folder: Path) -> None:
     before = named.identity(of(folder))
     assert named.image_size(of(folder)) == 32 == load_tower(of(folder)).size

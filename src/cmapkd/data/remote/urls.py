@@ -1,4 +1,4 @@
-"""Which locations are remote, and their file systems through fsspec."""
+"""Remote locations: their recognition, and their file systems through fsspec."""
 
 from __future__ import annotations
 

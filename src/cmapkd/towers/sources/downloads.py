@@ -100,7 +100,7 @@ def _cached_tag(published: dict[str, Any]) -> Path | None:
 
 
 def _clip_cache(url: str) -> Path:
-    """Where open_clip keeps a file that it fetched from an address."""
+    """Path of the copy that open_clip keeps of a file from an address."""
     return CLIP_CACHE.expanduser() / Path(url).name
 
 

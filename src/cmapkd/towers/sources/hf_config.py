@@ -57,7 +57,7 @@ def hugging_face_config(folder: Path) -> Any:
 def is_own_folder(folder: Path) -> bool:
     """Whether a folder holds a vision model of transformers beside an open_clip text tower, which `cmapkd.load` alone opens."""
     file = folder / "module_config.json"
-    return file.is_file() and "vision_config" in read_config(file)["backbone"]
+    return file.is_file() and "vision_config" in (read_config(file).get("backbone") or {})
 
 
 def two_tower_class(folder: Path, config: Any) -> str:

@@ -20,14 +20,15 @@ def hugging_face_files(folder: Path) -> list[Path]:
         return [single]
     if not (index := folder / INDEX).is_file():
         return []
-    names = sorted(set(read_config(index).get("weight_map", {}).values()))
-    paths = [folder / name for name in names]
-    outside = [path for path in paths if path.name not in names]
-    missing = [path for path in paths if not path.is_file()]
-    if outside or missing or not paths:
-        first = (outside or missing or [index])[0]
-        raise UsageError(f"weights {index}: {first} is not among the folder's files; is the download complete?")
-    return paths
+    table = read_config(index).get("weight_map")
+    names = list(table.values()) if isinstance(table, dict) else []
+    wrong = [
+        name for name in names if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file()
+    ]
+    if wrong or not names:
+        what = f"shard {wrong[0]}" if wrong else "a weight_map"
+        raise UsageError(f"weights {index}: {what} is not among the folder's files; is the download complete?")
+    return [folder / name for name in sorted(set(names))]
 
 
 def load_pretrained(

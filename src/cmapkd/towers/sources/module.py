@@ -38,11 +38,11 @@ class Backbone:
 
     @property
     def name(self) -> str:
-        """Its name as a model's."""
+        """The model name under which configs and messages know the backbone."""
         return self.source or f"{SCHEME}{type(self.module).__name__}"
 
     def facts(self) -> dict[str, Any]:
-        """What a config and a folder keep of it."""
+        """The backbone as plain values: its name, taps, image size, mean, std and layout; kept in configs and folders."""
         return {
             "module": type(self.module).__name__, "taps": list(self.taps), "image_size": self.size,
             "mean": list(self.mean), "std": list(self.std), "channels_last": self.channels_last, "source": self.source,

@@ -8,9 +8,11 @@ become tensors. Parameters and buffers are told from other attributes by the lis
 from __future__ import annotations
 
 import ast
+import math
 import pickletools
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ STORAGES = {
 }  # fmt: skip
 CONSTANT = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 VALUES = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING")
+FAULTS = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, EOFError, RuntimeError, SyntaxError,
+          zipfile.BadZipFile, zlib.error)  # of a damaged or made-up archive  # fmt: skip
 TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 REBUILD = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter")
 TABLE = re.compile(r"^class (\w+)\(Module\):\n((?:[ \t].*\n|\n)*)", re.MULTILINE)
@@ -59,7 +63,7 @@ def torchscript_state(path: Path) -> dict[str, Tensor]:
             root = next(name for name in archive.namelist() if name.endswith("/constants.pkl")).partition("/")[0]
             read = _Reader(archive, root)
             return dict(read.tensors(read.run(archive.read(f"{root}/data.pkl"))))
-    except (ValueError, KeyError, IndexError, TypeError, RuntimeError, SyntaxError, zipfile.BadZipFile) as error:
+    except FAULTS as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise UsageError(
             f"weights {path}: its TorchScript archive cannot be read as tensors ({reason}); "
@@ -139,6 +143,8 @@ class _Reader:
         kind = made.kind.removeprefix("global ")
         if kind == REBUILD[0]:
             whole, offset, size, stride = given[:4]
+            if math.prod(size) > whole.numel():  # strides of 0 would make a few bytes fill the memory
+                raise ValueError(f"a tensor of {math.prod(size)} numbers in a storage of {whole.numel()}")
             return whole.as_strided(size, stride, offset).clone()
         if kind == REBUILD[1]:
             return given[0]
