@@ -13,7 +13,7 @@ from cmapkd.config.schema import TowerConfig
 from cmapkd.config.sources import StudentConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.export.student_folder import card_facts, save_student
-from cmapkd.towers import named
+from cmapkd.towers import named, sides
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.load import load_tower
 from families import hugging_face, one_sided
@@ -47,7 +47,7 @@ def written(place: Path, folder: Path, teacher: str, student: str) -> DualEncode
 def test_a_vision_model_teaches_images_at_its_own_size_and_at_another(place):
     name = toy_model(place, "hf-vision")
     tower, plain = load_tower(TowerConfig(model=name)).eval(), transformers.AutoModel.from_pretrained(name[3:]).eval()
-    assert tower.shape.sides == ("image",) and not named.has_text(TowerConfig(model=name))
+    assert tower.shape.sides == ("image",) and not sides.has_text(TowerConfig(model=name))
     with torch.no_grad():
         wanted = plain(tower.normalise(pixels(tower))).pooler_output
     torch.testing.assert_close(tower.raw_images(pixels(tower)), wanted, atol=1e-5, rtol=0)

@@ -19,7 +19,8 @@ from cmapkd.core.errors import UsageError
 from cmapkd.towers.adapt import adapt, image_tower, text_tower
 from cmapkd.towers.dual import DualEncoder, Package
 from cmapkd.towers.joined_hf import beside_open_clip, dual_encoder, text_in_open_clip
-from cmapkd.towers.named import architecture_config, folder_of, split, vision_folder
+from cmapkd.towers.named import architecture_config, folder_of, split
+from cmapkd.towers.sides import vision_folder
 from cmapkd.towers.similarity import Similarity
 from cmapkd.towers.sources import module, open_clip, timm, torchvision
 from cmapkd.towers.sources.hf_student import of_config

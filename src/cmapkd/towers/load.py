@@ -15,7 +15,8 @@ from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.images_alone import module_alone, of_width, refuse_texts, student_of_images
 from cmapkd.towers.joined import own_folder, with_teachers_image, with_teachers_text
 from cmapkd.towers.module_folder import named_module
-from cmapkd.towers.named import MODULE_CONFIG, folder_of, has_text, images_alone, kept_side, refuse_no_folder, split
+from cmapkd.towers.named import MODULE_CONFIG, folder_of, refuse_no_folder, split
+from cmapkd.towers.sides import has_text, images_alone, kept_side
 from cmapkd.towers.sources import hugging_face, module, open_clip, timm, torchvision
 from cmapkd.towers.sources.hf_config import is_own_folder
 

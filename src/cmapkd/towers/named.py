@@ -6,13 +6,13 @@ import copy
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from cmapkd.config.sources import StudentConfig, TowerConfig
+from cmapkd.config.sources import TowerConfig
 from cmapkd.core.errors import UsageError, did_you_mean
 from cmapkd.core.log import say
 from cmapkd.towers.sources import downloads
-from cmapkd.towers.sources.hf_config import TWO_TOWERS, hugging_face_config, is_own_folder, model_type_of
+from cmapkd.towers.sources.hf_config import hugging_face_config, is_own_folder
 from cmapkd.towers.sources.hf_images import image_facts
 from cmapkd.towers.sources.hf_weights import RANDOM, hugging_face_files
 from cmapkd.towers.sources.weights import file_hash, read_config
@@ -172,58 +172,10 @@ def architecture_config(name: str) -> dict[str, Any]:
     return copy.deepcopy(found)
 
 
-def has_text(config: TowerConfig) -> bool:
-    """Whether a model has a text tower of its own."""
-    if config.model.startswith(tuple(f"{scheme}:" for scheme in IMAGE_MODELS)):
-        return False
-    folder = folder_of(split(config)[0])
-    if folder is None or is_timm_folder(folder):
-        return folder is None
-    if (file := folder / MODULE_CONFIG).is_file():
-        return "embedding" not in read_config(file)
-    return vision_folder(config) is None
-
-
-def vision_folder(config: TowerConfig) -> Path | None:
-    """The Hugging Face folder of a model without a text tower, None for any other model."""
-    folder = folder_of(split(config)[0])
-    if folder is None or not (folder / "config.json").is_file() or is_timm_folder(folder):
-        return None
-    if (folder / "open_clip_config.json").is_file() and not config.model.startswith("hf:"):
-        return None
-    return None if model_type_of(folder) in ("clip", *TWO_TOWERS) else folder
-
-
 def is_timm_folder(folder: Path) -> bool:
     from cmapkd.towers.sources.timm import is_folder
 
     return is_folder(folder)
-
-
-def images_alone(config: TowerConfig, teacher: TowerConfig | None) -> bool:
-    """Whether a student and its teacher are both models of images alone."""
-    if not isinstance(config, StudentConfig) or teacher is None or config.text == "own":
-        return False
-    return not has_text(config) and not has_text(teacher)
-
-
-def kept_side(config: TowerConfig, teacher: TowerConfig | None) -> Literal["image", "text"] | None:
-    """The side of a student that is the teacher's own. Raises UsageError for a student that would have no text tower."""
-    if not isinstance(config, StudentConfig):
-        return None
-    asked = "image" if config.image == "teacher" else "text" if config.text == "teacher" else None
-    if asked is None and images_alone(config, teacher):
-        return None
-    if asked is None and not has_text(config):
-        if config.text == "own" or teacher is None or not has_text(teacher):
-            raise UsageError(
-                f"student.model {config.model} has no text tower, and there is no teacher's to keep; give a teacher with a "
-                "text tower and student.text: teacher, or a student with both towers"
-            )
-        asked = "text"
-    if asked is not None and teacher is None:
-        raise UsageError(f"student.{asked} is 'teacher', but the run has no teacher; set teacher.model")
-    return asked
 
 
 def split(config: TowerConfig) -> tuple[str, Path | None]:

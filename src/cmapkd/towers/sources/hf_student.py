@@ -13,7 +13,8 @@ from cmapkd.config.sources import StudentConfig
 from cmapkd.core.errors import UsageError
 from cmapkd.towers.evaluating import evaluating
 from cmapkd.towers.families.image_hf import ImageHalf
-from cmapkd.towers.named import split, vision_folder
+from cmapkd.towers.named import split
+from cmapkd.towers.sides import vision_folder
 from cmapkd.towers.sources import timm
 from cmapkd.towers.sources.hf_config import hugging_face_config
 from cmapkd.towers.sources.hf_images import ImageFacts, vision_facts

@@ -25,7 +25,8 @@ from cmapkd.teacher.layout import cache_key, reserved
 from cmapkd.towers.dual import DualEncoder
 from cmapkd.towers.inherit.start import inherit
 from cmapkd.towers.load import load_tower
-from cmapkd.towers.named import identity, kept_side
+from cmapkd.towers.named import identity
+from cmapkd.towers.sides import kept_side
 
 TOKENS = 65_536  # of images that are fitted on, at most; so many of the teacher's tokens take 270 MB at width 1024
 VERSION = "1"
